@@ -1,0 +1,348 @@
+//! The frozen answer. What leaves the model is a [`Report`]; views turn reports into output and decide nothing.
+//!
+//! Amounts are in pages (views multiply by [`crate::event::Meta::page_size`]), times in nanoseconds of `CLOCK_MONOTONIC`.
+
+use crate::event::{End, Latency, Lost, Meta, MmId, Own, Overview, Task};
+use crate::units::Amounts;
+use memtrace_common::Cause;
+use std::sync::Arc;
+
+/// What the model says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// The session began.
+    Meta(Meta),
+    /// The state at attach, or at the end.
+    Overview(Overview),
+    /// An interval's answer for one mm. Only for intervals in which something changed, and never skipped when it did.
+    Statement(Statement),
+    /// A mapping was born or died.
+    Mapping(MappingChange),
+    /// Fork, exec, exit of a traced process.
+    Process(ProcessChange),
+    /// The ledger was compared with /proc.
+    Audit(Audit),
+    /// Something was lost since the last such report; totals since the session began.
+    Loss {
+        /// When.
+        ts_ns: u64,
+        /// Totals.
+        lost: Lost,
+    },
+    /// The session's answer for one mm, sum of all its statements. One per mm, at the end (or when the mm is gone).
+    Closing(ClosingStatement),
+    /// The session ended: the answer for the process that was asked for (and, with `follow`, its children).
+    End(EndReport),
+}
+
+/// What a mapping is; see design: mapping kinds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// The brk heap.
+    Heap,
+    /// The main thread's stack.
+    Stack,
+    /// Another thread's stack, as far as it can be recognised.
+    ThreadStack,
+    /// Private anonymous memory, perhaps named by prctl.
+    Anon,
+    /// A malloc arena of glibc.
+    Arena,
+    /// The program's own text, read-only data or data.
+    Program,
+    /// A shared library.
+    Library,
+    /// Another mapped file.
+    File,
+    /// Shared anonymous memory (`/dev/zero`).
+    SharedAnon,
+    /// A System V segment.
+    SysvShm,
+    /// POSIX shared memory: a file in /dev/shm.
+    PosixShm,
+    /// A memfd.
+    Memfd,
+    /// Huge pages of hugetlbfs: not part of RES.
+    Hugetlb,
+    /// vdso, vvar, vsyscall.
+    Vdso,
+    /// A device.
+    Device,
+    /// No access allowed.
+    Guard,
+    /// A range that spans several mappings; the kernel does not say how much of each.
+    Several,
+}
+
+impl Kind {
+    /// Name in the NDJSON contract.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Heap => "heap",
+            Self::Stack => "stack",
+            Self::ThreadStack => "thread_stack",
+            Self::Anon => "anon",
+            Self::Arena => "arena",
+            Self::Program => "program",
+            Self::Library => "library",
+            Self::File => "file",
+            Self::SharedAnon => "shared_anon",
+            Self::SysvShm => "sysv_shm",
+            Self::PosixShm => "posix_shm",
+            Self::Memfd => "memfd",
+            Self::Hugetlb => "hugetlb",
+            Self::Vdso => "vdso",
+            Self::Device => "device",
+            Self::Guard => "guard",
+            Self::Several => "several",
+        }
+    }
+}
+
+/// The call that made a mapping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Birth {
+    /// When.
+    pub ts_ns: u64,
+    /// System call number.
+    pub nr: u32,
+    /// Thread.
+    pub tid: u32,
+}
+
+/// A mapping as a statement shows it. Shared, because many entries name the same one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MappingRef {
+    /// Number of this life, in order of birth within the mm, from 0.
+    pub id: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Path, prctl name, `[heap]`; empty for none. Any bytes.
+    pub name: Vec<u8>,
+    /// First address.
+    pub start: u64,
+    /// Address after the last.
+    pub end: u64,
+    /// Permissions; see [`crate::event::permission`].
+    pub permissions: u8,
+    /// Its birth, where it was seen; mappings that were there at attach have none.
+    pub birth: Option<Birth>,
+}
+
+/// Fault counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Without waiting for a device, as the kernel counts.
+    pub minor: u64,
+    /// `maj_flt`.
+    pub major: u64,
+}
+
+/// A code address, named by the module that is mapped there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The address.
+    pub ip: u64,
+    /// Path of the module; empty when it is in none.
+    pub module: Vec<u8>,
+    /// Offset in the module's file.
+    pub offset: u64,
+}
+
+/// A signed amount per class with its cause, mapping, thread.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Why.
+    pub cause: Cause,
+    /// How much.
+    pub delta: Amounts,
+    /// How many faults.
+    pub faults: Faults,
+    /// Where; `None` when the kernel does not say.
+    pub mapping: Option<Arc<MappingRef>>,
+    /// Thread that acted.
+    pub tid: u32,
+    /// Its name; empty when unknown.
+    pub comm: Vec<u8>,
+    /// System call in progress.
+    pub syscall: Option<u32>,
+    /// Fault latencies, sampled.
+    pub latency: Latency,
+    /// Code that did most of it: one frame until stacks are there, none for kernel threads.
+    pub stack: Vec<Frame>,
+    /// First change.
+    pub first_ns: u64,
+    /// Last timed change.
+    pub last_ns: u64,
+}
+
+/// Opening or closing amounts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Balance {
+    /// The counters.
+    pub amounts: Amounts,
+    /// Address space, pages; `None` where unknown.
+    pub virt: Option<u64>,
+}
+
+/// The answer for an interval and an mm: `closing − opening = Σ entries + unexplained`, per class.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statement {
+    /// The mm.
+    pub mm: MmId,
+    /// Process.
+    pub pid: u32,
+    /// Its name.
+    pub comm: Vec<u8>,
+    /// Begin.
+    pub start_ns: u64,
+    /// End.
+    pub ts_ns: u64,
+    /// At begin.
+    pub opening: Balance,
+    /// At end.
+    pub closing: Balance,
+    /// By amount, largest first; then by cause, mapping, thread.
+    pub entries: Vec<Entry>,
+    /// What the entries do not explain.
+    pub unexplained: Amounts,
+    /// Lost in this interval.
+    pub lost: Lost,
+}
+
+/// Was it born or did it die.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MappingWhat {
+    /// Born.
+    Born,
+    /// Died.
+    Died,
+}
+
+/// A mapping was born or died.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MappingChange {
+    /// When.
+    pub ts_ns: u64,
+    /// In which mm.
+    pub mm: MmId,
+    /// Of which process.
+    pub pid: u32,
+    /// What.
+    pub what: MappingWhat,
+    /// The mapping.
+    pub mapping: Arc<MappingRef>,
+    /// System call that did it.
+    pub syscall: Option<u32>,
+    /// Thread that did it.
+    pub tid: u32,
+}
+
+/// Fork, exec or exit; the event with the mm that came from it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProcessChange {
+    /// What happened.
+    pub task: Task,
+}
+
+/// One mapping in which smaps and the ledger differ.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuditDifference {
+    /// The mapping.
+    pub mapping: Arc<MappingRef>,
+    /// smaps's Rss now minus its Rss at the audit before, pages.
+    pub smaps: i64,
+    /// Σ entries booked on it since the audit before, RES pages.
+    pub ledger: i64,
+}
+
+/// The ledger compared with /proc. It reports, it never repairs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Audit {
+    /// When.
+    pub ts_ns: u64,
+    /// The mm.
+    pub mm: MmId,
+    /// Process.
+    pub pid: u32,
+    /// No event happened while /proc was read, so every difference is real.
+    pub quiet: bool,
+    /// What the ledger says (at the reading's end).
+    pub ledger: Amounts,
+    /// What /proc/PID/status says.
+    pub status: Amounts,
+    /// Σ smaps Rss, pages.
+    pub smaps_rss: i64,
+    /// status − ledger: zero when quiet, else at most `moved`.
+    pub difference: Amounts,
+    /// How far the counters moved while /proc was read.
+    pub moved: Amounts,
+    /// Mappings compared.
+    pub mappings: usize,
+    /// Those that differ, largest first, at most 20.
+    pub differing: Vec<AuditDifference>,
+    /// How many differ.
+    pub differing_count: usize,
+    /// RES pages booked since the audit before without a mapping (reclaim, khugepaged …): the differences of mappings add up to this.
+    pub placeless: i64,
+    /// What the reading cost.
+    pub cost_ns: u64,
+    /// Longest single read.
+    pub longest_hold_ns: u64,
+}
+
+/// A sum over a session, by cause or by mapping.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sum {
+    /// How much.
+    pub delta: Amounts,
+    /// How many faults.
+    pub faults: Faults,
+    /// How long they took.
+    pub latency: Latency,
+}
+
+/// The session's answer for one mm.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClosingStatement {
+    /// The mm.
+    pub mm: MmId,
+    /// Process.
+    pub pid: u32,
+    /// Its name.
+    pub comm: Vec<u8>,
+    /// Begin.
+    pub start_ns: u64,
+    /// End.
+    pub ts_ns: u64,
+    /// At begin.
+    pub opening: Balance,
+    /// At end: zeros when the mm is gone.
+    pub closing: Balance,
+    /// Largest RES that a tick saw, pages.
+    pub peak_res: i64,
+    /// By cause.
+    pub by_cause: Vec<(Cause, Sum)>,
+    /// By mapping, largest gross amount first; `None` for what no mapping is known for.
+    pub by_mapping: Vec<(Option<Arc<MappingRef>>, Sum)>,
+    /// All faults.
+    pub faults: Faults,
+    /// What the entries do not explain.
+    pub unexplained: Amounts,
+}
+
+/// The session's answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndReport {
+    /// Why it ended.
+    pub end: End,
+    /// Sum over all mms of the session: opening and closing add up, so do causes.
+    pub total: ClosingStatement,
+    /// Lost since the session began.
+    pub lost: Lost,
+    /// What the observer cost.
+    pub own: Own,
+    /// Mms observed.
+    pub mms: usize,
+}
