@@ -3,5 +3,7 @@
 //! Events go into the [`model`], [`statement`]s come out, [`views`] print them. See ARCHITECTURE.md.
 
 pub mod event;
+#[cfg(feature = "live")]
+pub mod live;
 pub mod statement;
 pub mod units;
