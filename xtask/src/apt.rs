@@ -57,11 +57,11 @@ fn candidates(policy: &str) -> usize {
 /// When apt-get fails after that too.
 pub fn install(packages: &[&str]) -> Result<()> {
     eprintln!("xtask: apt-get install {}", packages.join(" "));
-    if known(packages) && shell::run(&mut install_command(packages)).is_ok() {
+    if known(packages) && shell::run_quietly(&mut install_command(packages)).is_ok() {
         return Ok(());
     }
     update()?;
-    shell::run(&mut install_command(packages))
+    shell::run_quietly(&mut install_command(packages))
         .with_context(|| format!("failed to install; by hand: {}", line(packages)))
 }
 
@@ -73,6 +73,7 @@ fn install_command(packages: &[&str]) -> Command {
             "-qq",
             "-y",
             "-o=Dpkg::Use-Pty=0",
+            "-o=DPkg::Lock::Timeout=300",
             "--no-install-recommends",
             "install",
         ])
@@ -83,7 +84,8 @@ fn install_command(packages: &[&str]) -> Command {
 
 fn update() -> Result<()> {
     eprintln!("xtask: apt-get update");
-    shell::run(apt_get().args(["-qq", "update"])).context("failed to refresh the package lists")
+    shell::run_quietly(apt_get().args(["-qq", "update"]))
+        .context("failed to refresh the package lists")
 }
 
 fn apt_get() -> Command {

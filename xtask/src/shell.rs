@@ -19,6 +19,30 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs `command` and shows what it printed only if it fails.
+///
+/// # Errors
+/// When it cannot be started or does not end with success.
+pub fn run_quietly(command: &mut Command) -> Result<()> {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("failed to start {}", line(command)))?;
+    if !status.success() {
+        eprint!(
+            "{}{}",
+            String::from_utf8_lossy(&stdout),
+            String::from_utf8_lossy(&stderr)
+        );
+        bail!("{} failed: {status}", line(command));
+    }
+    Ok(())
+}
+
 /// What `command` prints on stdout, when it succeeds; its stderr is dropped. For questions whose answer may be no.
 pub fn ask(command: &mut Command) -> Option<String> {
     let Output { status, stdout, .. } = command
