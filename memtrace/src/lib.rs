@@ -3,5 +3,6 @@
 //! Events go into the [`model`], [`statement`]s come out, [`views`] print them. See ARCHITECTURE.md.
 
 pub mod event;
+pub mod procfs;
 pub mod statement;
 pub mod units;
