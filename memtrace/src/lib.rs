@@ -2,6 +2,9 @@
 //!
 //! Events go into the [`model`], [`statement`]s come out, [`views`] print them. See ARCHITECTURE.md.
 
+pub mod cli;
 pub mod event;
+pub mod hints;
 pub mod statement;
 pub mod units;
+pub mod views;
