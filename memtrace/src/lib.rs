@@ -2,6 +2,9 @@
 //!
 //! Events go into the [`model`], [`statement`]s come out, [`views`] print them. See ARCHITECTURE.md.
 
+pub mod audit;
 pub mod event;
+pub mod model;
 pub mod statement;
+pub mod syscalls;
 pub mod units;
