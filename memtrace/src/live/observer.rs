@@ -100,6 +100,19 @@ impl Observer {
         }
     }
 
+    /// The books that are open already, before the first interval ends. What else waits stays in the ring's order.
+    pub fn opening_events(&mut self) -> Vec<Event> {
+        self.read_ring();
+        let Some(position) = self.waiting.iter().position(|raw| matches!(raw, Raw::Mm(_))) else {
+            return Vec::new();
+        };
+        let raw = self.waiting.remove(position);
+        let mut events: Vec<Event> = self.decoder.decode_ring(&raw).into_iter().collect();
+        self.open_new_processes(&events);
+        self.read_wanted_maps(&mut events);
+        events
+    }
+
     /// The ring's descriptor, readable when much waits.
     #[must_use]
     pub fn ring_fd(&self) -> std::os::fd::RawFd {
@@ -111,6 +124,15 @@ impl Observer {
     #[must_use]
     pub fn observes_any(&self) -> bool {
         self.decoder.occupants().any(|(_, occupant)| !occupant.closed)
+    }
+
+    /// The same, or something that waits in the ring will be.
+    ///
+    /// # Errors
+    /// None at present: the ring is memory.
+    pub fn observes_any_later(&mut self) -> Result<bool> {
+        self.read_ring();
+        Ok(self.observes_any() || self.waiting.iter().any(|raw| matches!(raw, Raw::Mm(_))))
     }
 
     /// The first mm of a process that is under observation.
