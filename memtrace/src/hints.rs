@@ -307,7 +307,6 @@ pub const fn for_cause(cause: Cause) -> Option<&'static str> {
             "its cgroup is at its limit: compare memory.current with memory.max (cgroup v1: memory.usage_in_bytes, memory.limit_in_bytes)"
         }
         Cause::OomReaper => "the process is being killed for want of memory: dmesg | grep -i oom",
-        Cause::Unattributed => "the books still close; a shorter --interval drains the probes' tables sooner",
         _ => return None,
     })
 }

@@ -11,6 +11,7 @@ use crate::units::Amounts;
 use anyhow::{Context as _, Result};
 use memtrace_common::{Cause, Losses, Overflow, RecordKey, RecordValue};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 /// A reading of maps is followed by a wait of this many times its cost.
 const MAPS_WAIT_PER_COST: u64 = 50;
@@ -41,7 +42,7 @@ pub struct Observer {
     /// Changes lost by the overflow table's parity: what was seen last.
     losses: Losses,
     buffer: Vec<u8>,
-    _stats: Option<std::os::fd::OwnedFd>,
+    _stats: Option<OwnedFd>,
     reader: own::Reader,
 }
 
@@ -115,9 +116,9 @@ impl Observer {
 
     /// The ring's descriptor, readable when much waits.
     #[must_use]
-    pub fn ring_fd(&self) -> std::os::fd::RawFd {
-        use std::os::fd::AsRawFd as _;
-        self.probes.ring.as_raw_fd()
+    pub fn ring_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring owns this descriptor and lives as long as the borrow of `self`.
+        unsafe { BorrowedFd::borrow_raw(self.probes.ring.as_raw_fd()) }
     }
 
     /// Some mm is still under observation.
@@ -330,7 +331,7 @@ impl Observer {
         let mut closings = Vec::new();
         for (slot, occupant) in self.decoder.occupants() {
             let booked = self.booked(slot, Some(ended))?;
-            let virt = self.processes.get(&occupant.mm).and_then(|p| p.files.read_statm().ok()).map(|statm| statm.size);
+            let virt = self.processes.get(&occupant.mm).and_then(|p| p.files.read_statm().ok()).map(|statm| statm.virt);
             closings.push(Closing {
                 mm: occupant.mm,
                 counters: occupant.counters + booked,

@@ -11,7 +11,7 @@ use crate::procfs::{ProcessFiles, SmapsBudget, SmapsSize, monotonic_ns, page_siz
 use anyhow::{Context as _, Result};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Child;
 use std::time::Duration;
@@ -44,13 +44,11 @@ pub fn watch(target: &Target, options: &TraceOptions, sink: &mut Sink<'_>) -> Re
     })
 }
 
-/// A descriptor that somebody else owns, for polling.
-struct Borrowed(RawFd);
-
-impl AsRawFd for Borrowed {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
-    }
+/// A descriptor of our own for polling.
+fn poll(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
+    let fd = fd.try_clone_to_owned()?;
+    // SAFETY: an OwnedFd's descriptor stays open and the same for as long as the AsyncFd that owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
 struct Session {
@@ -218,10 +216,8 @@ impl Session {
         let mut ticks = tokio::time::interval_at(Instant::now() + self.options.interval, self.options.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = self.options.duration.map(|duration| Instant::now() + duration);
-        let exit = AsyncFd::with_interest(Borrowed(self.pidfd.as_raw_fd()), Interest::READABLE)
-            .context("failed to watch the target's end")?;
-        let ring = AsyncFd::with_interest(Borrowed(self.observer.ring_fd()), Interest::READABLE)
-            .context("failed to watch the ring")?;
+        let exit = poll(self.pidfd.as_fd()).context("failed to watch the target's end")?;
+        let ring = poll(self.observer.ring_fd()).context("failed to watch the ring")?;
         let mut signals = Signals::new()?;
         let mut gone = false;
         loop {
@@ -400,15 +396,17 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// Shows the probes' own warnings.
 fn start_probe_log(observer: &mut Observer) {
-    let logger = match aya_log::EbpfLogger::init(observer.probes_mut().ebpf_mut()) {
+    let mut logger = match aya_log::EbpfLogger::init(observer.probes_mut().ebpf_mut()) {
         Ok(logger) => logger,
         Err(error) => return log::info!("the probes' log cannot be read: {error}"),
     };
-    match AsyncFd::with_interest(logger, Interest::READABLE) {
-        Ok(mut logger) => {
+    // SAFETY: the ring's descriptor is open for as long as the logger, which the task below owns.
+    let fd = unsafe { BorrowedFd::borrow_raw(logger.as_raw_fd()) };
+    match poll(fd) {
+        Ok(readiness) => {
             tokio::spawn(async move {
-                while let Ok(mut guard) = logger.readable_mut().await {
-                    guard.get_inner_mut().flush();
+                while let Ok(mut guard) = readiness.readable().await {
+                    logger.flush();
                     guard.clear_ready();
                 }
             });

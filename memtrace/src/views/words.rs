@@ -41,7 +41,6 @@ pub const fn cause_phrase(cause: Cause) -> &'static str {
         Cause::OomReaper => "taken by the OOM reaper",
         Cause::Exit => "given back because the process ended",
         Cause::Other => "changed in a way without a name here",
-        Cause::Unattributed => "counted, but who and where was lost",
     }
 }
 
@@ -98,7 +97,7 @@ pub(super) fn mapping_phrase(mapping: &MappingRef) -> String {
 /// Each cause of loss: name in the NDJSON contract, count, what it means.
 pub(super) const fn losses(lost: Lost) -> [(&'static str, u64, &'static str); 6] {
     [
-        ("records", lost.records, "changes whose record had no room: their amounts are under unattributed"),
+        ("records", lost.records, "changes whose record had no room: their causes are known, their mappings are not"),
         ("ring", lost.ring, "mapping and task events that had no room: the address space was read again"),
         (
             "skipped",

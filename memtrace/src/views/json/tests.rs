@@ -146,7 +146,7 @@ fn absurd_amounts_do_not_panic() {
     let mut statement = sample::growth();
     statement.closing.amounts.swap = i64::MAX;
     statement.closing.virt = Some(u64::MAX);
-    statement.entries[0].cause = Cause::Unattributed;
+    statement.entries[0].cause = Cause::Other;
     let value = with_meta(Report::Statement(statement));
     assert_eq!(value["closing"]["swap"], i64::MAX);
 }
