@@ -195,7 +195,7 @@ enum Sub {
     Replay {
         /// The trace file to read.
         #[arg(value_name = "FILE")]
-        file: PathBuf,
+        trace: PathBuf,
         #[command(flatten)]
         output: OutputArgs,
         #[command(flatten)]
@@ -307,7 +307,7 @@ where
             force,
             output: OutputArgs { json: false, file: None, threshold: None }.options(&talk),
         },
-        Some(Sub::Replay { file, output, talk }) => {
+        Some(Sub::Replay { trace: file, output, talk }) => {
             if output.file.as_ref() == Some(&file) {
                 return Err(usage("the output would overwrite the trace; give -o another file"));
             }
