@@ -170,7 +170,7 @@ impl Failure {
                 let mut advice = vec!["run it as root: sudo memtrace …".to_owned()];
                 if !capability.is_empty() {
                     advice.push(
-                        "or give it the rights once: sudo setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_sys_resource=ep \
+                        "or give it the rights once: sudo setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_dac_read_search,cap_sys_resource=ep \
                          $(command -v memtrace)"
                             .to_owned(),
                     );
@@ -232,7 +232,7 @@ impl fmt::Display for Failure {
                 write!(f, "process {pid} ended while memtrace attached, and another process has its id now")
             }
             Self::OwnPid { pid } => write!(f, "{pid} is memtrace itself, and watching itself would never come to rest"),
-            Self::NotPermitted { what, capability } if capability.is_empty() => {
+            Self::NotPermitted { what, capability: "" } => {
                 write!(f, "not permitted to {}", text(what))
             }
             Self::NotPermitted { what, capability } => {

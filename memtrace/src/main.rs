@@ -1,3 +1,5 @@
+//! The program: hands the command line to the rooms.
+
 fn main() {
     if let Err(error) = memtrace::cli::parse(std::env::args_os()) {
         error.exit();
