@@ -2,6 +2,10 @@
 //!
 //! Events go into the [`model`], [`statement`]s come out, [`views`] print them. See ARCHITECTURE.md.
 
+pub mod decode;
 pub mod event;
+#[cfg(feature = "live")]
+pub mod live;
+pub mod procfs;
 pub mod statement;
 pub mod units;

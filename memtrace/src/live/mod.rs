@@ -1,0 +1,5 @@
+//! The live room: the only one that knows aya, and the only one that touches the kernel's probes.
+
+pub mod btf;
+pub mod layout;
+pub mod probes;
