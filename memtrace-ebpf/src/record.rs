@@ -64,11 +64,19 @@ pub fn book(
     }
 }
 
-/// Takes `pages` of `member` and `faults` from the record of `from` and gives them to that of `to`.
-/// The interval of `from` may be over, its map drained: then the amount is taken from a new record of this interval,
-/// and the sum over both is right.
+/// Takes `pages` of `member` and `faults` from the record of `from`, booked in `from_epoch`, and gives them to that of
+/// `to`. When that interval is over and its map drained, the amount is taken from a new record of this interval, so
+/// that the sum over both is right; the faults stay where they were counted.
 #[inline(always)]
-pub fn shift(epoch: u32, from: &RecordKey, to: &RecordKey, member: usize, pages: i64, faults: u32, now_ns: u64) {
+pub fn shift(
+    epoch: u32,
+    from: &RecordKey,
+    from_epoch: u32,
+    to: &RecordKey,
+    (member, pages, faults): (usize, i64, u32),
+    now_ns: u64,
+) {
+    let faults = if from_epoch == epoch { faults } else { 0 };
     let _ = book(epoch, from, member, -pages, 0u32.wrapping_sub(faults), now_ns);
     let _ = book(epoch, to, member, pages, faults, now_ns);
 }
@@ -88,6 +96,20 @@ pub fn time(record: *mut RecordValue, latency_ns: u64, now_ns: u64) {
         let count = core::ptr::read_volatile(cell);
         if count != u16::MAX {
             core::ptr::write_volatile(cell, count + 1);
+        }
+    }
+}
+
+/// Takes a latency back: the fault turned out to be a longer one, under another key.
+#[inline(always)]
+pub fn untime(record: *mut RecordValue, latency_ns: u64) {
+    unsafe {
+        (*record).latency_samples = (*record).latency_samples.wrapping_sub(1);
+        (*record).latency_sum_ns = (*record).latency_sum_ns.wrapping_sub(latency_ns);
+        let cell = (&raw mut (*record).hist).cast::<u16>().wrapping_add(bucket(latency_ns));
+        let count = core::ptr::read_volatile(cell);
+        if count != 0 {
+            core::ptr::write_volatile(cell, count - 1);
         }
     }
 }

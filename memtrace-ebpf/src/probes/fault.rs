@@ -13,7 +13,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, perf_event},
     programs::{BtfTracePointContext, PerfEventContext},
 };
-use memtrace_common::{Cause, FILE, RecordKey, TaskRecord, Thread, kind, thread};
+use memtrace_common::{Cause, FILE, RecordKey, RecordValue, TaskRecord, Thread, kind, thread};
 
 /// Error code bit: the page was present, the access was not allowed.
 const PRESENT: u64 = 1;
@@ -86,13 +86,7 @@ pub fn book_unchanged(task: Task, th: *mut Thread) -> i32 {
             detail: 0,
         };
         if let Some(record) = record::book(epoch(), &key, FILE, 0, 1, (*th).start_ns) {
-            if (*th).address < (*record).low || (*record).low == 0 {
-                (*record).low = (*th).address;
-            }
-            if (*th).address > (*record).high {
-                (*record).high = (*th).address;
-            }
-            (*record).end = place.end;
+            widen(record, th, place.end);
             if (*th).state & thread::MAJOR != 0 {
                 (*record).major += 1;
             }
@@ -124,23 +118,38 @@ pub fn page_fault_major(_ctx: PerfEventContext) -> u32 {
         let now = bpf_ktime_get_ns();
         let epoch = epoch();
         let mut key = (*th).last;
+        if (*th).last_latency_ns != 0 && (*th).last_epoch == epoch {
+            if let Some(record) = record::at(epoch, &key, now) {
+                record::untime(record, (*th).last_latency_ns);
+            }
+        }
         if key.cause == Cause::FaultFile as u8 {
             key.cause = Cause::FaultFileRead as u8;
-            record::shift(epoch, &(*th).last, &key, FILE, (*th).last_pages, 1, now);
+            record::shift(epoch, &(*th).last, (*th).last_epoch, &key, (FILE, (*th).last_pages, 1), now);
             (*th).last = key;
         }
         if let Some(record) = record::at(epoch, &key, now) {
             (*record).major += 1;
-            // A record that was made just now, by the move or in a new interval, has no range yet.
-            if (*record).high == 0 {
-                (*record).low = (*th).address;
-                (*record).high = (*th).address;
-                (*record).end = (*th).vma_end;
-            }
+            widen(record, th, (*th).vma_end);
             record::time(record, now.wrapping_sub((*th).start_ns), now);
         }
     }
     0
+}
+
+/// Makes the record's range of touched addresses hold the fault's.
+#[inline(always)]
+pub unsafe fn widen(record: *mut RecordValue, th: *const Thread, end: u64) {
+    unsafe {
+        let address = (*th).address;
+        if address < (*record).low || (*record).low == 0 {
+            (*record).low = address;
+        }
+        if address > (*record).high {
+            (*record).high = address;
+        }
+        (*record).end = end;
+    }
 }
 
 /// The current thread's state, made if this is its first event under this mm. `None` when the mm is not traced.

@@ -65,7 +65,8 @@ pub fn book(change: &Change, reclaimer: *mut Reclaimer) -> i32 {
         } else if member == SWAP && delta > 0 && (*reclaimer).last_pages != 0 {
             if (*reclaimer).last.slot == index as u16 {
                 key.cause = reclaim;
-                record::shift(epoch, &(*reclaimer).last, &key, ANON, (*reclaimer).last_pages, 0, now);
+                let last = (*reclaimer).last_pages;
+                record::shift(epoch, &(*reclaimer).last, (*reclaimer).last_epoch, &key, (ANON, last, 0), now);
             }
             (*reclaimer).last_pages = 0;
         }

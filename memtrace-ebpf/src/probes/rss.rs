@@ -2,7 +2,7 @@
 
 use crate::kernel::{Task, layout, peek};
 use crate::maps::{MMS, RECLAIMERS, SLOTS, THREADS, epoch, maybe_traced};
-use crate::probes::reclaim;
+use crate::probes::{fault::widen, reclaim};
 use crate::vma::Place;
 use crate::{record, slot, vma, why};
 use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
@@ -113,28 +113,25 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
         let now = bpf_ktime_get_ns();
         if member == SWAP && !first {
             // do_swap_page adds the page first and takes the swap entry after.
-            record::shift(epoch, &(*th).last, &key, ANON, (*th).last_pages, 1, now);
+            record::shift(epoch, &(*th).last, (*th).last_epoch, &key, (ANON, (*th).last_pages, 1), now);
         }
         let record = record::book(epoch, &key, member, delta, u32::from(first), now);
+        let same = !first && (*th).last_epoch == epoch && (*th).last == key;
+        (*th).last_pages = if same { (*th).last_pages + delta } else { delta };
         (*th).last = key;
-        (*th).last_pages = delta;
         (*th).last_epoch = epoch;
         (*th).state |= thread::BOOKED;
         let Some(record) = record else { return };
-        let address = (*th).address;
-        if address < (*record).low || (*record).low == 0 {
-            (*record).low = address;
-        }
-        if address > (*record).high {
-            (*record).high = address;
-        }
-        (*record).end = place.end;
+        widen(record, th, place.end);
         if first {
+            (*th).last_latency_ns = 0;
             if (*th).state & thread::KERNEL != 0 {
                 (*record).kernel_mode += 1;
             }
             if layout!(time_all) != 0 || (*th).faults & 15 == 0 {
-                record::time(record, now.wrapping_sub((*th).start_ns), now);
+                let latency = now.wrapping_sub((*th).start_ns);
+                (*th).last_latency_ns = latency;
+                record::time(record, latency, now);
             }
         }
     }
