@@ -5,4 +5,5 @@
 pub mod event;
 pub mod procfs;
 pub mod statement;
+pub mod trace;
 pub mod units;
