@@ -9,7 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Barrier};
 
-pub const SCENES: &[(&str, Scene)] = &[("storm", storm), ("storm.endless", endless), ("allocator", allocator)];
+pub const SCENES: &[(&str, Scene)] = &[
+    ("storm", storm),
+    ("storm.endless", endless),
+    ("allocator", allocator),
+];
 
 /// Pages touched before they are given back.
 const ROUND: usize = 512;
@@ -29,7 +33,11 @@ fn rage(region: Region, stop: &AtomicBool) -> Share {
         region.advise(libc::MADV_DONTNEED);
         rounds += 1;
     }
-    Share { tid: gettid(), rounds, minor: thread_minor() - begin }
+    Share {
+        tid: gettid(),
+        rounds,
+        minor: thread_minor() - begin,
+    }
 }
 
 fn thread_minor() -> i64 {
@@ -57,7 +65,12 @@ fn crew() -> Crew {
     let regions = (0..2)
         .map(|_| {
             let (sender, regions) = sync_channel::<Region>(1);
-            let (gate, stop, results, ups) = (Arc::clone(&gate), Arc::clone(&stop), results.clone(), ups.clone());
+            let (gate, stop, results, ups) = (
+                Arc::clone(&gate),
+                Arc::clone(&stop),
+                results.clone(),
+                ups.clone(),
+            );
             std::thread::spawn(move || {
                 let _ = ups.send(());
                 let region = regions.recv().expect("the main thread sends it");
@@ -72,7 +85,12 @@ fn crew() -> Crew {
     for _ in 0..2 {
         up.recv().expect("the thread starts");
     }
-    Crew { gate, stop, regions, shares }
+    Crew {
+        gate,
+        stop,
+        regions,
+        shares,
+    }
 }
 
 fn storm(stage: &mut Stage) {
@@ -95,8 +113,14 @@ fn storm(stage: &mut Stage) {
         .flat_map(|share| {
             let pages = share.rounds * ROUND;
             [
-                Expect::new("fault.anon").anon(pages).minor(pages).by(share.tid),
-                Expect::new("madvise.dontneed").anon(pages).negative().by(share.tid),
+                Expect::new("fault.anon")
+                    .anon(pages)
+                    .minor(pages)
+                    .by(share.tid),
+                Expect::new("madvise.dontneed")
+                    .anon(pages)
+                    .negative()
+                    .by(share.tid),
             ]
         })
         .collect();
@@ -105,7 +129,11 @@ fn storm(stage: &mut Stage) {
         .map(|share| json!({"tid": share.tid, "touches": share.rounds * ROUND, "minor": share.minor}))
         .collect();
     let rate = faults as f64 * 1e9 / took as f64;
-    stage.finish_with(Check::Nothing, &entries, json!({"threads": threads, "faults_per_second": rate as u64}));
+    stage.finish_with(
+        Check::Nothing,
+        &entries,
+        json!({"threads": threads, "faults_per_second": rate as u64}),
+    );
     crew.gate.wait();
 }
 
@@ -141,7 +169,10 @@ fn allocator(stage: &mut Stage) {
     gate.wait();
     std::thread::sleep(std::time::Duration::from_secs_f64(stage.seconds));
     stop.store(true, Ordering::Relaxed);
-    let blocks: u64 = threads.into_iter().map(|thread| thread.join().expect("the thread ends")).sum();
+    let blocks: u64 = threads
+        .into_iter()
+        .map(|thread| thread.join().expect("the thread ends"))
+        .sum();
     stage.finish_with(Check::Nothing, &[], json!({"blocks": blocks}));
 }
 
