@@ -206,29 +206,27 @@ fn memcg_file(stage: &mut Stage) {
 }
 
 /// The machine's own reclaim, asked for through the node's `reclaim` file: the thread that writes it does the work.
-/// The pages are marked cold first, so that they are among the first to go.
+/// Each cgroup's pages are taken in proportion, so that a cgroup of its own gives some at each request.
 fn node(stage: &mut Stage) {
-    let file = make_file(&stage.dir, 2048);
+    stage.join_cgroup();
+    let file = make_file(&stage.dir, 8192);
     let mut helper = Helper::start(Some(Path::new("/sys/devices/system/node/node0/reclaim")));
     stage.settle();
-    let region = Region::file(&file, 2048, libc::MAP_PRIVATE);
+    let region = Region::file(&file, 8192, libc::MAP_PRIVATE);
     region.read();
     region.advise(libc::MADV_COLD);
     stage.begin();
     for _ in 0..64 {
-        // A node that cannot give that much answers EAGAIN, which the order reports: 32 MiB is little.
-        helper.order(Order::WriteNumber, [32 << 20, 0, 0]);
-        if stage.moved().file <= -1000 {
+        // A node that cannot give that much answers EAGAIN, which the order reports: 8 MiB is little.
+        helper.order(Order::WriteNumber, [8 << 20, 0, 0]);
+        if stage.moved().file <= -200 {
             break;
         }
     }
-    let moved = taken(stage, 1000);
+    let moved = taken(stage, 200);
     stage.finish(
         Check::All,
-        &[Expect::new("reclaim.direct")
-            .pages(moved)
-            .placeless()
-            .by(helper.pid())],
+        &[Expect::new("reclaim.direct").pages(moved).placeless().by(helper.pid())],
     );
 }
 
