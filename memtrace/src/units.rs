@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::ops::{Add, AddAssign, Neg, Sub, SubAssign};
 
 /// Amounts per class, in pages of the target's page size; signed, because the ledger holds differences.
+/// Sums wrap: a trace may hold any numbers, and the books close in wrapping arithmetic too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Amounts {
     /// Resident anonymous pages (`MM_ANONPAGES`, `RssAnon`).
@@ -19,18 +20,28 @@ pub struct Amounts {
 
 impl Amounts {
     /// Nothing.
-    pub const ZERO: Self = Self { anon: 0, file: 0, shmem: 0, swap: 0 };
+    pub const ZERO: Self = Self {
+        anon: 0,
+        file: 0,
+        shmem: 0,
+        swap: 0,
+    };
 
     /// From an array in the kernel's member order.
     #[must_use]
     pub const fn from_members(members: [i64; MEMBERS]) -> Self {
-        Self { anon: members[ANON], file: members[FILE], shmem: members[SHMEM], swap: members[SWAP] }
+        Self {
+            anon: members[ANON],
+            file: members[FILE],
+            shmem: members[SHMEM],
+            swap: members[SWAP],
+        }
     }
 
     /// RES: anon + file + shmem.
     #[must_use]
     pub const fn res(self) -> i64 {
-        self.anon + self.file + self.shmem
+        self.anon.wrapping_add(self.file).wrapping_add(self.shmem)
     }
 
     /// No class moved.
@@ -42,7 +53,13 @@ impl Amounts {
     /// Σ of the absolute values of the RES classes and swap: how much moved, whatever the direction.
     #[must_use]
     pub const fn gross(self) -> i64 {
-        self.anon.abs() + self.file.abs() + self.shmem.abs() + self.swap.abs()
+        let resident = self
+            .anon
+            .saturating_abs()
+            .saturating_add(self.file.saturating_abs());
+        resident
+            .saturating_add(self.shmem.saturating_abs())
+            .saturating_add(self.swap.saturating_abs())
     }
 }
 
@@ -50,10 +67,10 @@ impl Add for Amounts {
     type Output = Self;
     fn add(self, other: Self) -> Self {
         Self {
-            anon: self.anon + other.anon,
-            file: self.file + other.file,
-            shmem: self.shmem + other.shmem,
-            swap: self.swap + other.swap,
+            anon: self.anon.wrapping_add(other.anon),
+            file: self.file.wrapping_add(other.file),
+            shmem: self.shmem.wrapping_add(other.shmem),
+            swap: self.swap.wrapping_add(other.swap),
         }
     }
 }
@@ -61,7 +78,12 @@ impl Add for Amounts {
 impl Neg for Amounts {
     type Output = Self;
     fn neg(self) -> Self {
-        Self { anon: -self.anon, file: -self.file, shmem: -self.shmem, swap: -self.swap }
+        Self {
+            anon: self.anon.wrapping_neg(),
+            file: self.file.wrapping_neg(),
+            shmem: self.shmem.wrapping_neg(),
+            swap: self.swap.wrapping_neg(),
+        }
     }
 }
 

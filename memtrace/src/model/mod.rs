@@ -1,0 +1,298 @@
+//! Events in, reports out. Pure and synchronous: no clock, no file, no environment, and an order of output that
+//! depends on the events alone, so a recorded session gives the same statements again.
+//!
+//! The model refuses nothing. A trace is input like any other: events about unknown mms are ignored, calls that
+//! cannot be true do what the kernel would have done with their result, amounts wrap.
+
+pub mod address_space;
+mod books;
+mod calls;
+mod cut;
+mod journal;
+mod kind;
+mod latency;
+pub mod ledger;
+mod reading;
+
+use crate::event::{Closing, Event, Lost, Meta, MmId, MmOpened, Own, Task, TaskWhat, Tick, Why};
+use crate::statement::{Balance, EndReport, MappingRef, ProcessChange, Report};
+use crate::units::Amounts;
+use address_space::AddressSpace;
+use books::Books;
+use ledger::Sums;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Everything known of a session.
+#[derive(Default)]
+pub struct Model {
+    meta: Option<Meta>,
+    books: BTreeMap<MmId, Books>,
+    /// The mm that a process has or had last.
+    mm_of_pid: BTreeMap<u32, MmId>,
+    comms: BTreeMap<u32, Vec<u8>>,
+    /// Threads that ended in this interval; their names are needed until it is over.
+    exited: Vec<u32>,
+    lost: Lost,
+    own: Own,
+    /// Sum over mms that are gone.
+    total: Sums,
+    mms: usize,
+    begin_ns: Option<u64>,
+    first: Option<(MmId, u32, Vec<u8>)>,
+}
+
+impl Model {
+    /// A session that has not begun.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes one event; appends what there is to say about it.
+    pub fn apply(&mut self, event: &Event, out: &mut Vec<Report>) {
+        match event {
+            Event::Meta(meta) => {
+                self.comms.insert(meta.pid, meta.comm.clone());
+                self.begin_ns.get_or_insert(meta.ts_ns);
+                self.meta = Some(meta.clone());
+                out.push(Report::Meta(meta.clone()));
+            }
+            Event::MmOpened(opened) => self.open(opened),
+            Event::MmClosed(closed) => {
+                if let Some(books) = self.books.get_mut(&closed.mm) {
+                    books.closed = Some(closed.counters);
+                }
+            }
+            Event::Task(task) => self.task(task, out),
+            Event::Comm { tid, comm } => self.rename(*tid, comm),
+            Event::Maps(maps) => {
+                if let Some(books) = self.books.get_mut(&maps.mm) {
+                    books.reading(maps, out);
+                }
+            }
+            Event::Smaps(smaps) => {
+                if let Some(books) = self.books.get_mut(&smaps.mm) {
+                    let unsettled = books.auditor.settle(books.mm, books.pid, &mut books.space);
+                    out.extend(unsettled.map(Report::Audit));
+                    let booked = books.ledger.opening.amounts;
+                    books.auditor.read(smaps, booked, &mut books.space);
+                }
+            }
+            Event::Overview(overview) => out.push(Report::Overview(overview.clone())),
+            Event::Syscall(call) => {
+                if let Some(books) = self.books.get_mut(&call.mm) {
+                    books.syscall(call, out);
+                }
+            }
+            Event::Change(change) => {
+                if let Some(books) = self.books.get_mut(&change.mm) {
+                    books.change(change);
+                }
+            }
+            Event::Tick(tick) => self.tick(tick, out),
+            Event::End(end) => {
+                self.exited.clear();
+                for (_, mut books) in std::mem::take(&mut self.books) {
+                    out.extend(
+                        books
+                            .auditor
+                            .settle(books.mm, books.pid, &mut books.space)
+                            .map(Report::Audit),
+                    );
+                    self.finish(books, end.ts_ns, out);
+                }
+                let (mm, pid, comm) = self.first.clone().unwrap_or((MmId(0), 0, Vec::new()));
+                let (pid, comm) = match &self.meta {
+                    Some(meta) => (
+                        meta.pid,
+                        self.comms.get(&meta.pid).unwrap_or(&meta.comm).clone(),
+                    ),
+                    None => (pid, comm),
+                };
+                let start_ns = self.begin_ns.unwrap_or(end.ts_ns);
+                let total =
+                    std::mem::take(&mut self.total).statement(mm, pid, comm, start_ns, end.ts_ns);
+                out.push(Report::End(EndReport {
+                    end: end.clone(),
+                    total,
+                    lost: self.lost,
+                    own: self.own,
+                    mms: self.mms,
+                }));
+            }
+        }
+    }
+
+    /// The present mappings of an mm, by address. Empty when it is not under observation.
+    pub fn mappings(&mut self, mm: MmId) -> Vec<Arc<MappingRef>> {
+        let Some(books) = self.books.get_mut(&mm) else {
+            return Vec::new();
+        };
+        let lives = books.space.lives();
+        lives
+            .into_iter()
+            .filter_map(|life| books.space.mapping(life))
+            .collect()
+    }
+
+    /// The address space of an mm.
+    #[must_use]
+    pub fn address_space(&self, mm: MmId) -> Option<&AddressSpace> {
+        self.books.get(&mm).map(|books| &books.space)
+    }
+
+    fn open(&mut self, opened: &MmOpened) {
+        if self.books.contains_key(&opened.mm) {
+            return;
+        }
+        let page = self.meta.as_ref().map_or(4096, |meta| meta.page_size);
+        let parent = match opened.why {
+            Why::Fork { parent } => self
+                .mm_of_pid
+                .get(&parent)
+                .and_then(|mm| self.books.get(mm)),
+            Why::Attach | Why::Exec { .. } => None,
+        };
+        let space = match parent {
+            Some(parent) => parent.space.forked(),
+            None => {
+                let mut space = AddressSpace::new(page);
+                let program = self
+                    .meta
+                    .as_ref()
+                    .filter(|meta| meta.pid == opened.pid)
+                    .map(|meta| meta.exe.as_slice());
+                space.set_layout(
+                    opened.start_brk,
+                    opened.brk,
+                    opened.start_stack,
+                    program.unwrap_or_default(),
+                );
+                space
+            }
+        };
+        self.comms.insert(opened.pid, opened.comm.clone());
+        self.mm_of_pid.insert(opened.pid, opened.mm);
+        self.first
+            .get_or_insert_with(|| (opened.mm, opened.pid, opened.comm.clone()));
+        self.begin_ns.get_or_insert(opened.ts_ns);
+        self.mms += 1;
+        self.books.insert(opened.mm, Books::open(opened, space));
+        self.see_peak();
+    }
+
+    fn task(&mut self, task: &Task, out: &mut Vec<Report>) {
+        match task.what {
+            TaskWhat::Forked { child } | TaskWhat::ThreadStarted { child } => {
+                self.rename(child, &task.comm)
+            }
+            TaskWhat::SharedMm { child } => {
+                if let Some(mm) = task.mm {
+                    self.mm_of_pid.insert(child, mm);
+                }
+                self.rename(child, &task.comm);
+            }
+            TaskWhat::Execed => self.rename(task.tid, &task.comm),
+            TaskWhat::ThreadExited | TaskWhat::ProcessExited { .. } => self.exited.push(task.tid),
+            TaskWhat::OomVictim => {}
+        }
+        out.push(Report::Process(ProcessChange { task: task.clone() }));
+    }
+
+    fn rename(&mut self, tid: u32, comm: &[u8]) {
+        if let Some(books) = self
+            .mm_of_pid
+            .get(&tid)
+            .and_then(|mm| self.books.get_mut(mm))
+            .filter(|b| b.pid == tid)
+        {
+            books.comm = comm.to_vec();
+        }
+        self.comms.insert(tid, comm.to_vec());
+    }
+
+    fn tick(&mut self, tick: &Tick, out: &mut Vec<Report>) {
+        let lost = since(tick.lost, self.lost);
+        if tick.lost != self.lost {
+            out.push(Report::Loss {
+                ts_ns: tick.ts_ns,
+                lost: tick.lost,
+            });
+        }
+        self.lost = tick.lost;
+        self.own = tick.own;
+        for closing in &tick.closings {
+            self.close_interval(*closing, tick.ts_ns, lost, out);
+        }
+        let unnamed: Vec<Closing> = self
+            .books
+            .iter()
+            .filter_map(|(&mm, books)| {
+                Some(Closing {
+                    mm,
+                    counters: books.closed?,
+                    virt: None,
+                })
+            })
+            .collect();
+        for closing in unnamed {
+            self.close_interval(closing, tick.ts_ns, lost, out);
+        }
+        self.see_peak();
+        for tid in std::mem::take(&mut self.exited) {
+            self.comms.remove(&tid);
+        }
+    }
+
+    fn close_interval(&mut self, closing: Closing, ts_ns: u64, lost: Lost, out: &mut Vec<Report>) {
+        let Some(books) = self.books.get_mut(&closing.mm) else {
+            return;
+        };
+        let balance = Balance {
+            amounts: closing.counters,
+            virt: closing.virt,
+        };
+        books.tick(balance, ts_ns, lost, &self.comms, out);
+        if books.closed.is_some()
+            && let Some(books) = self.books.remove(&closing.mm)
+        {
+            self.mm_of_pid.retain(|_, mm| *mm != closing.mm);
+            self.finish(books, ts_ns, out);
+        }
+    }
+
+    /// The session's answer for one mm, added to the total.
+    fn finish(&mut self, mut books: Books, ts_ns: u64, out: &mut Vec<Report>) {
+        let sums = books.ledger.sums(&mut books.space);
+        self.total.add(&sums);
+        out.push(Report::Closing(sums.statement(
+            books.mm,
+            books.pid,
+            books.comm,
+            books.begin_ns,
+            ts_ns,
+        )));
+    }
+
+    /// RES of all open mms together, for the total's peak.
+    fn see_peak(&mut self) {
+        let open: Amounts = self
+            .books
+            .values()
+            .map(|books| books.ledger.opening.amounts)
+            .sum();
+        self.total.peak_res = self.total.peak_res.max(open.res());
+    }
+}
+
+fn since(now: Lost, before: Lost) -> Lost {
+    Lost {
+        records: now.records.saturating_sub(before.records),
+        ring: now.ring.saturating_sub(before.ring),
+        skipped: now.skipped.saturating_sub(before.skipped),
+        threads: now.threads.saturating_sub(before.threads),
+        mms: now.mms.saturating_sub(before.mms),
+        undecodable: now.undecodable.saturating_sub(before.undecodable),
+    }
+}

@@ -1,0 +1,216 @@
+//! System calls of x86-64 by number: names for printing, constants for the calls that move mappings.
+//!
+//! Numbers of other architectures are translated where they enter; events always carry these.
+
+use std::sync::OnceLock;
+
+/// Calls from 0 on, in the order of `arch/x86/entry/syscalls/syscall_64.tbl`.
+const FIRST: &str = "\
+    read write open close stat fstat lstat poll lseek mmap mprotect munmap brk rt_sigaction \
+    rt_sigprocmask rt_sigreturn ioctl pread64 pwrite64 readv writev access pipe select sched_yield \
+    mremap msync mincore madvise shmget shmat shmctl dup dup2 pause nanosleep getitimer alarm setitimer \
+    getpid sendfile socket connect accept sendto recvfrom sendmsg recvmsg shutdown bind listen \
+    getsockname getpeername socketpair setsockopt getsockopt clone fork vfork execve exit wait4 kill \
+    uname semget semop semctl shmdt msgget msgsnd msgrcv msgctl fcntl flock fsync fdatasync truncate \
+    ftruncate getdents getcwd chdir fchdir rename mkdir rmdir creat link unlink symlink readlink chmod \
+    fchmod chown fchown lchown umask gettimeofday getrlimit getrusage sysinfo times ptrace getuid syslog \
+    getgid setuid setgid geteuid getegid setpgid getppid getpgrp setsid setreuid setregid getgroups \
+    setgroups setresuid getresuid setresgid getresgid getpgid setfsuid setfsgid getsid capget capset \
+    rt_sigpending rt_sigtimedwait rt_sigqueueinfo rt_sigsuspend sigaltstack utime mknod uselib \
+    personality ustat statfs fstatfs sysfs getpriority setpriority sched_setparam sched_getparam \
+    sched_setscheduler sched_getscheduler sched_get_priority_max sched_get_priority_min \
+    sched_rr_get_interval mlock munlock mlockall munlockall vhangup modify_ldt pivot_root _sysctl prctl \
+    arch_prctl adjtimex setrlimit chroot sync acct settimeofday mount umount2 swapon swapoff reboot \
+    sethostname setdomainname iopl ioperm create_module init_module delete_module get_kernel_syms \
+    query_module quotactl nfsservctl getpmsg putpmsg afs_syscall tuxcall security gettid readahead \
+    setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr \
+    removexattr lremovexattr fremovexattr tkill time futex sched_setaffinity sched_getaffinity \
+    set_thread_area io_setup io_destroy io_getevents io_submit io_cancel get_thread_area lookup_dcookie \
+    epoll_create epoll_ctl_old epoll_wait_old remap_file_pages getdents64 set_tid_address \
+    restart_syscall semtimedop fadvise64 timer_create timer_settime timer_gettime timer_getoverrun \
+    timer_delete clock_settime clock_gettime clock_getres clock_nanosleep exit_group epoll_wait \
+    epoll_ctl tgkill utimes vserver mbind set_mempolicy get_mempolicy mq_open mq_unlink mq_timedsend \
+    mq_timedreceive mq_notify mq_getsetattr kexec_load waitid add_key request_key keyctl ioprio_set \
+    ioprio_get inotify_init inotify_add_watch inotify_rm_watch migrate_pages openat mkdirat mknodat \
+    fchownat futimesat newfstatat unlinkat renameat linkat symlinkat readlinkat fchmodat faccessat \
+    pselect6 ppoll unshare set_robust_list get_robust_list splice tee sync_file_range vmsplice \
+    move_pages utimensat epoll_pwait signalfd timerfd_create eventfd fallocate timerfd_settime \
+    timerfd_gettime accept4 signalfd4 eventfd2 epoll_create1 dup3 pipe2 inotify_init1 preadv pwritev \
+    rt_tgsigqueueinfo perf_event_open recvmmsg fanotify_init fanotify_mark prlimit64 name_to_handle_at \
+    open_by_handle_at clock_adjtime syncfs sendmmsg setns getcpu process_vm_readv process_vm_writev kcmp \
+    finit_module sched_setattr sched_getattr renameat2 seccomp getrandom memfd_create kexec_file_load \
+    bpf execveat userfaultfd membarrier mlock2 copy_file_range preadv2 pwritev2 pkey_mprotect pkey_alloc \
+    pkey_free statx io_pgetevents rseq uretprobe";
+
+/// Number of the first call that all architectures share.
+const SECOND_BASE: usize = 424;
+
+/// Calls from [`SECOND_BASE`] on.
+const SECOND: &str = "\
+    pidfd_send_signal io_uring_setup io_uring_enter io_uring_register open_tree move_mount fsopen \
+    fsconfig fsmount fspick pidfd_open clone3 close_range openat2 pidfd_getfd faccessat2 process_madvise \
+    epoll_pwait2 mount_setattr quotactl_fd landlock_create_ruleset landlock_add_rule \
+    landlock_restrict_self memfd_secret process_mrelease futex_waitv set_mempolicy_home_node cachestat \
+    fchmodat2 map_shadow_stack futex_wake futex_wait futex_requeue statmount listmount lsm_get_self_attr \
+    lsm_set_self_attr lsm_list_modules mseal setxattrat getxattrat listxattrat removexattrat \
+    open_tree_attr file_getattr file_setattr";
+
+/// The call's name as in the kernel's table; `None` for a number that has none.
+#[must_use]
+pub fn name(nr: u32) -> Option<&'static str> {
+    static TABLES: OnceLock<[Vec<&'static str>; 2]> = OnceLock::new();
+    let [first, second] = TABLES.get_or_init(|| {
+        [
+            FIRST.split_whitespace().collect(),
+            SECOND.split_whitespace().collect(),
+        ]
+    });
+    let nr = usize::try_from(nr).ok()?;
+    first
+        .get(nr)
+        .or_else(|| second.get(nr.checked_sub(SECOND_BASE)?))
+        .copied()
+}
+
+/// The call's number; `None` for an unknown name.
+#[must_use]
+pub fn number(wanted: &str) -> Option<u32> {
+    (0..1024).find(|&nr| name(nr) == Some(wanted))
+}
+
+/// `mmap`
+pub const MMAP: u32 = 9;
+/// `mprotect`
+pub const MPROTECT: u32 = 10;
+/// `munmap`
+pub const MUNMAP: u32 = 11;
+/// `brk`
+pub const BRK: u32 = 12;
+/// `ioctl`
+pub const IOCTL: u32 = 16;
+/// `mremap`
+pub const MREMAP: u32 = 25;
+/// `madvise`
+pub const MADVISE: u32 = 28;
+/// `shmat`
+pub const SHMAT: u32 = 30;
+/// `clone`
+pub const CLONE: u32 = 56;
+/// `fork`
+pub const FORK: u32 = 57;
+/// `vfork`
+pub const VFORK: u32 = 58;
+/// `execve`
+pub const EXECVE: u32 = 59;
+/// `shmdt`
+pub const SHMDT: u32 = 67;
+/// `ftruncate`
+pub const FTRUNCATE: u32 = 77;
+/// `mlock`
+pub const MLOCK: u32 = 149;
+/// `munlock`
+pub const MUNLOCK: u32 = 150;
+/// `mlockall`
+pub const MLOCKALL: u32 = 151;
+/// `prctl`
+pub const PRCTL: u32 = 157;
+/// `remap_file_pages`
+pub const REMAP_FILE_PAGES: u32 = 216;
+/// `fallocate`
+pub const FALLOCATE: u32 = 285;
+/// `memfd_create`
+pub const MEMFD_CREATE: u32 = 319;
+/// `execveat`
+pub const EXECVEAT: u32 = 322;
+/// `userfaultfd`
+pub const USERFAULTFD: u32 = 323;
+/// `mlock2`
+pub const MLOCK2: u32 = 325;
+/// `pkey_mprotect`
+pub const PKEY_MPROTECT: u32 = 329;
+/// `clone3`
+pub const CLONE3: u32 = 435;
+/// `process_madvise`
+pub const PROCESS_MADVISE: u32 = 440;
+/// `process_mrelease`
+pub const PROCESS_MRELEASE: u32 = 448;
+/// `map_shadow_stack`
+pub const MAP_SHADOW_STACK: u32 = 453;
+/// `mseal`
+pub const MSEAL: u32 = 462;
+
+/// Arguments of `mmap` and `mprotect`.
+pub mod mmap {
+    /// `PROT_READ | PROT_WRITE | PROT_EXEC`, which are [`crate::event::permission`]'s bits.
+    pub const PROT_MASK: u64 = 7;
+    /// `MAP_SHARED`, also set in `MAP_SHARED_VALIDATE`.
+    pub const SHARED: u64 = 0x1;
+    /// `MAP_FIXED`
+    pub const FIXED: u64 = 0x10;
+    /// `MAP_ANONYMOUS`
+    pub const ANONYMOUS: u64 = 0x20;
+    /// `MAP_GROWSDOWN`
+    pub const GROWSDOWN: u64 = 0x100;
+    /// `MAP_STACK`
+    pub const STACK: u64 = 0x2_0000;
+    /// `MAP_HUGETLB`
+    pub const HUGETLB: u64 = 0x4_0000;
+    /// Where the huge page size's logarithm lies in the flags; 0 there is the default size.
+    pub const HUGE_SHIFT: u32 = 26;
+}
+
+/// Flags of `mremap`.
+pub mod mremap {
+    /// `MREMAP_FIXED`
+    pub const FIXED: u64 = 2;
+    /// `MREMAP_DONTUNMAP`
+    pub const DONTUNMAP: u64 = 4;
+}
+
+/// Advice of `madvise` that changes what a mapping is.
+pub mod madvise {
+    /// `MADV_DONTFORK`
+    pub const DONTFORK: u64 = 10;
+    /// `MADV_DOFORK`
+    pub const DOFORK: u64 = 11;
+}
+
+/// Flags of `clone`.
+pub mod clone {
+    /// `CLONE_VM`
+    pub const VM: u64 = 0x100;
+    /// `CLONE_THREAD`
+    pub const THREAD: u64 = 0x1_0000;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_tables_are_in_step_with_the_numbers() {
+        for (nr, expected) in [
+            (0, "read"),
+            (MMAP, "mmap"),
+            (MREMAP, "mremap"),
+            (CLONE, "clone"),
+            (SHMDT, "shmdt"),
+            (PRCTL, "prctl"),
+            (REMAP_FILE_PAGES, "remap_file_pages"),
+            (USERFAULTFD, "userfaultfd"),
+            (PKEY_MPROTECT, "pkey_mprotect"),
+            (334, "rseq"),
+            (424, "pidfd_send_signal"),
+            (CLONE3, "clone3"),
+            (PROCESS_MADVISE, "process_madvise"),
+            (450, "set_mempolicy_home_node"),
+            (MSEAL, "mseal"),
+        ] {
+            assert_eq!(name(nr), Some(expected));
+            assert_eq!(number(expected), Some(nr));
+        }
+        assert_eq!(name(400), None);
+        assert_eq!(name(u32::MAX), None);
+        assert_eq!(number(""), None);
+    }
+}
