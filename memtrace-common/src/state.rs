@@ -154,6 +154,8 @@ pub struct Thread {
     pub populating: u64,
     /// Pages booked last under `last`, to be moved when a later event of the same fault tells the true cause.
     pub last_pages: i64,
+    /// 1: the fault has changed no counter so far; who exchanges it for 0 books it.
+    pub pending: i64,
     /// Latency given to that record for this fault; 0 for none.
     pub last_latency_ns: u64,
     /// The record booked last for this fault.

@@ -110,6 +110,7 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
             detail: 0,
         };
         let first = (*th).state & thread::BOOKED == 0;
+        (*th).pending = 0;
         let now = bpf_ktime_get_ns();
         if member == SWAP && !first {
             // do_swap_page adds the page first and takes the swap entry after.

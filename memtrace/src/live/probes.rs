@@ -227,7 +227,20 @@ impl Probes {
         self.control
             .set(0, Wire(Control { epoch: self.epoch, attach_tgid: tgid }), 0)
             .context("failed to write the control map")?;
-        let iterator: &mut Iter = program(&mut self.ebpf, "attach")?;
+        self.iterate("attach")
+    }
+
+    /// Books every thread's last fault if that is over and changed no counter.
+    ///
+    /// # Errors
+    /// The kernel refuses the task iterator.
+    pub fn flush(&mut self) -> Result<()> {
+        self.iterate("flush")
+    }
+
+    /// Runs a program on every task.
+    fn iterate(&mut self, name: &str) -> Result<()> {
+        let iterator: &mut Iter = program(&mut self.ebpf, name)?;
         let link = iterator.attach().context("failed to create the task iterator")?;
         let link = iterator.take_link(link).context("failed to take the task iterator's link")?;
         let mut output = Vec::new();
@@ -328,6 +341,9 @@ fn load_all(ebpf: &mut Ebpf, btf: &Btf, missing: &mut Vec<(String, String)>) -> 
     tracepoint.load().context("the kernel refuses the program for the mapping calls")?;
     let event: &mut PerfEvent = program(ebpf, "page_fault_major")?;
     event.load().context("the kernel refuses the program for major faults")?;
-    let iterator: &mut Iter = program(ebpf, "attach")?;
-    iterator.load("task", btf).context("the kernel refuses the task iterator")
+    for name in ["attach", "flush"] {
+        let iterator: &mut Iter = program(ebpf, name)?;
+        iterator.load("task", btf).with_context(|| format!("the kernel refuses the task iterator {name}"))?;
+    }
+    Ok(())
 }
