@@ -50,10 +50,12 @@ impl Postgres {
     /// `initdb`, as the user `postgres`, who owns the directory.
     ///
     /// # Errors
-    /// PostgreSQL 15 or its user is missing: skipped.
+    /// PostgreSQL or its user is missing: skipped.
     pub fn create() -> Result<Self> {
-        let bin = program(&["/usr/lib/postgresql/15/bin/postgres"], "postgresql-15")?;
-        let bin = bin.parent().context("a directory")?.to_owned();
+        let bin = newest_postgres().map_or_else(
+            || program(&["postgres"], "postgresql").map(|path| path.with_file_name("")),
+            Ok,
+        )?;
         let dir = TempDir::new()?;
         let data = dir.path().join("data");
         if !Command::new("chown")
@@ -62,7 +64,7 @@ impl Postgres {
             .status()?
             .success()
         {
-            skip("there is no user postgres; type: apt-get install -y postgresql-15")?;
+            skip("there is no user postgres; type: apt-get install -y postgresql")?;
         }
         let made = as_postgres(&bin.join("initdb"))
             .args([
@@ -192,6 +194,16 @@ fn as_postgres(program: &Path) -> Command {
         .arg(program)
         .current_dir("/");
     command
+}
+
+/// Debian keeps each version's programs out of `PATH`.
+fn newest_postgres() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
+    let version = |path: &Path| path.parent()?.file_name()?.to_str()?.parse::<u32>().ok();
+    versions
+        .map(|entry| entry.path().join("bin"))
+        .filter(|bin| bin.join("postgres").is_file())
+        .max_by_key(|bin| version(bin))
 }
 
 /// A Redis server's command line on a socket in the directory, with nothing saved.

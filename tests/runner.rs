@@ -102,6 +102,7 @@ pub fn run(tests: &[Test]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let all = Instant::now();
     let (mut failed, mut skipped) = (Vec::new(), 0);
     for (name, test) in &chosen {
         CURRENT.replace((*name).to_owned());
@@ -133,16 +134,23 @@ pub fn run(tests: &[Test]) -> ExitCode {
         }
     }
     let passed = chosen.len() - failed.len() - skipped;
-    println!(
-        "\n{passed} passed, {} failed, {skipped} skipped of {} chosen",
-        failed.len(),
-        chosen.len()
-    );
     if !failed.is_empty() {
-        println!("failed: {}", failed.join(", "));
+        println!("\nfailed: {}", failed.join(", "));
     } else if passed == 0 {
-        println!("all were skipped: nothing was tested, and that is a failure");
+        println!("\nall were skipped: nothing was tested, and that is a failure");
     }
+    // libtest's words, for whoever counts.
+    println!(
+        "\ntest result: {}. {passed} passed; {} failed; {skipped} ignored; 0 measured; {} filtered out; finished in {:.2}s\n",
+        if failed.is_empty() && passed > 0 {
+            "ok"
+        } else {
+            "FAILED"
+        },
+        failed.len(),
+        tests.len() - chosen.len(),
+        all.elapsed().as_secs_f64()
+    );
     if failed.is_empty() && passed > 0 {
         ExitCode::SUCCESS
     } else {

@@ -77,6 +77,8 @@ fn fork(stage: &mut Stage) {
     let child = unsafe {
         let child = libc::fork();
         if child == 0 {
+            // The parent may be killed: nobody would tell this one to leave.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             region.part(0, 50).write();
             fresh.write();
             up.send();

@@ -226,7 +226,10 @@ fn node(stage: &mut Stage) {
     let moved = taken(stage, 200);
     stage.finish(
         Check::All,
-        &[Expect::new("reclaim.direct").pages(moved).placeless().by(helper.pid())],
+        &[Expect::new("reclaim.direct")
+            .pages(moved)
+            .placeless()
+            .by(helper.pid())],
     );
 }
 
