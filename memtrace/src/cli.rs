@@ -1,7 +1,8 @@
 //! The command line: every flag, parsed into plain structs. Reads no environment and opens no file; what cannot
 //! be meant is refused here with what to type instead.
 
-use clap::error::ErrorKind;
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -195,7 +196,7 @@ enum Sub {
     Replay {
         /// The trace file to read.
         #[arg(value_name = "FILE")]
-        file: PathBuf,
+        trace: PathBuf,
         #[command(flatten)]
         output: OutputArgs,
         #[command(flatten)]
@@ -293,7 +294,7 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    let Cli { subcommand, target, trace, output, talk } = Cli::try_parse_from(arguments)?;
+    let Cli { subcommand, target, trace, output, talk } = Cli::try_parse_from(arguments).map_err(with_dashes)?;
     Ok(match subcommand {
         None => Request::Watch {
             target: target.target("memtrace")?,
@@ -307,7 +308,7 @@ where
             force,
             output: OutputArgs { json: false, file: None, threshold: None }.options(&talk),
         },
-        Some(Sub::Replay { file, output, talk }) => {
+        Some(Sub::Replay { trace: file, output, talk }) => {
             if output.file.as_ref() == Some(&file) {
                 return Err(usage("the output would overwrite the trace; give -o another file"));
             }
@@ -321,6 +322,18 @@ where
 #[must_use]
 pub fn definition() -> clap::Command {
     Cli::command()
+}
+
+/// `memtrace ./server` is refused by clap; what was meant is `memtrace -- ./server`.
+fn with_dashes(mut error: clap::Error) -> clap::Error {
+    if error.kind() == ErrorKind::UnknownArgument
+        && let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg)
+        && !argument.starts_with('-')
+    {
+        let tip = StyledStr::from(format!("to start a command, write `--` before it: memtrace -- {argument}"));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
 }
 
 fn usage(message: &str) -> clap::Error {

@@ -40,6 +40,7 @@ pub fn demo() -> Result<ExitCode> {
     }
     machine::mount_tracefs()?;
     eprintln!("demo: {}\n", shell::line(&command));
+    outlive_interrupt();
     let status = command
         .status()
         .with_context(|| format!("failed to start {}", memtrace.display()))?;
@@ -50,4 +51,13 @@ pub fn demo() -> Result<ExitCode> {
     next.arg(&memtrace).args(["--pid", "N"]);
     eprintln!("{WHAT_TO_LOOK_AT}  {}", shell::line(&next));
     Ok(ExitCode::SUCCESS)
+}
+
+/// `^C` ends what is watched, then memtrace with its closing statement; we stay until that is printed.
+/// A handler instead of ignoring: programs that we start begin with the default again.
+fn outlive_interrupt() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    // SAFETY: a handler that does nothing is safe in whatever it interrupts.
+    unsafe { libc::signal(libc::SIGINT, handler as libc::sighandler_t) };
 }

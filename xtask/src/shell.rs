@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -57,7 +58,12 @@ pub fn ask(command: &mut Command) -> Option<String> {
 
 /// `command` as one could type it, without its environment.
 pub fn line(command: &Command) -> String {
-    let mut line = command.get_program().to_string_lossy().into_owned();
+    let program = Path::new(command.get_program());
+    let mut line = match program.file_name() {
+        // The toolchain's own path says nothing to a person.
+        Some(name) if name == "cargo" => "cargo".to_owned(),
+        _ => program.display().to_string(),
+    };
     for argument in command.get_args() {
         let argument = argument.to_string_lossy();
         let plain = !argument.is_empty()

@@ -232,20 +232,23 @@ fn tests(command: &mut Command) -> Result<Counts> {
     Ok(counts)
 }
 
-/// The counts of a line `test result: ok. 12 passed; 0 failed; 1 ignored; …`.
+/// The counts of libtest's line `test result: ok. 12 passed; 3 failed; 1 ignored; …`, or of the kernel tests' own
+/// `12 passed, 3 failed, 1 skipped of 16 chosen`.
 fn parse_result(line: &str) -> Option<Counts> {
-    let result = line.strip_prefix("test result: ")?;
-    let (_, counts) = result.split_once(". ")?;
+    let counts = match line.strip_prefix("test result: ") {
+        Some(result) => result.split_once(". ")?.1,
+        None => line.trim_end().strip_suffix(" chosen")?,
+    };
     let mut parsed = Counts::default();
-    for part in counts.split("; ") {
-        let Some((count, what)) = part.split_once(' ') else {
+    for part in counts.split([';', ',']) {
+        let mut words = part.split_whitespace();
+        let Some(Ok(count)) = words.next().map(str::parse) else {
             continue;
         };
-        let Ok(count) = count.parse() else { continue };
-        match what {
-            "passed" => parsed.passed = count,
-            "failed" => parsed.failed = count,
-            "ignored" => parsed.ignored = count,
+        match words.next() {
+            Some("passed") => parsed.passed = count,
+            Some("failed") => parsed.failed = count,
+            Some("ignored" | "skipped") => parsed.ignored = count,
             _ => {}
         }
     }
@@ -276,7 +279,7 @@ impl Steps {
     /// Prints what happened; true when everything passed.
     fn summary(&self) -> bool {
         let mut total = Counts::default();
-        let mut good = true;
+        let mut bad = 0;
         println!("\n── summary");
         for Step {
             name,
@@ -287,7 +290,7 @@ impl Steps {
             let (mark, said) = match outcome {
                 Ok(counts) => {
                     total.add(*counts);
-                    good &= counts.failed == 0;
+                    bad += usize::from(counts.failed > 0);
                     let mark = if counts.failed == 0 {
                         "ok    "
                     } else {
@@ -297,24 +300,27 @@ impl Steps {
                         String::new()
                     } else {
                         format!(
-                            "  {} passed, {} failed, {} ignored",
+                            "  {} passed, {} failed, {} skipped",
                             counts.passed, counts.failed, counts.ignored
                         )
                     };
                     (mark, said)
                 }
                 Err(error) => {
-                    good = false;
+                    bad += 1;
                     ("FAILED", format!("  {error:#}"))
                 }
             };
             println!("{mark} {name:<24} {:>11}{said}", seconds(*took));
         }
+        if bad > 0 {
+            println!("{bad} of {} steps failed", self.0.len());
+        }
         println!(
             "{} passed, {} failed, {} skipped",
             total.passed, total.failed, total.ignored
         );
-        good
+        bad == 0
     }
 }
 
@@ -333,7 +339,17 @@ mod tests {
                 ignored: 1
             })
         );
+        let line = "9 passed, 0 failed, 2 skipped of 11 chosen\n";
+        assert_eq!(
+            parse_result(line),
+            Some(Counts {
+                passed: 9,
+                failed: 0,
+                ignored: 2
+            })
+        );
         assert_eq!(parse_result("test laws::closes ... ok\n"), None);
+        assert_eq!(parse_result("no test chosen of 11\n"), None);
     }
 
     #[test]

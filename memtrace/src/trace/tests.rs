@@ -459,12 +459,13 @@ fn large_maps(lines: usize, name: usize) -> Event {
 
 #[test]
 fn large_events_have_room_and_too_large_ones_are_left_out() {
-    let large = large_maps(3, 20 << 20);
-    let mut writer = Writer::new(Vec::new()).unwrap();
+    let mut writer = Writer::with_limit(Vec::new(), 100_000).unwrap();
+    let (large, too_large) = (large_maps(9, 11_000), large_maps(10, 11_000));
     writer.push(&event(9)).unwrap();
     assert!(
-        matches!(writer.push(&large_maps(5, 20 << 20)), Err(Error::EventTooLarge { bytes }) if bytes > 100 << 20)
+        matches!(writer.push(&too_large), Err(Error::EventTooLarge { bytes }) if bytes > 110_000)
     );
+    // Together with the first event it is too large for one frame.
     writer.push(&large).unwrap();
     writer.push(&event(22)).unwrap();
     let (events, failure, end) = read(&writer.finish().unwrap());
@@ -548,16 +549,19 @@ fn a_busy_minute_stays_small() {
         for _ in 0..40 {
             n += 1;
             writer
-                .push(&change(n, MmId(0), 1 << 50 | tick * 100_000_000 + n, 4711))
+                .push(&change(
+                    n,
+                    MmId(0),
+                    (1 << 50) + tick * 100_000_000 + n,
+                    4711,
+                ))
                 .unwrap();
         }
         writer.push(&event(10 + KINDS * tick)).unwrap();
         writer.end_frame().unwrap();
     }
-    let raw: usize = (1..=n).map(|n| postcard::to_allocvec(&change(n, MmId(0), 1 << 50 | n / 40 * 100_000_000 + n, 4711)).unwrap().len()).sum();
-    eprintln!("RAW {} per {}", raw as f64 / n as f64, writer.written() as f64 / (n + 600) as f64);
     let per_event = writer.written() as f64 / (n + 600) as f64;
-    assert!(per_event < 60.0, "{per_event:.1} bytes an event");
+    assert!(per_event < 25.0, "{per_event:.1} bytes an event");
 }
 
 proptest! {

@@ -17,6 +17,7 @@ pub struct Writer<W: Write> {
     raw: Vec<u8>,
     frame: Vec<u8>,
     written: u64,
+    limit: usize,
     stopped: bool,
 }
 
@@ -25,7 +26,12 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub fn new(mut sink: W) -> Result<Self, Error> {
+    pub fn new(sink: W) -> Result<Self, Error> {
+        Self::with_limit(sink, FRAME_LIMIT)
+    }
+
+    /// With another size that no frame may exceed.
+    pub(super) fn with_limit(mut sink: W, limit: usize) -> Result<Self, Error> {
         let mut header = MAGIC.to_vec();
         header.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         sink.write_all(&header)
@@ -41,6 +47,7 @@ impl<W: Write> Writer<W> {
             raw: Vec::new(),
             frame: Vec::new(),
             written: header.len() as u64,
+            limit,
             stopped: false,
         })
     }
@@ -57,11 +64,11 @@ impl<W: Write> Writer<W> {
         postcard::to_io(event, &mut self.raw)
             .map_err(|error| Error::Write(io::Error::other(error)))?;
         let bytes = self.raw.len() - begin;
-        if bytes > FRAME_LIMIT {
+        if bytes > self.limit {
             self.raw.truncate(begin);
             return Err(Error::EventTooLarge { bytes });
         }
-        if self.raw.len() > FRAME_LIMIT {
+        if self.raw.len() > self.limit {
             self.write_frame(begin)?;
         }
         if self.raw.len() > FRAME_TARGET {

@@ -31,11 +31,9 @@ use std::io;
 /// which the caller treats as a proper end. A report before the session's [`Report::Meta`] is `InvalidData`.
 pub trait View {
     /// Writes what is worth writing about this report.
-    #[allow(clippy::missing_errors_doc)]
     fn render(&mut self, report: &Report) -> io::Result<()>;
 
     /// Hands everything written so far to the reader.
-    #[allow(clippy::missing_errors_doc)]
     fn flush(&mut self) -> io::Result<()>;
 }
 

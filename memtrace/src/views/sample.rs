@@ -225,7 +225,7 @@ pub(in crate::views) fn end() -> EndReport {
     EndReport {
         end: End { ts_ns: BEGIN + 5_000 * MS, reason: EndReason::Exited { code: Some(0) } },
         total: closing(),
-        lost: Lost::default(),
+        lost: LOST,
         own: Own { cpu_ns: 20 * MS, bpf_ns: Some(1_200_000), bpf_runs: Some(33_000), max_rss: 12_582_912 },
         mms: 1,
     }

@@ -3,6 +3,7 @@ use crate::event::{EndReason, TaskWhat};
 use crate::statement::{EndReport, ProcessChange};
 use crate::views::sample;
 use memtrace_common::Cause;
+use proptest::prelude::*;
 use serde_json::Value;
 
 fn lines(reports: &[Report]) -> Vec<String> {
@@ -70,6 +71,24 @@ fn untrusted_strings_are_lossless_and_harmless() {
     assert_eq!(value["entries"][0]["comm"], "\u{202e}\u{9b}é\"");
     assert_eq!(value["entries"][0].get("comm_hex"), None);
     assert_eq!(value["entries"][1]["comm"], Value::Null);
+}
+
+proptest! {
+    #[test]
+    fn any_name_can_be_had_back(name in proptest::collection::vec(any::<u8>(), 0..40)) {
+        let mut statement = sample::growth();
+        statement.comm = name.clone();
+        let value = with_meta(Report::Statement(statement));
+        let back = match (value.get("comm_hex"), value["comm"].as_str()) {
+            (Some(hex), _) => {
+                let hex = hex.as_str().expect("a string");
+                (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).expect("hex")).collect()
+            }
+            (None, Some(text)) => text.as_bytes().to_vec(),
+            (None, None) => Vec::new(),
+        };
+        prop_assert_eq!(back, name);
+    }
 }
 
 #[test]

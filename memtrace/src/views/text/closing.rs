@@ -19,8 +19,12 @@ const HINTS: usize = 4;
 const INDENT: usize = 13;
 
 impl Session {
-    /// The closing statement of one mm among several.
+    /// The closing statement of one mm among several: whole for the process that was asked for and for books that
+    /// leave something open, one sentence for children, of which there may be thousands.
     pub(super) fn closing(&mut self, closing: &ClosingStatement) {
+        if closing.pid != self.meta.pid && closing.unexplained.is_zero() && !self.options.verbose {
+            return self.closing_sentence(closing);
+        }
         let title = format!(
             "closing statement of {}, {}",
             process_name(closing.pid, &closing.comm),
@@ -28,6 +32,33 @@ impl Session {
         );
         self.sheet.rule(&title);
         self.books(closing);
+    }
+
+    /// `12:00:05.000  sh[4720]  closes: RES 0 → 0, peak 1.2 MiB: +1.1 MiB fork, −1.1 MiB exit; 321 faults; unexplained 0 B`
+    fn closing_sentence(&mut self, c: &ClosingStatement) {
+        let scale = self.scale;
+        let mut causes: Vec<&(Cause, Sum)> = c.by_cause.iter().filter(|(_, sum)| !sum.delta.is_zero()).collect();
+        causes.sort_by_key(|(_, sum)| std::cmp::Reverse(sum.delta.gross()));
+        let mut parts: Vec<String> = causes
+            .iter()
+            .take(4)
+            .map(|(cause, sum)| format!("{} {}", signed_size(scale.bytes(sum.delta.res())), cause.name()))
+            .collect();
+        if causes.len() > parts.len() {
+            parts.push(counted((causes.len() - parts.len()) as u64, "more cause", "more causes"));
+        }
+        let text = format!(
+            "{}  closes: RES {} → {}, peak {}: {}; {}; unexplained 0 B",
+            process_name(c.pid, &c.comm),
+            level(scale.bytes(c.opening.amounts.res())),
+            level(scale.bytes(c.closing.amounts.res())),
+            level(scale.bytes(c.peak_res)),
+            if parts.is_empty() { "nothing changed".to_owned() } else { parts.join(", ") },
+            counted(c.faults.minor.saturating_add(c.faults.major), "fault", "faults"),
+        );
+        let stamp = self.stamp(c.ts_ns);
+        let indent = stamp.chars().count();
+        self.sheet.wrapped((Look::Faint, &stamp), indent, (Look::Plain, &text));
     }
 
     /// The closing statement of the session.
@@ -149,7 +180,7 @@ impl Session {
                 ),
             ),
         ]);
-        let classes: [(&str, fn(Amounts) -> i64); 5] = [
+        let classes: [(&str, Class); 5] = [
             ("anon", |a| a.anon),
             ("file", |a| a.file),
             ("shmem", |a| a.shmem),
@@ -228,6 +259,9 @@ impl Session {
     }
 }
 
+/// Picks one class, or RES, out of four.
+type Class = fn(Amounts) -> i64;
+
 /// One row per class, five figures that must satisfy `closing − opening = change = explained + unexplained`.
 struct Ledger {
     opening: Amounts,
@@ -237,7 +271,7 @@ struct Ledger {
 }
 
 impl Ledger {
-    fn figures(&self, class: fn(Amounts) -> i64, scale: Scale) -> [i64; 5] {
+    fn figures(&self, class: Class, scale: Scale) -> [i64; 5] {
         let change = self.closing - self.opening;
         [self.closing, self.opening, change, self.explained, self.unexplained].map(|a| scale.bytes(class(a)))
     }

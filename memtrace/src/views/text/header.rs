@@ -115,7 +115,7 @@ fn corrections(o: &Overview) -> String {
             ));
             if o.anon > private_anon {
                 text.push_str(&format!(
-                    " The other {} of its anonymous memory is still shared with a parent or child since a fork.",
+                    " The other {} of its anonymous memory is shared as well, as it is after a fork.",
                     size(o.anon - private_anon)
                 ));
             }

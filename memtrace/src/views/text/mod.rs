@@ -180,6 +180,7 @@ impl Session {
     fn forget(&mut self, mm: MmId) {
         self.pending.remove(&mm);
         self.told.remove(&mm);
+        self.names.remove(&mm);
     }
 
     fn release_held(&mut self) {
