@@ -82,31 +82,50 @@ fn kswapd() -> Result<()> {
     if std::env::var_os("MEMTRACE_WHOLE_MACHINE").is_none() {
         skip("takes the whole machine's page cache; set MEMTRACE_WHOLE_MACHINE=1 to run it")?;
     }
+    let daemon = kernel_thread("kswapd0")?;
     let dir = TempDir::new()?;
-    let play = Play::default();
+    let cgroup = Cgroup::memory()?;
+    let path = cgroup.path().display().to_string();
+    let play = Play { options: &[("--cgroup", &path)], ..Play::default() };
     let mut target = Target::workload("reclaim.kswapd", &options(&dir, &play))?;
     let tool = Tool::attach(target.pid(), play.tool)?;
     let before = Pages::read(Pid::Of(target.pid()))?;
     target.send("x")?;
+    let deadline = Instant::now() + PATIENCE;
     {
         let free = meminfo("MemFree")?;
         let scale = Setting::set("/proc/sys/vm/watermark_scale_factor", "3000")?;
         // low = min + 30 %: a minimum of what is free less a sixth of the machine leaves allocations alone and wakes kswapd.
         let least = free.saturating_sub(meminfo("MemTotal")? / 6);
         let minimum = Setting::set("/proc/sys/vm/min_free_kbytes", &least.to_string())?;
-        let deadline = Instant::now() + PATIENCE;
-        while Pages::read(Pid::Of(target.pid()))?.file > before.file - 1000 {
+        while Pages::read(Pid::Of(target.pid()))?.file > before.file - 200 {
             // kswapd is woken by an allocation that finds too little: a few pages are one.
-            drop(vec![1_u8; 4 << 20]);
+            std::hint::black_box(vec![1_u8; 4 << 20]);
             ensure!(Instant::now() < deadline, "kswapd did not come");
         }
         drop((minimum, scale));
+    }
+    while !asleep(daemon)? {
+        ensure!(Instant::now() < deadline, "kswapd does not sleep again");
     }
     target.send("x")?;
     let truth = target.json()?;
     ensure!(truth["done"] == true, "the scene itself failed: {truth}");
     let outcome = memtrace_tests::scene::close_stopped(tool, target.pid())?;
     memtrace_tests::scene::assert_truth(&truth, &outcome.books, target.pid())
+}
+
+/// The kernel's thread of this name.
+fn kernel_thread(name: &str) -> Result<u32> {
+    let pids =
+        std::fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let named = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
+    pids.into_iter().find(named).with_context(|| format!("no kernel thread is named {name}"))
+}
+
+fn asleep(pid: u32) -> Result<bool> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    Ok(stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['S', 'I'])))
 }
 
 fn meminfo(key: &str) -> Result<u64> {

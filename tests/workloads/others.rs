@@ -25,7 +25,7 @@ pub const SCENES: &[(&str, Scene)] = &[
 const PATIENCE_NS: u64 = 60_000_000_000;
 
 /// Looks every millisecond whether the kernel has done it: these threads tell nobody when they are done.
-pub fn until(stage: &mut Stage, what: &str, mut done: impl FnMut(&Stage) -> bool) {
+fn until(stage: &mut Stage, what: &str, mut done: impl FnMut(&Stage) -> bool) {
     let deadline = monotonic_ns() + PATIENCE_NS;
     while !done(stage) {
         if monotonic_ns() > deadline {
