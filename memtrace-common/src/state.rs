@@ -70,6 +70,9 @@ pub struct Control {
     pub attach_tgid: u32,
 }
 
+/// Ranges of a slot's address space, by hash, that are told apart when something is unmapped.
+pub const LIVES: usize = 256;
+
 /// One mm under observation, by slot.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -86,12 +89,16 @@ pub struct Slot {
     pub brk: u64,
     /// Which use of the slot this is.
     pub generation: u32,
-    /// Calls that unmapped something so far: part of a record's key, so that no record spans two lives of a range.
-    pub life: u32,
+    /// Records that consumed the growth of `count` last, by counter: where a fault finds its own page that another
+    /// CPU's handler took for its own.
+    pub consumer: [RecordKey; MEMBERS],
     /// Calls that changed the mappings so far: a cached VMA range is good while this stands still.
     pub vma_seq: u32,
     /// Process that owns it.
     pub tgid: u32,
+    /// Calls that unmapped a range beginning at an address of this hash: part of a record's key, so that no record
+    /// spans two lives of a range.
+    pub lives: [u32; LIVES],
 }
 
 /// One CPU's view of one mm: where its part of the counters stood when it last looked.

@@ -6,7 +6,7 @@
 
 use crate::kernel::{Task, exchange};
 use crate::maps::{MMS, SLOTS, THREADS, emit, epoch, lose, maybe_traced};
-use crate::slot::head;
+use crate::slot::{head, life_of};
 use crate::{record, vma};
 use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
@@ -83,7 +83,7 @@ pub fn book_unchanged(task: Task, th: *mut Thread, detail: u16) -> i32 {
             ip: (*th).ip,
             place: place.place,
             tid: task.pid(),
-            life: (*slot).life,
+            life: life_of(slot, place.place),
             slot: (*th).slot as u16,
             nr: (*th).nr as i16,
             cause: cause as u8,
