@@ -214,6 +214,19 @@ impl AddressSpace {
             .map(|(&start, &segment)| (start, segment))
     }
 
+    /// Segments that begin at an address or above it.
+    pub fn segments_from(&self, address: u64) -> impl Iterator<Item = (u64, Segment)> + '_ {
+        self.segments
+            .range(address..)
+            .map(|(&start, &segment)| (start, segment))
+    }
+
+    /// How many lives there are.
+    #[must_use]
+    pub fn life_count(&self) -> usize {
+        self.lives.len()
+    }
+
     /// Numbers of the lives, by address.
     #[must_use]
     pub fn lives(&self) -> Vec<u64> {

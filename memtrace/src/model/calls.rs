@@ -28,7 +28,13 @@ impl AddressSpace {
             .is_some_and(|(begin_ns, _)| call.ts_ns < begin_ns)
         {
             if call.nr == syscalls::MMAP {
-                self.adopt(call);
+                let anonymous = call.args[3] & (mmap::ANONYMOUS | mmap::SHARED | mmap::HUGETLB);
+                let backing = if anonymous == mmap::ANONYMOUS {
+                    Backing::Anon
+                } else {
+                    Backing::File(None)
+                };
+                self.adopt(call, backing);
             }
             return;
         }
@@ -172,8 +178,8 @@ impl AddressSpace {
         seed: Seed,
         fixed: bool,
     ) {
-        if self.is_read_already(call) && self.is_covered(start, end, seed.backing) {
-            self.adopt(call);
+        if self.is_read_already(call) && self.adopt(call, seed.backing) {
+            self.protect(start, end, permissions);
             return;
         }
         if !fixed {
@@ -249,19 +255,20 @@ impl AddressSpace {
         true
     }
 
-    /// A reading showed the mapping before its call was known: now it has a birth.
-    fn adopt(&mut self, call: &Syscall) {
-        let Some((start, end)) = self.span(call.ret as u64, call.args[1]) else {
-            return;
-        };
-        if let Some(number) = self.life_at(start)
-            && let Some(life) = self.lives.get_mut(&number)
-            && (life.start, life.end) == (start, end)
+    /// A reading showed the mapping before its call was known: now it has a birth. False when no such life is there.
+    fn adopt(&mut self, call: &Syscall, backing: Backing) -> bool {
+        let range = self.span(call.ret as u64, call.args[1]);
+        let life = self.life_at(call.ret as u64);
+        if let Some(life) = life.and_then(|life| self.lives.get_mut(&life))
+            && Some((life.start, life.end)) == range
             && life.seed.birth.is_none()
+            && life.seed.backing.agrees(backing)
         {
             life.seed.birth = Some(birth(call));
             life.cached = None;
+            return true;
         }
+        false
     }
 
     fn unmap(&mut self, call: &Syscall, start: u64, end: u64) {
@@ -394,6 +401,7 @@ impl AddressSpace {
         let old = self.brk;
         let new = self.up(call.ret as u64);
         self.brk = new;
+        self.journal.break_ns = call.ts_ns;
         if old == 0 || old == new {
             return;
         }

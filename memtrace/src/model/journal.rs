@@ -11,6 +11,8 @@ pub(super) struct Journal {
     /// Ranges mapped while their unmapping had not returned: start, end, thread that mapped, when.
     pub(super) overtaken: Vec<(u64, u64, u32, u64)>,
     last_tick_ns: u64,
+    /// When the last `brk` returned that was followed.
+    pub(super) break_ns: u64,
     /// Begin and end of the last reading.
     pub(super) read: Option<(u64, u64)>,
 }

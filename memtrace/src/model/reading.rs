@@ -3,7 +3,8 @@
 //! The reading took time. Calls that returned before it began are contained in it; the ranges that later calls
 //! touched are known better from the calls, so the reading has no say there, whether it contains them or not. A
 //! call that arrives after the reading but returned before it began changes nothing any more; one that returned
-//! while it was taken is applied on top, which for every call gives the same result once or twice.
+//! while it was taken is applied on top, which gives the same result once or twice, unless it moved a mapping and the
+//! old place was used again within the reading (the next reading tells).
 //!
 //! Outside those ranges the reading is right: lives that it shows go on, with its names and permissions; ranges that
 //! it does not show, or shows with another backing, die; ranges that were not known grow a neighbour in the same
@@ -69,8 +70,8 @@ impl AddressSpace {
         for ((line, hint), run) in lines.iter().zip(&hints).zip(runs(&lines)) {
             self.describe(line, hint, run, &touched);
         }
-        if let Some(heap) = lines.iter().rfind(|line| line.name == b"[heap]")
-            && without(heap.start, heap.end, &touched) == [(heap.start, heap.end)]
+        if self.journal.break_ns < maps.begin_ns
+            && let Some(heap) = lines.iter().rfind(|line| line.name == b"[heap]")
         {
             self.brk = heap.end;
         }
