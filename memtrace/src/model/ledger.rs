@@ -252,6 +252,8 @@ pub(super) struct Ledger {
     pub(super) start_ns: u64,
     sums: Sums,
     rows: BTreeMap<Spot, Row>,
+    /// Number of rows at which to look for dead ones.
+    shrink_at: usize,
 }
 
 impl Ledger {
@@ -267,6 +269,7 @@ impl Ledger {
                 ..Sums::default()
             },
             rows: BTreeMap::new(),
+            shrink_at: 3 * DEAD_ROWS,
         }
     }
 
@@ -319,16 +322,15 @@ impl Ledger {
         (accounts, opening, unexplained)
     }
 
-    /// Folds the rows of mappings that are over once there are twice as many as may stay.
+    /// Folds the rows of mappings that are over, once there may be three times as many as may stay: looking at all rows
+    /// costs, so it is done once in 2 × [`DEAD_ROWS`] new rows.
     fn shrink(&mut self, space: &AddressSpace) {
         let over = |spot: &Spot| match *spot {
             Spot::Life(life) => space.range(life).is_none(),
             Spot::Nowhere => false,
             Spot::Range(..) | Spot::Inode(..) => true,
         };
-        if self.rows.len() <= 2 * DEAD_ROWS
-            || self.rows.keys().filter(|spot| over(spot)).count() <= 2 * DEAD_ROWS
-        {
+        if self.rows.len() < self.shrink_at {
             return;
         }
         let mut dead: Vec<(Spot, u64)> = self
@@ -337,6 +339,10 @@ impl Ledger {
             .filter(|(spot, _)| over(spot))
             .map(|(&spot, row)| (spot, row.gross))
             .collect();
+        self.shrink_at = self.rows.len() - dead.len() + 3 * DEAD_ROWS;
+        if dead.len() <= DEAD_ROWS {
+            return;
+        }
         dead.sort_by_key(|&(spot, gross)| (std::cmp::Reverse(gross), spot));
         for (spot, _) in dead.split_off(DEAD_ROWS) {
             self.sums.rows.extend(self.rows.remove(&spot));

@@ -13,6 +13,8 @@ mod kind;
 mod latency;
 pub mod ledger;
 mod reading;
+#[cfg(test)]
+mod tests;
 
 use crate::event::{Closing, Event, Lost, Meta, MmId, MmOpened, Own, Task, TaskWhat, Tick, Why};
 use crate::statement::{Balance, EndReport, MappingRef, ProcessChange, Report};

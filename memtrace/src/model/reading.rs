@@ -64,10 +64,13 @@ impl AddressSpace {
         for (start, end) in self.contradicted(&lines, &touched) {
             self.remove(start, end);
         }
-        for (line, hint) in lines.iter().zip(&hints) {
+        let news: Vec<bool> = lines.iter().map(|line| !self.is_known(line)).collect();
+        for ((line, hint), _) in lines.iter().zip(&hints).zip(&news).filter(|(_, new)| **new) {
             self.fill(line, hint, &touched);
         }
-        for ((line, hint), run) in lines.iter().zip(&hints).zip(runs(&lines)) {
+        let runs = runs(&lines);
+        let described = lines.iter().zip(&hints).zip(&runs).zip(&news);
+        for (((line, hint), &run), _) in described.filter(|(_, new)| **new) {
             self.describe(line, hint, run, &touched);
         }
         if self.journal.break_ns < maps.begin_ns
@@ -123,6 +126,17 @@ impl AddressSpace {
             }
         }
         wrong
+    }
+
+    /// The line says nothing new: it is one segment of a life with this file and name.
+    fn is_known(&self, line: &MapsLine) -> bool {
+        self.segments.get(&line.start).is_some_and(|segment| {
+            segment.end == line.end
+                && segment.permissions == line.permissions
+                && self.lives.get(&segment.life).is_some_and(|life| {
+                    *life.seed.name == *line.name && life.seed.backing == backing_of(line)
+                })
+        })
     }
 
     /// Maps the parts of a line that no life covers.
