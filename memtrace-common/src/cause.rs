@@ -64,7 +64,6 @@ causes! {
     OomReaper = 28, "oom_reaper", "Taken by the OOM killer's reaper or process_mrelease.";
     Exit = 29, "exit", "Given back because the process ended.";
     Other = 30, "other", "Changed in a context that has no name here; the system call is given.";
-    Unattributed = 31, "unattributed", "Counted by the kernel, but the record of who and where had no room.";
 }
 
 impl Cause {

@@ -5,12 +5,12 @@
 //! [`MEMBERS`] are in the kernel's order (`MM_FILEPAGES`, `MM_ANONPAGES`, `MM_SWAPENTS`, `MM_SHMEMPAGES`).
 #![no_std]
 
-use bytemuck::{Pod, Zeroable};
-
 mod cause;
+mod state;
 mod wire;
 
 pub use cause::Cause;
+pub use state::*;
 pub use wire::*;
 
 /// Version of the structs of this crate. The program refuses a BPF object with another one.
@@ -26,9 +26,3 @@ pub const ANON: usize = 1;
 pub const SWAP: usize = 2;
 /// Index of `MM_SHMEMPAGES`: resident shared-memory and tmpfs pages.
 pub const SHMEM: usize = 3;
-
-const _: () = {
-    const fn pod<T: Pod + Zeroable>() {}
-    pod::<RecordKey>();
-    pod::<RecordValue>();
-};

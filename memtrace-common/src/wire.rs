@@ -13,8 +13,10 @@ pub mod place {
     pub const ADDRESS: u8 = 2;
     /// Start of the range that a system call named; `RecordValue::end` is the range's end.
     pub const RANGE: u8 = 3;
-    /// Inode number of the file that a system call named; `RecordValue::end` is its device (kernel encoding).
+    /// Inode number of the file that a system call named; `RecordValue::end` is its device (kernel encoding, `major << 20 | minor`).
     pub const INODE: u8 = 4;
+    /// Number of a mapping call of this thread whose address is known only when it returns; see [`super::SyscallRecord::call`].
+    pub const CALL: u8 = 5;
 }
 
 /// Identity of one merged record: all changes of an epoch that are equal in this.
@@ -131,6 +133,8 @@ pub struct SyscallRecord {
     pub ret: i64,
     /// User instruction pointer after the call.
     pub ip: u64,
+    /// How many mapping calls this thread had made before this one.
+    pub call: u64,
 }
 
 /// Why an mm came under observation; `MmRecord::why`.

@@ -442,7 +442,7 @@ mod cause_code {
 /// What could not be observed since the session began: one counter per cause of loss. All zero is the normal case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
-    /// Changes whose record had no room: their amounts are in `unattributed` entries, by class.
+    /// Changes whose record had no room: their amounts are in entries with the true cause, without mapping and thread.
     pub records: u64,
     /// Ring records (mapping calls, task events) that had no room: the address space was read again.
     pub ring: u64,

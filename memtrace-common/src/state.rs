@@ -1,0 +1,213 @@
+//! What the probes keep between events, and what the program gives them at load.
+
+use crate::{MEMBERS, RecordKey};
+use bytemuck::{Pod, Zeroable};
+
+macro_rules! layout {
+    ($($field:ident: $doc:literal,)*) => {
+        /// Offsets in bytes inside this kernel's structs, found in its BTF, and a few sizes. Constants for the verifier.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+        pub struct KernelLayout { $(#[doc = $doc] pub $field: u32,)* }
+    };
+}
+
+layout! {
+    task_mm: "`task_struct.mm`",
+    task_flags: "`task_struct.flags`",
+    task_pid: "`task_struct.pid`",
+    task_tgid: "`task_struct.tgid`",
+    task_comm: "`task_struct.comm`",
+    task_exit_code: "`task_struct.exit_code`",
+    task_signal: "`task_struct.signal`",
+    task_files: "`task_struct.files`",
+    task_min_flt: "`task_struct.min_flt`",
+    task_maj_flt: "`task_struct.maj_flt`",
+    task_pagefault_disabled: "`task_struct.pagefault_disabled`",
+    signal_live: "`signal_struct.live.counter`",
+    mm_rss_stat: "`mm_struct.rss_stat`",
+    mm_users: "`mm_struct.mm_users.counter`",
+    mm_total_vm: "`mm_struct.total_vm`",
+    mm_brk: "`mm_struct.brk`",
+    mm_start_brk: "`mm_struct.start_brk`",
+    mm_start_stack: "`mm_struct.start_stack`",
+    counter_size: "size of `percpu_counter`",
+    counter_count: "`percpu_counter.count`",
+    counter_locals: "`percpu_counter.counters`",
+    vma_start: "`vm_area_struct.vm_start`",
+    vma_end: "`vm_area_struct.vm_end`",
+    vma_ops: "`vm_area_struct.vm_ops`: null for anonymous memory",
+    regs_ip: "`pt_regs.ip`",
+    regs_orig_ax: "`pt_regs.orig_ax`: the system call in progress, or −1",
+    regs_cs: "`pt_regs.cs`: tells 32-bit code",
+    regs_di: "`pt_regs.di`: first argument",
+    regs_si: "`pt_regs.si`: second argument",
+    regs_dx: "`pt_regs.dx`: third argument",
+    regs_r10: "`pt_regs.r10`: fourth argument",
+    regs_r8: "`pt_regs.r8`: fifth argument",
+    regs_r9: "`pt_regs.r9`: sixth argument",
+    files_fdt: "`files_struct.fdt`",
+    fdt_max_fds: "`fdtable.max_fds`",
+    fdt_fd: "`fdtable.fd`",
+    file_inode: "`file.f_inode`",
+    inode_ino: "`inode.i_ino`",
+    inode_sb: "`inode.i_sb`",
+    sb_dev: "`super_block.s_dev`",
+    array_pptrs: "`bpf_array.pptrs`",
+    cpus: "possible CPUs",
+    slots: "slots for mms",
+    follow: "1: children are traced too",
+    time_all: "1: every fault's latency is measured, 0: one in sixteen and all major ones",
+}
+
+/// What the program tells the probes while they run; one element.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Control {
+    /// Number of the current interval; its lowest bit says which of the two record maps is live.
+    pub epoch: u32,
+    /// Process to look for when the task iterator runs.
+    pub attach_tgid: u32,
+}
+
+/// One mm under observation, by slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Slot {
+    /// The kernel's pointer; 0 when the slot is free.
+    pub mm: u64,
+    /// Addresses of `rss_stat[m].count`.
+    pub count: [u64; MEMBERS],
+    /// Per-CPU addresses `rss_stat[m].counters`, to which a CPU's offset is added.
+    pub locals: [u64; MEMBERS],
+    /// How much of each `count` has been booked.
+    pub attributed: [i64; MEMBERS],
+    /// Program break as last seen.
+    pub brk: u64,
+    /// Which use of the slot this is.
+    pub generation: u32,
+    /// Calls that unmapped something so far: part of a record's key, so that no record spans two lives of a range.
+    pub life: u32,
+    /// Calls that changed the mappings so far: a cached VMA range is good while this stands still.
+    pub vma_seq: u32,
+    /// Process that owns it.
+    pub tgid: u32,
+}
+
+/// One CPU's view of one mm: where its part of the counters stood when it last looked.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Cpu {
+    /// Pages booked by this CPU since the books opened.
+    pub booked: [i64; MEMBERS],
+    /// The same when the interval before `epoch` ended.
+    pub booked_before: [i64; MEMBERS],
+    /// This CPU's local part of each counter as last seen.
+    pub last: [i32; MEMBERS],
+    /// Interval of the last event.
+    pub epoch: u32,
+    /// Keeps `events` aligned.
+    pub reserved: u32,
+    /// Counter events seen, those without a change too: stands still while nothing happens.
+    pub events: u64,
+}
+
+/// `Thread::state` bits.
+pub mod thread {
+    /// A fault began.
+    pub const STARTED: u32 = 1;
+    /// It has been counted in a record.
+    pub const BOOKED: u32 = 2;
+    /// It took away a file or shared page: the anonymous page that follows is its copy.
+    pub const COPYING: u32 = 4;
+    /// It was taken in kernel mode.
+    pub const KERNEL: u32 = 8;
+    /// It wrote to a page that was present.
+    pub const WRITE_PRESENT: u32 = 16;
+    /// The kernel counted it as major before anything was booked.
+    pub const MAJOR: u32 = 32;
+    /// `vma_start..vma_end` is a file's or shared memory's.
+    pub const VMA_HAS_OPS: u32 = 64;
+}
+
+/// One thread of a traced mm: its fault in progress (or the last one), and the VMA that it hit.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Thread {
+    /// Its mm when it was last seen.
+    pub mm: u64,
+    /// User instruction of the fault.
+    pub ip: u64,
+    /// Faulting address.
+    pub address: u64,
+    /// When the fault began.
+    pub start_ns: u64,
+    /// `min_flt + maj_flt` when the fault began; once that has moved, the fault is over.
+    pub fault_count: u64,
+    /// Cached VMA.
+    pub vma_start: u64,
+    /// Its end.
+    pub vma_end: u64,
+    /// Mapping calls made.
+    pub calls: u64,
+    /// Value of `calls` in the mmap call that has begun to populate; `u64::MAX` for none.
+    pub populating: u64,
+    /// Pages booked last under `last`, to be moved when a later event of the same fault tells the true cause.
+    pub last_pages: i64,
+    /// Latency given to that record for this fault; 0 for none.
+    pub last_latency_ns: u64,
+    /// The record booked last for this fault.
+    pub last: RecordKey,
+    /// Interval of that booking.
+    pub last_epoch: u32,
+    /// `Slot::vma_seq` for which the cached VMA holds.
+    pub vma_seq: u32,
+    /// Slot of `mm`.
+    pub slot: u32,
+    /// See [`thread`].
+    pub state: u32,
+    /// System call of a kernel-mode fault, −1 for none.
+    pub nr: i32,
+    /// Faults seen, for sampling.
+    pub faults: u32,
+}
+
+/// A task that reclaims memory now.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Reclaimer {
+    /// Pages of `last` to be moved if a swap entry follows.
+    pub last_pages: i64,
+    /// Anonymous pages taken last: offered with MADV_FREE, unless a swap entry follows.
+    pub last: RecordKey,
+    /// Interval of that booking.
+    pub last_epoch: u32,
+    /// [`crate::Cause`] code of this reclaim.
+    pub cause: u32,
+}
+
+/// Amounts whose record had no room, per slot, cause and interval's parity.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Overflow {
+    /// Pages.
+    pub delta: [i64; MEMBERS],
+    /// Page faults.
+    pub faults: u64,
+    /// Changes.
+    pub changes: u64,
+}
+
+/// Losses, one element per CPU; names as in the outputs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Losses {
+    /// Changes whose record had no room.
+    pub records: u64,
+    /// Ring records that had no room.
+    pub ring: u64,
+    /// Threads that had no room.
+    pub threads: u64,
+    /// Mms that had no room.
+    pub mms: u64,
+}

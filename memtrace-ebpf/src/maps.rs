@@ -1,0 +1,122 @@
+//! All maps. Sizes here are defaults; the program sets them at load.
+
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::bpf_get_smp_processor_id,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
+};
+use memtrace_common::{Cause, Control, Cpu, Losses, Overflow, Reclaimer, RecordKey, RecordValue, Slot, Thread};
+
+/// Interval number and whom to attach to.
+#[map]
+pub static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+/// Slot of each traced mm, by the kernel's pointer.
+#[map]
+pub static MMS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+/// The traced mms.
+#[map]
+pub static SLOTS: Array<Slot> = Array::with_max_entries(1024, 0);
+/// Slots that nobody uses; filled by the program.
+#[map]
+pub static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(1024, 0);
+/// Each CPU's view of each slot.
+#[map]
+pub static CPUS: PerCpuArray<Cpu> = PerCpuArray::with_max_entries(1024, 0);
+/// What to add to a per-CPU address, by CPU. Per-CPU memory is not one of BPF's types: see [`crate::slot`].
+#[map]
+pub static CPU_OFFSETS: Array<u64> = Array::with_max_entries(1024, 0);
+/// A per-CPU variable of our own, from which the offsets are learned.
+#[map]
+pub static CPU_PROBE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+/// Traced processes.
+#[map]
+pub static PROCESSES: HashMap<u32, u32> = HashMap::with_max_entries(16384, 0);
+/// Threads of traced mms.
+#[map]
+pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(16384, 0);
+/// Tasks that reclaim memory now.
+#[map]
+pub static RECLAIMERS: HashMap<u32, Reclaimer> = HashMap::with_max_entries(4096, 0);
+/// Records of even intervals.
+#[map]
+pub static RECORDS_0: HashMap<RecordKey, RecordValue> = HashMap::with_max_entries(32768, 0);
+/// Records of odd intervals.
+#[map]
+pub static RECORDS_1: HashMap<RecordKey, RecordValue> = HashMap::with_max_entries(32768, 0);
+/// Amounts whose record had no room: `(slot × causes + cause) × 2 + parity`.
+#[map]
+pub static OVERFLOW: Array<Overflow> = Array::with_max_entries(1024 * Cause::COUNT as u32 * 2, 0);
+/// Mapping calls and lives of tasks.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+/// What was lost.
+#[map]
+pub static LOSSES: PerCpuArray<Losses> = PerCpuArray::with_max_entries(1, 0);
+
+/// One byte per hash of an mm pointer: 0 says for sure that no such mm is traced. What everybody else on the
+/// machine pays for our probes is one look here.
+static mut FILTER: [u8; FILTER_SIZE] = [0; FILTER_SIZE];
+const FILTER_SIZE: usize = 4096;
+
+#[inline(always)]
+fn filter_cell(mm: u64) -> *mut u8 {
+    // Slabs place mm_structs at multiples of 64 at least; the upper bits spread what the lower ones repeat.
+    // The verifier knows this for a pointer, with which it lets nobody calculate; a 32-bit move makes a number of it.
+    let bits: u32;
+    unsafe { core::arch::asm!("{o} = {i}", o = lateout(wreg) bits, i = in(wreg) mm as u32) };
+    let hash = ((bits >> 6) ^ (bits >> 18)) as usize & (FILTER_SIZE - 1);
+    (&raw mut FILTER).cast::<u8>().wrapping_add(hash)
+}
+
+/// False: certainly not traced.
+#[inline(always)]
+pub fn maybe_traced(mm: u64) -> bool {
+    unsafe { core::ptr::read_volatile(filter_cell(mm)) != 0 }
+}
+
+/// From now on [`maybe_traced`] says true. Never undone: a stale cell costs a lookup, nothing more.
+#[inline(always)]
+pub fn mark_traced(mm: u64) {
+    unsafe { core::ptr::write_volatile(filter_cell(mm), 1) }
+}
+
+/// Number of the current interval.
+#[inline(always)]
+pub fn epoch() -> u32 {
+    match CONTROL.get_ptr(0) {
+        Some(control) => unsafe { core::ptr::read_volatile(&raw const (*control).epoch) },
+        None => 0,
+    }
+}
+
+/// Counts a loss.
+macro_rules! lose {
+    ($what:ident) => {
+        if let Some(losses) = $crate::maps::LOSSES.get_ptr_mut(0) {
+            unsafe { (*losses).$what += 1 }
+        }
+    };
+}
+pub(crate) use lose;
+
+/// The program looks into the ring at each interval; only when this much waits is it worth waking it earlier.
+const WAKE_BYTES: u64 = 1 << 20;
+
+/// Puts a record into the ring, or counts its loss.
+#[inline(always)]
+pub fn emit<T: 'static>(record: T) {
+    match EVENTS.reserve::<T>(0) {
+        Some(mut entry) => {
+            entry.write(record);
+            let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
+            entry.submit(u64::from(if waiting > WAKE_BYTES { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
+        }
+        None => lose!(ring),
+    }
+}
+
+#[inline(always)]
+pub fn cpu() -> u32 {
+    unsafe { bpf_get_smp_processor_id() }
+}

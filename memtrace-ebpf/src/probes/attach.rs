@@ -1,0 +1,42 @@
+//! Attaching to a process that may be asleep: a task iterator finds its mm and opens the books.
+
+use crate::kernel::{Task, layout, load};
+use crate::maps::{CONTROL, CPU_OFFSETS, PROCESSES};
+use crate::slot::{self, Opening};
+use memtrace_common::why;
+
+/// The iterator's context: `{ meta, task }`, both pointers.
+#[repr(C)]
+pub struct IterTask {
+    meta: *const u8,
+    task: *const u8,
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub unsafe extern "C" fn attach(ctx: *mut IterTask) -> i32 {
+    let task = unsafe { (*ctx).task };
+    if task.is_null() {
+        return 0;
+    }
+    if CPU_OFFSETS.get(0).is_some_and(|offset| *offset == 0) && slot::learn_cpu_offsets() == 0 {
+        return 0;
+    }
+    let Some(control) = CONTROL.get(0) else { return 0 };
+    let task = Task(task);
+    let tgid = task.tgid();
+    if tgid != control.attach_tgid {
+        return 0;
+    }
+    let mm: u64 = unsafe { load(task.0, layout!(task_mm)) };
+    if mm == 0 {
+        return 0;
+    }
+    if PROCESSES.get_ptr(&tgid).is_some() {
+        return 0;
+    }
+    let _ = PROCESSES.insert(tgid, 1, 0);
+    let opening = Opening { tid: task.pid(), tgid, why: why::ATTACH, from: 0, comm: task.comm() };
+    slot::open(mm, &opening);
+    0
+}

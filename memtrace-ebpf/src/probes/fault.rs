@@ -1,0 +1,197 @@
+//! Page faults: their start, and which of them the kernel counts as major.
+//!
+//! There is no event at a fault's end that costs nothing: the software event for minor faults alone would cost every
+//! process on the machine 110 ns a fault. What a fault did is booked by `rss_stat`; a fault that did nothing to the
+//! counters is booked when its thread starts the next one.
+
+use crate::kernel::Task;
+use crate::maps::{MMS, SLOTS, THREADS, emit, epoch, lose, maybe_traced};
+use crate::slot::head;
+use crate::{record, vma};
+use aya_ebpf::{
+    helpers::bpf_ktime_get_ns,
+    macros::{btf_tracepoint, perf_event},
+    programs::{BtfTracePointContext, PerfEventContext},
+};
+use memtrace_common::{Cause, FILE, RecordKey, RecordValue, TaskRecord, Thread, kind, thread};
+
+/// Error code bit: the page was present, the access was not allowed.
+const PRESENT: u64 = 1;
+/// Error code bit: it was a write.
+const WRITE: u64 = 2;
+
+#[btf_tracepoint(function = "page_fault_user")]
+pub fn page_fault_user(ctx: BtfTracePointContext) -> i32 {
+    start(&ctx, 0)
+}
+
+#[btf_tracepoint(function = "page_fault_kernel")]
+pub fn page_fault_kernel(ctx: BtfTracePointContext) -> i32 {
+    start(&ctx, thread::KERNEL)
+}
+
+#[inline(always)]
+fn start(ctx: &BtfTracePointContext, mode: u32) -> i32 {
+    let task = Task::current();
+    let mm = task.mm();
+    if !maybe_traced(mm) {
+        return 0;
+    }
+    // A probe (of ours or anyone's) reading user memory: the kernel gives up at once, nothing is mapped.
+    if mode != 0 && task.pagefault_disabled() != 0 {
+        return 0;
+    }
+    let Some(th) = of(task, mm) else { return 0 };
+    let count = task.fault_count();
+    let error_code: u64 = ctx.arg(2);
+    unsafe {
+        if (*th).state & (thread::STARTED | thread::BOOKED) == thread::STARTED && count != (*th).fault_count {
+            book_unchanged(task, th);
+        }
+        (*th).address = ctx.arg(0);
+        let regs = task.regs();
+        (*th).ip = regs.ip();
+        (*th).nr = if mode == 0 { -1 } else { regs.syscall() };
+        (*th).fault_count = count;
+        (*th).faults += 1;
+        let mut state = ((*th).state & thread::VMA_HAS_OPS) | thread::STARTED | mode;
+        if error_code & (PRESENT | WRITE) == PRESENT | WRITE {
+            state |= thread::WRITE_PRESENT;
+        }
+        (*th).state = state;
+        (*th).start_ns = bpf_ktime_get_ns();
+    }
+    0
+}
+
+/// Books a fault that moved no counter.
+#[inline(never)]
+pub fn book_unchanged(task: Task, th: *mut Thread) -> i32 {
+    unsafe {
+        let Some(slot) = SLOTS.get_ptr_mut((*th).slot) else { return 0 };
+        if (*slot).mm != (*th).mm {
+            return 0;
+        }
+        let cause = if (*th).state & thread::WRITE_PRESENT != 0 { Cause::FaultCow } else { Cause::FaultNone };
+        let place = vma::of_fault(th, slot, task);
+        let key = RecordKey {
+            ip: (*th).ip,
+            place: place.place,
+            tid: task.pid(),
+            life: (*slot).life,
+            slot: (*th).slot as u16,
+            nr: (*th).nr as i16,
+            cause: cause as u8,
+            place_kind: place.kind,
+            detail: 0,
+        };
+        if let Some(record) = record::book(epoch(), &key, FILE, 0, 1, (*th).start_ns) {
+            widen(record, th, place.end);
+            if (*th).state & thread::MAJOR != 0 {
+                (*record).major += 1;
+            }
+            if (*th).state & thread::KERNEL != 0 {
+                (*record).kernel_mode += 1;
+            }
+        }
+        (*th).state |= thread::BOOKED;
+    }
+    0
+}
+
+/// The kernel counted the current task's fault as major; comes at the fault's very end.
+#[perf_event]
+pub fn page_fault_major(_ctx: PerfEventContext) -> u32 {
+    let task = Task::current();
+    if !maybe_traced(task.mm()) {
+        return 0;
+    }
+    let Some(th) = THREADS.get_ptr_mut(task.pid()) else { return 0 };
+    unsafe {
+        if (*th).state & thread::STARTED == 0 {
+            return 0;
+        }
+        if (*th).state & thread::BOOKED == 0 {
+            (*th).state |= thread::MAJOR;
+            return 0;
+        }
+        let now = bpf_ktime_get_ns();
+        let epoch = epoch();
+        let mut key = (*th).last;
+        if (*th).last_latency_ns != 0 && (*th).last_epoch == epoch {
+            if let Some(record) = record::at(epoch, &key, now) {
+                record::untime(record, (*th).last_latency_ns);
+            }
+        }
+        if key.cause == Cause::FaultFile as u8 {
+            key.cause = Cause::FaultFileRead as u8;
+            record::shift(epoch, &(*th).last, (*th).last_epoch, &key, (FILE, (*th).last_pages, 1), now);
+            (*th).last = key;
+        }
+        if let Some(record) = record::at(epoch, &key, now) {
+            (*record).major += 1;
+            widen(record, th, (*th).vma_end);
+            record::time(record, now.wrapping_sub((*th).start_ns), now);
+        }
+    }
+    0
+}
+
+/// Makes the record's range of touched addresses hold the fault's.
+#[inline(always)]
+pub unsafe fn widen(record: *mut RecordValue, th: *const Thread, end: u64) {
+    unsafe {
+        let address = (*th).address;
+        if address < (*record).low || (*record).low == 0 {
+            (*record).low = address;
+        }
+        if address > (*record).high {
+            (*record).high = address;
+        }
+        (*record).end = end;
+    }
+}
+
+/// The current thread's state, made if this is its first event under this mm. `None` when the mm is not traced.
+#[inline(always)]
+pub fn of(task: Task, mm: u64) -> Option<*mut Thread> {
+    let tid = task.pid();
+    if let Some(th) = THREADS.get_ptr_mut(tid) {
+        if unsafe { (*th).mm } == mm {
+            return Some(th);
+        }
+    }
+    if register(task, mm, tid) != 0 {
+        return None;
+    }
+    THREADS.get_ptr_mut(tid)
+}
+
+static NEW_THREAD: Thread = unsafe { core::mem::zeroed() };
+
+#[inline(never)]
+fn register(task: Task, mm: u64, tid: u32) -> i32 {
+    let Some(slot) = MMS.get_ptr(&mm).map(|p| unsafe { *p }) else { return 1 };
+    if THREADS.insert(tid, &NEW_THREAD, 0).is_err() {
+        lose!(threads);
+        return 1;
+    }
+    let Some(th) = THREADS.get_ptr_mut(tid) else { return 1 };
+    let tgid = task.tgid();
+    unsafe {
+        (*th).mm = mm;
+        (*th).slot = slot;
+        (*th).populating = u64::MAX;
+        (*th).nr = -1;
+    }
+    emit(TaskRecord {
+        head: head(kind::THREAD_SEEN, slot, tid, tgid),
+        other_tid: tid,
+        other_tgid: tgid,
+        flag: 0,
+        code: 0,
+        comm: task.comm(),
+    });
+    0
+}
+

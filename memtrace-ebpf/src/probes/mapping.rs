@@ -1,0 +1,78 @@
+//! Mapping calls, when they return. The arguments are still in the user registers on the kernel stack.
+
+use crate::kernel::Task;
+use crate::maps::{SLOTS, emit, maybe_traced};
+use crate::probes::fault;
+use crate::slot::head;
+use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel, macros::tracepoint, programs::TracePointContext};
+use memtrace_common::{SyscallRecord, kind};
+
+/// `sys_exit_*`: `field:int __syscall_nr offset:8; field:long ret offset:16`.
+const RET_OFFSET: usize = 16;
+
+const MMAP: i32 = 9;
+const MUNMAP: i32 = 11;
+const BRK: i32 = 12;
+const MREMAP: i32 = 25;
+const SHMDT: i32 = 67;
+const PRCTL: i32 = 157;
+const REMAP_FILE_PAGES: i32 = 216;
+/// `prctl`: name an anonymous mapping.
+const PR_SET_VMA: u64 = 0x5356_4d41;
+
+#[tracepoint]
+pub fn mapping_call_exit(ctx: TracePointContext) -> u32 {
+    let task = Task::current();
+    let mm = task.mm();
+    if !maybe_traced(mm) {
+        return 0;
+    }
+    let ret = unsafe { bpf_probe_read_kernel(ctx.as_ptr().cast::<u8>().wrapping_add(RET_OFFSET).cast::<i64>()) }
+        .unwrap_or(-1);
+    let regs = task.regs();
+    let nr = regs.syscall();
+    let Some(th) = fault::of(task, mm) else { return 0 };
+    let call = unsafe {
+        let call = (*th).calls;
+        (*th).calls = call + 1;
+        call
+    };
+    if (-4095..0).contains(&ret) || (nr == PRCTL && regs.arg0() != PR_SET_VMA) {
+        return 0;
+    }
+    let index = unsafe { (*th).slot };
+    let Some(slot) = SLOTS.get_ptr_mut(index) else { return 0 };
+    let shrinks = match nr {
+        MUNMAP | MREMAP | SHMDT | REMAP_FILE_PAGES => true,
+        // Any mmap may have overwritten: MAP_FIXED says so, a shmat with SHM_REMAP too.
+        MMAP => regs.arg3() & 0x10 != 0,
+        BRK => {
+            let before = unsafe { (*slot).brk };
+            unsafe { (*slot).brk = ret as u64 };
+            (ret as u64) < before
+        }
+        _ => false,
+    };
+    unsafe {
+        bump(&raw mut (*slot).vma_seq);
+        if shrinks {
+            bump(&raw mut (*slot).life);
+        }
+    }
+    emit(SyscallRecord {
+        head: head(kind::SYSCALL, index, task.pid(), task.tgid()),
+        nr: i64::from(nr),
+        args: [regs.arg0(), regs.arg1(), regs.arg2(), regs.arg3(), regs.arg4(), regs.arg5()],
+        ret,
+        ip: regs.ip(),
+        call,
+    });
+    0
+}
+
+/// Several threads of an mm map at once: an increment lost would leave a stale VMA in a cache.
+#[inline(always)]
+unsafe fn bump(p: *mut u32) {
+    let one = 1u32;
+    unsafe { core::arch::asm!("lock *(u32 *)({p} + 0) += {v}", p = in(reg) p, v = in(reg) one) };
+}

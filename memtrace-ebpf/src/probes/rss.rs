@@ -1,0 +1,187 @@
+//! `rss_stat`: every change of a counter of a traced mm, by whomever.
+
+use crate::kernel::{Task, layout, peek};
+use crate::maps::{MMS, RECLAIMERS, SLOTS, THREADS, epoch, maybe_traced};
+use crate::probes::{fault::widen, reclaim};
+use crate::vma::Place;
+use crate::{record, slot, vma, why};
+use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+use memtrace_common::{ANON, Cause, FILE, RecordKey, SHMEM, SWAP, Slot, Thread, place, thread};
+
+#[btf_tracepoint(function = "rss_stat")]
+pub fn rss_stat(ctx: BtfTracePointContext) -> i32 {
+    let mm: u64 = ctx.arg(0);
+    if !maybe_traced(mm) {
+        return 0;
+    }
+    let member: u32 = ctx.arg(1);
+    if member > 3 {
+        return 0;
+    }
+    let member = member as usize;
+    let task = Task::current();
+    let tid = task.pid();
+    let own = match THREADS.get_ptr_mut(tid) {
+        Some(th) if unsafe { (*th).mm } == mm => Some(th),
+        _ => None,
+    };
+    let index = match own {
+        Some(th) => unsafe { (*th).slot },
+        None => match MMS.get_ptr(&mm) {
+            Some(index) => unsafe { *index },
+            None => return 0,
+        },
+    };
+    let Some(slot) = SLOTS.get_ptr_mut(index) else { return 0 };
+    if unsafe { (*slot).mm } != mm {
+        return 0;
+    }
+    let epoch = epoch();
+    let Some(view) = slot::view(index, epoch) else { return 0 };
+    let delta = slot::difference(slot, view, member);
+    unsafe {
+        (*view).events += 1;
+        if delta == 0 {
+            return 0;
+        }
+        (*view).booked[member & 3] += delta;
+    }
+    let change = Change { epoch, index, slot, task, tid, member, delta };
+    // Only reclaim takes pages away inside a fault or adds swap entries, and only then is it worth a lookup.
+    let taking = delta < 0 || member == SWAP;
+    if taking {
+        if let Some(reclaimer) = RECLAIMERS.get_ptr_mut(tid) {
+            reclaim::book(&change, reclaimer);
+            return 0;
+        }
+    }
+    if let Some(th) = own {
+        unsafe {
+            if (*th).state & thread::STARTED != 0 && task.fault_count() == (*th).fault_count {
+                book_fault(&change, th);
+                return 0;
+            }
+        }
+    }
+    book_other(&change, mm, own);
+    0
+}
+
+/// One change of one counter.
+pub struct Change {
+    pub epoch: u32,
+    pub index: u32,
+    pub slot: *mut Slot,
+    pub task: Task,
+    pub tid: u32,
+    pub member: usize,
+    pub delta: i64,
+}
+
+/// A change inside a page fault of the mm's own thread.
+#[inline(always)]
+unsafe fn book_fault(change: &Change, th: *mut Thread) {
+    let Change { epoch, index, slot, task, tid, member, delta } = *change;
+    unsafe {
+        let place = vma::of_fault(th, slot, task);
+        let cause = match member {
+            ANON if (*th).state & thread::COPYING != 0 => Cause::FaultCow,
+            // Folio sizes are powers of two from four pages on.
+            ANON if delta >= 4 && delta & (delta - 1) == 0 => Cause::FaultThp,
+            ANON if (*th).state & thread::VMA_HAS_OPS != 0 && place.kind == place::VMA => Cause::FaultCow,
+            ANON => Cause::FaultAnon,
+            SWAP => Cause::FaultSwapin,
+            _ if delta < 0 => {
+                (*th).state |= thread::COPYING;
+                Cause::FaultCow
+            }
+            FILE => Cause::FaultFile,
+            _ => Cause::FaultShmem,
+        };
+        let key = RecordKey {
+            ip: (*th).ip,
+            place: place.place,
+            tid,
+            life: (*slot).life,
+            slot: index as u16,
+            nr: (*th).nr as i16,
+            cause: cause as u8,
+            place_kind: place.kind,
+            detail: 0,
+        };
+        let first = (*th).state & thread::BOOKED == 0;
+        let now = bpf_ktime_get_ns();
+        if member == SWAP && !first {
+            // do_swap_page adds the page first and takes the swap entry after.
+            record::shift(epoch, &(*th).last, (*th).last_epoch, &key, (ANON, (*th).last_pages, 1), now);
+        }
+        let record = record::book(epoch, &key, member, delta, u32::from(first), now);
+        let same = !first && (*th).last_epoch == epoch && (*th).last == key;
+        (*th).last_pages = if same { (*th).last_pages + delta } else { delta };
+        (*th).last = key;
+        (*th).last_epoch = epoch;
+        (*th).state |= thread::BOOKED;
+        let Some(record) = record else { return };
+        widen(record, th, place.end);
+        if first {
+            (*th).last_latency_ns = 0;
+            if (*th).state & thread::KERNEL != 0 {
+                (*record).kernel_mode += 1;
+            }
+            if layout!(time_all) != 0 || (*th).faults & 15 == 0 {
+                let latency = now.wrapping_sub((*th).start_ns);
+                (*th).last_latency_ns = latency;
+                record::time(record, latency, now);
+            }
+        }
+    }
+}
+
+/// A change in a system call, by a kernel thread, or in a teardown.
+#[inline(never)]
+fn book_other(change: &Change, mm: u64, own: Option<*mut Thread>) -> i32 {
+    let Change { epoch, index, slot, task, tid, member, delta } = *change;
+    let flags = task.flags();
+    let users: i32 = unsafe { peek(mm.wrapping_add(layout!(mm_users) as u64)) };
+    let mine = task.mm() == mm;
+    let mut why = if users == 0 {
+        let nr = if why::is_kernel_thread(flags) { -1 } else { task.regs().syscall() };
+        let cause = if nr == 59 || nr == 322 { Cause::Exec } else { Cause::Exit };
+        why::Why { cause, place: Place::NOWHERE, nr, detail: 0, ip: 0 }
+    } else if why::is_kernel_thread(flags) {
+        why::Why { cause: why::of_kernel_thread(task, flags), place: Place::NOWHERE, nr: -1, detail: 0, ip: 0 }
+    } else {
+        let own = if mine { crate::probes::fault::of(task, mm).or(own) } else { None };
+        why::of_syscall(task, flags, own, slot, member, delta)
+    };
+    if why.cause == Cause::ReclaimKswapd && reclaim::start_kernel_thread(tid) == 0 {
+        if let Some(reclaimer) = RECLAIMERS.get_ptr_mut(tid) {
+            reclaim::book(change, reclaimer);
+            return 0;
+        }
+    }
+    // A fault of a thread that had no room: its start is unknown, its kind is not.
+    if mine && why.nr < 0 && why.cause == Cause::Other {
+        why.cause = match member {
+            ANON => Cause::FaultAnon,
+            FILE => Cause::FaultFile,
+            SHMEM => Cause::FaultShmem,
+            _ => Cause::FaultSwapin,
+        };
+    }
+    let key = RecordKey {
+        ip: why.ip,
+        place: why.place.place,
+        tid,
+        life: unsafe { (*slot).life },
+        slot: index as u16,
+        nr: why.nr as i16,
+        cause: why.cause as u8,
+        place_kind: why.place.kind,
+        detail: why.detail,
+    };
+    if let Some(record) = record::book(epoch, &key, member, delta, 0, unsafe { bpf_ktime_get_ns() }) {
+        unsafe { (*record).end = why.place.end };
+    }
+    0
+}

@@ -1,0 +1,143 @@
+//! Merged records: booking an amount under its key, and moving it when a later event tells the true cause.
+
+use crate::kernel::add;
+use crate::maps::{OVERFLOW, RECORDS_0, RECORDS_1, lose};
+use memtrace_common::{Cause, HIST_BUCKETS, Overflow, RecordKey, RecordValue};
+
+/// What a new record starts from; in read-only data, so that it costs no stack.
+static EMPTY: RecordValue = unsafe { core::mem::zeroed() };
+
+/// The record of `key` in the interval's map, made if it is not there.
+#[inline(always)]
+pub fn at(epoch: u32, key: &RecordKey, now_ns: u64) -> Option<*mut RecordValue> {
+    let records = if epoch & 1 == 0 { &RECORDS_0 } else { &RECORDS_1 };
+    if let Some(record) = records.get_ptr_mut(key) {
+        return Some(record);
+    }
+    if records.insert(key, &EMPTY, 0).is_err() {
+        return None;
+    }
+    let record = records.get_ptr_mut(key)?;
+    unsafe {
+        (*record).first_ns = now_ns;
+        (*record).last_ns = now_ns;
+    }
+    Some(record)
+}
+
+/// The table for amounts whose record had no room.
+#[inline(always)]
+pub fn overflow(epoch: u32, key: &RecordKey) -> Option<*mut Overflow> {
+    let index = (u32::from(key.slot) * Cause::COUNT as u32 + u32::from(key.cause)) * 2 + (epoch & 1);
+    OVERFLOW.get_ptr_mut(index)
+}
+
+/// Books `pages` (and `faults`) of `member` under `key`. Returns the record, if it had room.
+#[inline(always)]
+pub fn book(
+    epoch: u32,
+    key: &RecordKey,
+    member: usize,
+    pages: i64,
+    faults: u32,
+    now_ns: u64,
+) -> Option<*mut RecordValue> {
+    match at(epoch, key, now_ns) {
+        Some(record) => {
+            unsafe {
+                (*record).delta[member & 3] += pages;
+                (*record).faults += faults;
+            }
+            Some(record)
+        }
+        None => {
+            lose!(records);
+            if let Some(overflow) = overflow(epoch, key) {
+                unsafe {
+                    add(&raw mut (*overflow).delta[member & 3], pages);
+                    add((&raw mut (*overflow).faults).cast(), i64::from(faults));
+                    add((&raw mut (*overflow).changes).cast(), 1);
+                }
+            }
+            None
+        }
+    }
+}
+
+/// Takes `pages` of `member` and `faults` from the record of `from`, booked in `from_epoch`, and gives them to that of
+/// `to`. When that interval is over and its map drained, the amount is taken from a new record of this interval, so
+/// that the sum over both is right; the faults stay where they were counted.
+#[inline(always)]
+pub fn shift(
+    epoch: u32,
+    from: &RecordKey,
+    from_epoch: u32,
+    to: &RecordKey,
+    (member, pages, faults): (usize, i64, u32),
+    now_ns: u64,
+) {
+    let faults = if from_epoch == epoch { faults } else { 0 };
+    let _ = book(epoch, from, member, -pages, 0u32.wrapping_sub(faults), now_ns);
+    let _ = book(epoch, to, member, pages, faults, now_ns);
+}
+
+/// Adds a fault's latency.
+#[inline(always)]
+pub fn time(record: *mut RecordValue, latency_ns: u64, now_ns: u64) {
+    unsafe {
+        (*record).last_ns = now_ns;
+        (*record).latency_samples += 1;
+        (*record).latency_sum_ns += latency_ns;
+        if latency_ns > (*record).latency_max_ns {
+            (*record).latency_max_ns = latency_ns;
+        }
+        let bucket = bucket(latency_ns);
+        let cell = (&raw mut (*record).hist).cast::<u16>().wrapping_add(bucket);
+        let count = core::ptr::read_volatile(cell);
+        if count != u16::MAX {
+            core::ptr::write_volatile(cell, count + 1);
+        }
+    }
+}
+
+/// Takes a latency back: the fault turned out to be a longer one, under another key.
+#[inline(always)]
+pub fn untime(record: *mut RecordValue, latency_ns: u64) {
+    unsafe {
+        (*record).latency_samples = (*record).latency_samples.wrapping_sub(1);
+        (*record).latency_sum_ns = (*record).latency_sum_ns.wrapping_sub(latency_ns);
+        let cell = (&raw mut (*record).hist).cast::<u16>().wrapping_add(bucket(latency_ns));
+        let count = core::ptr::read_volatile(cell);
+        if count != 0 {
+            core::ptr::write_volatile(cell, count - 1);
+        }
+    }
+}
+
+/// `floor(log2(ns)) − 7`, kept within the table. BPF has no count-leading-zeros, so this halves the search.
+#[inline(always)]
+fn bucket(latency_ns: u64) -> usize {
+    let mut value = if latency_ns >> 31 != 0 { (1 << 31) - 1 } else { latency_ns };
+    let mut log = 0;
+    if value >> 16 != 0 {
+        value >>= 16;
+        log += 16;
+    }
+    if value >> 8 != 0 {
+        value >>= 8;
+        log += 8;
+    }
+    if value >> 4 != 0 {
+        value >>= 4;
+        log += 4;
+    }
+    if value >> 2 != 0 {
+        value >>= 2;
+        log += 2;
+    }
+    if value >> 1 != 0 {
+        log += 1;
+    }
+    let bucket: usize = if log < 7 { 0 } else { log - 7 };
+    if bucket < HIST_BUCKETS { bucket } else { HIST_BUCKETS - 1 }
+}

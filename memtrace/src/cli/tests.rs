@@ -1,0 +1,144 @@
+use super::*;
+use std::ffi::OsStr;
+
+fn request(line: &str) -> Result<Request, clap::Error> {
+    parse(line.split_whitespace())
+}
+
+fn refused(line: &str) -> String {
+    let error = request(line).expect_err(line);
+    assert_eq!(error.exit_code(), ExitCode::Usage as i32, "{line}");
+    error.to_string()
+}
+
+#[test]
+fn the_definition_is_sound() {
+    definition().debug_assert();
+}
+
+#[test]
+fn watching_a_process_has_useful_defaults() {
+    let Ok(Request::Watch { target, trace, output }) = request("memtrace --pid 4711") else { panic!("not a watch") };
+    assert_eq!(target, Target::Pid(4711));
+    assert_eq!(
+        trace,
+        TraceOptions {
+            interval: Duration::from_millis(100),
+            duration: None,
+            follow: false,
+            smaps_interval: Some(Duration::from_secs(5)),
+            max_snapshot: Duration::from_millis(50),
+            bpf_stats: true,
+            verbose: 0,
+        }
+    );
+    assert!(!output.json && output.file.is_none() && output.threshold_bytes.is_none() && !output.fail_on_loss);
+}
+
+#[test]
+fn every_flag_arrives() {
+    let line = "memtrace -p 1 --interval 20ms --duration 1m30s --follow --smaps-interval 0 --max-snapshot-ms 7 \
+                --no-bpf-stats --json -o out.ndjson --threshold 1M --color never --fail-on-loss -vv";
+    let Ok(Request::Watch { trace, output, .. }) = request(line) else { panic!("not a watch") };
+    assert_eq!(trace.interval, Duration::from_millis(20));
+    assert_eq!(trace.duration, Some(Duration::from_secs(90)));
+    assert_eq!(trace.smaps_interval, None);
+    assert_eq!(trace.max_snapshot, Duration::from_millis(7));
+    assert!(trace.follow && !trace.bpf_stats);
+    assert_eq!(trace.verbose, 2);
+    assert_eq!(
+        output,
+        OutputOptions {
+            json: true,
+            file: Some("out.ndjson".into()),
+            color: ColorChoice::Never,
+            threshold_bytes: Some(1 << 20),
+            fail_on_loss: true,
+            verbose: true,
+        }
+    );
+}
+
+#[test]
+fn a_command_is_taken_as_it_is() {
+    let Ok(Request::Watch { target, .. }) = request("memtrace --json -- record -o x --pid 3") else {
+        panic!("not a watch")
+    };
+    assert_eq!(target, Target::Command(["record", "-o", "x", "--pid", "3"].map(OsString::from).to_vec()));
+    let Ok(Request::Record { target, file, force, .. }) = request("memtrace record --force -o t.mtr -- sleep 1") else {
+        panic!("not a record")
+    };
+    assert_eq!(target, Target::Command(["sleep", "1"].map(OsString::from).to_vec()));
+    assert_eq!((file, force), (PathBuf::from("t.mtr"), true));
+}
+
+#[test]
+fn replay_and_doctor() {
+    let Ok(Request::Replay { file, output }) = request("memtrace replay t.mtr --json") else { panic!("not a replay") };
+    assert!(file.as_os_str() == "t.mtr" && output.json);
+    let Ok(Request::Doctor { json, .. }) = request("memtrace doctor --json") else { panic!("not a doctor") };
+    assert!(json);
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_with_what_to_type() {
+    assert!(refused("memtrace").contains("memtrace --pid PID\n  memtrace -- COMMAND"));
+    assert!(refused("memtrace record -o f").contains("memtrace record -o FILE --pid PID"));
+    assert!(refused("memtrace ./server").contains("write `--` before it: memtrace -- ./server"));
+    assert!(refused("memtrace --pid 1 --interval 5").contains("give a number with a unit"));
+    assert!(refused("memtrace --pid 1 --threshold 1MB").contains("write MiB"));
+    for line in [
+        "memtrace --pid 0",
+        "memtrace --pid -5",
+        "memtrace --pid 4194305",
+        "memtrace --pid x",
+        "memtrace --pid 1 -- sleep 1",
+        "memtrace sleep",
+        "memtrace --pid 1 doctor",
+        "memtrace record --pid 1",
+        "memtrace record -o f --json --pid 1",
+        "memtrace replay",
+        "memtrace replay f -o f",
+        "memtrace replay f --pid 1",
+        "memtrace snapshot --pid 1",
+        "memtrace --pid 1 --color sometimes",
+    ] {
+        refused(line);
+    }
+}
+
+#[test]
+fn colour() {
+    use ColorChoice::{Always, Auto, Never};
+    assert!(Auto.enabled(true, None) && !Auto.enabled(false, None));
+    assert!(!Auto.enabled(true, Some(OsStr::new("1"))) && Auto.enabled(true, Some(OsStr::new(""))));
+    assert!(Always.enabled(false, Some(OsStr::new("1"))) && !Never.enabled(true, None));
+}
+
+/// The man pages in docs/ are made from the definition. `MEMTRACE_BLESS=1 cargo test -p memtrace
+/// --no-default-features --lib the_man_pages` writes them anew.
+#[test]
+fn the_man_pages_are_current() {
+    let docs = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"));
+    let root = definition();
+    let mut pages = vec![("memtrace".to_owned(), root.clone())];
+    for subcommand in root.get_subcommands() {
+        let name = format!("memtrace-{}", subcommand.get_name());
+        let page = subcommand.clone().version(env!("CARGO_PKG_VERSION"));
+        pages.push((name.clone(), page.name(name.leak() as &'static str)));
+    }
+    for (name, command) in pages {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command.disable_help_subcommand(true)).render(&mut page).expect("a Vec takes everything");
+        let path = docs.join(format!("{name}.1"));
+        if std::env::var_os("MEMTRACE_BLESS").is_some() {
+            std::fs::write(&path, &page).expect("docs/ can be written");
+        } else {
+            let kept = std::fs::read(&path).unwrap_or_default();
+            assert!(
+                kept == page,
+                "docs/{name}.1 is stale: MEMTRACE_BLESS=1 cargo test -p memtrace --no-default-features --lib the_man_pages"
+            );
+        }
+    }
+}

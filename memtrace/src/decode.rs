@@ -1,0 +1,285 @@
+//! Wire bytes and records → [`Event`]s. Pure; an unknown or short record is counted and skipped.
+//!
+//! Knows which mm sits in which slot of the probes, and joins what only makes sense together: amounts that a mapping
+//! call populated before its address was known, and the call's return.
+
+use crate::event::{
+    Change, Event, Latency, MmClosed, MmId, MmOpened, Place, Syscall, Task, TaskWhat, Why,
+};
+use crate::units::Amounts;
+use memtrace_common::{
+    Cause, Head, MmRecord, NO_SLOT, Overflow, RecordKey, RecordValue, SyscallRecord, TaskRecord, kind, place, why,
+};
+use std::collections::{BTreeMap, HashMap};
+
+/// An mm under observation and the slot that it sits in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occupant {
+    /// The mm.
+    pub mm: MmId,
+    /// Which use of the slot.
+    pub generation: u32,
+    /// Process that owns it.
+    pub pid: u32,
+    /// Counters when the probes began to count.
+    pub counters: Amounts,
+    /// The mm is gone; the slot may be used again once its records are drained.
+    pub closed: bool,
+}
+
+/// Turns what the probes say into events.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    occupants: BTreeMap<u16, Occupant>,
+    next_mm: u32,
+    /// Returned mapping calls of this and the last interval, by thread and number of the call.
+    returned: [HashMap<(u32, u64), (u64, u64)>; 2],
+    undecodable: u64,
+}
+
+/// A ring record with its time, not yet an event: records of the next interval wait in this form.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Raw {
+    /// A mapping call.
+    Syscall(SyscallRecord),
+    /// An mm's life.
+    Mm(MmRecord),
+    /// A task's life.
+    Task(TaskRecord),
+}
+
+impl Raw {
+    /// When and about what.
+    #[must_use]
+    pub const fn head(&self) -> &Head {
+        match self {
+            Self::Syscall(record) => &record.head,
+            Self::Mm(record) => &record.head,
+            Self::Task(record) => &record.head,
+        }
+    }
+}
+
+fn read<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Option<T> {
+    bytemuck::try_pod_read_unaligned(bytes.get(..size_of::<T>())?).ok()
+}
+
+impl Decoder {
+    /// Reads a ring record. `None` for one that is not understood, which is counted.
+    pub fn parse_ring(&mut self, bytes: &[u8]) -> Option<Raw> {
+        let raw = read::<Head>(bytes).and_then(|head| match head.kind {
+            kind::SYSCALL => read(bytes).map(Raw::Syscall),
+            kind::MM_OPENED | kind::MM_CLOSED => read(bytes).map(Raw::Mm),
+            kind::THREAD_SEEN | kind::THREAD_EXITED | kind::FORKED | kind::EXECED | kind::OOM_VICTIM => {
+                read(bytes).map(Raw::Task)
+            }
+            _ => None,
+        });
+        if raw.is_none() {
+            self.undecodable += 1;
+        }
+        raw
+    }
+
+    /// Records that were not understood.
+    #[must_use]
+    pub const fn undecodable(&self) -> u64 {
+        self.undecodable
+    }
+
+    /// The mms under observation, with their slots.
+    pub fn occupants(&self) -> impl Iterator<Item = (u16, &Occupant)> {
+        self.occupants.iter().map(|(slot, occupant)| (*slot, occupant))
+    }
+
+    /// The slots of closed mms; they are forgotten here and may be given back to the probes.
+    pub fn take_closed(&mut self) -> Vec<u16> {
+        let closed: Vec<u16> = self.occupants().filter(|(_, o)| o.closed).map(|(slot, _)| slot).collect();
+        for slot in &closed {
+            self.occupants.remove(slot);
+        }
+        closed
+    }
+
+    /// Begins the next interval: calls that returned two intervals ago are forgotten.
+    pub fn next_interval(&mut self) {
+        self.returned.swap(0, 1);
+        self.returned[0].clear();
+    }
+
+    /// The mm in a slot, if it is the one that the record means.
+    fn mm(&self, head: &Head) -> Option<MmId> {
+        let occupant = self.occupants.get(&head.slot)?;
+        (head.slot != NO_SLOT && occupant.generation == head.generation).then_some(occupant.mm)
+    }
+
+    /// A ring record as an event; `None` when it is about an mm that is not under observation.
+    pub fn decode_ring(&mut self, raw: &Raw) -> Option<Event> {
+        match raw {
+            Raw::Syscall(record) => self.decode_syscall(record),
+            Raw::Mm(record) if record.head.kind == kind::MM_OPENED => Some(self.decode_opened(record)),
+            Raw::Mm(record) => {
+                let mm = self.mm(&record.head)?;
+                if let Some(occupant) = self.occupants.get_mut(&record.head.slot) {
+                    occupant.closed = true;
+                }
+                Some(Event::MmClosed(MmClosed {
+                    mm,
+                    ts_ns: record.head.ts_ns,
+                    counters: Amounts::from_members(record.counters),
+                }))
+            }
+            Raw::Task(record) => self.decode_task(record),
+        }
+    }
+
+    fn decode_syscall(&mut self, record: &SyscallRecord) -> Option<Event> {
+        let mm = self.mm(&record.head)?;
+        let nr = u32::try_from(record.nr).ok()?;
+        self.returned[0].insert((record.head.tid, record.call), (record.ret as u64, record.args[1]));
+        Some(Event::Syscall(Syscall {
+            mm,
+            ts_ns: record.head.ts_ns,
+            pid: record.head.tgid,
+            tid: record.head.tid,
+            nr,
+            args: record.args,
+            ret: record.ret,
+            ip: record.ip,
+        }))
+    }
+
+    fn decode_opened(&mut self, record: &MmRecord) -> Event {
+        let mm = MmId(self.next_mm);
+        self.next_mm += 1;
+        let counters = Amounts::from_members(record.counters);
+        let why = match record.why {
+            why::FORK => Why::Fork { parent: record.from },
+            why::EXEC => {
+                let left = u16::try_from(record.from).ok().and_then(|slot| self.occupants.get(&slot));
+                Why::Exec { left: left.filter(|o| o.pid == record.head.tgid).map(|o| o.mm) }
+            }
+            _ => Why::Attach,
+        };
+        self.occupants.insert(
+            record.head.slot,
+            Occupant {
+                mm,
+                generation: record.head.generation,
+                pid: record.head.tgid,
+                counters,
+                closed: false,
+            },
+        );
+        Event::MmOpened(MmOpened {
+            mm,
+            ts_ns: record.head.ts_ns,
+            pid: record.head.tgid,
+            comm: name(&record.comm),
+            why,
+            counters,
+            virt: record.total_vm,
+            start_brk: record.start_brk,
+            brk: record.brk,
+            start_stack: record.start_stack,
+        })
+    }
+
+    fn decode_task(&self, record: &TaskRecord) -> Option<Event> {
+        let head = &record.head;
+        let what = match head.kind {
+            kind::THREAD_SEEN => {
+                return Some(Event::Comm { tid: head.tid, comm: name(&record.comm) });
+            }
+            kind::FORKED if record.other_tgid == head.tgid => TaskWhat::ThreadStarted { child: record.other_tid },
+            kind::FORKED if record.flag != 0 => TaskWhat::SharedMm { child: record.other_tgid },
+            kind::FORKED => TaskWhat::Forked { child: record.other_tgid },
+            kind::EXECED => TaskWhat::Execed,
+            kind::THREAD_EXITED if record.flag != 0 => TaskWhat::ProcessExited { code: record.code },
+            kind::THREAD_EXITED => TaskWhat::ThreadExited,
+            _ => TaskWhat::OomVictim,
+        };
+        Some(Event::Task(Task {
+            mm: self.mm(head),
+            ts_ns: head.ts_ns,
+            pid: head.tgid,
+            tid: head.tid,
+            what,
+            comm: name(&record.comm),
+        }))
+    }
+
+    /// A merged record as an event; `None` when nothing sits in its slot, which is counted.
+    pub fn decode_record(&mut self, key: &RecordKey, value: &RecordValue) -> Option<Event> {
+        let (Some(occupant), Some(cause)) = (self.occupants.get(&key.slot), Cause::from_code(key.cause)) else {
+            self.undecodable += 1;
+            return None;
+        };
+        let place = match key.place_kind {
+            place::VMA => Place::Vma { start: key.place, end: value.end },
+            place::ADDRESS => Place::Address(key.place),
+            place::RANGE => Place::Range { start: key.place, end: value.end },
+            place::INODE => {
+                // The kernel's own dev_t: 12 bits major, 20 bits minor.
+                Place::Inode { inode: key.place, device: (value.end >> 20) << 32 | (value.end & 0xf_ffff) }
+            }
+            place::CALL => {
+                let call = (key.tid, key.place);
+                match self.returned[0].get(&call).or_else(|| self.returned[1].get(&call)) {
+                    Some((start, len)) => Place::Range { start: *start, end: start.saturating_add(*len) },
+                    None => Place::Nowhere,
+                }
+            }
+            _ => Place::Nowhere,
+        };
+        Some(Event::Change(Change {
+            mm: occupant.mm,
+            first_ns: value.first_ns,
+            ts_ns: value.last_ns.max(value.first_ns),
+            cause,
+            delta: Amounts::from_members(value.delta),
+            place,
+            touched: (value.low, value.high),
+            tid: key.tid,
+            ip: key.ip,
+            nr: u32::try_from(key.nr).ok(),
+            detail: key.detail,
+            faults: u64::from(value.faults),
+            major: u64::from(value.major),
+            kernel_mode: u64::from(value.kernel_mode),
+            latency: Latency {
+                samples: u64::from(value.latency_samples),
+                sum_ns: value.latency_sum_ns,
+                max_ns: value.latency_max_ns,
+                hist: value.hist.map(u32::from),
+            },
+        }))
+    }
+
+    /// What a slot's overflow table holds under a cause as an event.
+    #[must_use]
+    pub fn decode_overflow(&self, slot: u16, cause: Cause, overflow: &Overflow, ts_ns: u64) -> Option<Event> {
+        let occupant = self.occupants.get(&slot)?;
+        Some(Event::Change(Change {
+            mm: occupant.mm,
+            first_ns: ts_ns,
+            ts_ns,
+            cause,
+            delta: Amounts::from_members(overflow.delta),
+            place: Place::Nowhere,
+            touched: (0, 0),
+            tid: 0,
+            ip: 0,
+            nr: None,
+            detail: 0,
+            faults: overflow.faults,
+            major: 0,
+            kernel_mode: 0,
+            latency: Latency::default(),
+        }))
+    }
+}
+
+fn name(comm: &[u8; 16]) -> Vec<u8> {
+    comm.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
+}

@@ -1,0 +1,344 @@
+//! All advice in one place: known failures with what to type, and what a cause tells a reader to look at.
+
+use crate::cli::ExitCode;
+use memtrace_common::Cause;
+use std::fmt;
+
+/// A failure that is understood well enough to say what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No process has this id.
+    NoSuchPid {
+        /// The id.
+        pid: u32,
+    },
+    /// The id is a thread's, not its process's.
+    ThreadId {
+        /// The id.
+        tid: u32,
+        /// Its process.
+        pid: u32,
+    },
+    /// Kernel threads have no memory of their own.
+    KernelThread {
+        /// Its id.
+        pid: u32,
+        /// Its name.
+        comm: Vec<u8>,
+    },
+    /// It ended and waits for its parent; its memory is gone.
+    Zombie {
+        /// Its id.
+        pid: u32,
+    },
+    /// It ended while memtrace attached.
+    TargetGone {
+        /// Its id.
+        pid: u32,
+    },
+    /// It ended while memtrace attached, and another process has its id now.
+    PidReused {
+        /// The id.
+        pid: u32,
+    },
+    /// memtrace itself.
+    OwnPid {
+        /// The id.
+        pid: u32,
+    },
+    /// A right is missing.
+    NotPermitted {
+        /// What was tried: `load BPF programs`.
+        what: String,
+        /// The capability that would allow it: `CAP_BPF`; empty when none is known.
+        capability: &'static str,
+    },
+    /// The command could not be started.
+    CommandNotStarted {
+        /// The command.
+        command: String,
+        /// errno.
+        errno: i32,
+    },
+    /// The kernel refused a BPF program, map or link.
+    BpfRefused {
+        /// Which one: `tp_btf/rss_stat`.
+        what: String,
+        /// errno.
+        errno: i32,
+        /// The last lines of the verifier's log; empty when there is none.
+        log: String,
+    },
+    /// The kernel describes no types.
+    NoBtf,
+    /// A type or field that the probes need is missing from the kernel's BTF or has another shape.
+    BtfShape {
+        /// `mm_struct.rss_stat`.
+        what: String,
+    },
+    /// tracefs is not mounted.
+    NoTracefs,
+    /// The kernel lacks something since it is too old.
+    OldKernel {
+        /// `uname -r`.
+        release: String,
+        /// What is missing.
+        missing: String,
+    },
+    /// Maps could not be made within RLIMIT_MEMLOCK.
+    MemlockLimit {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// This build has no probes.
+    NoLiveFeature,
+    /// The output file is there already.
+    FileExists {
+        /// The file.
+        path: String,
+    },
+    /// The file is no trace.
+    NotATrace {
+        /// The file.
+        path: String,
+    },
+    /// The trace is of another version.
+    TraceVersion {
+        /// The file.
+        path: String,
+        /// Version in the file.
+        found: u32,
+        /// Version that this program reads.
+        expected: u32,
+    },
+    /// Something was lost under `--fail-on-loss`.
+    Loss {
+        /// How much; see [`crate::event::Lost::total`].
+        total: u64,
+    },
+}
+
+const EPERM: i32 = 1;
+const ENOENT: i32 = 2;
+const EACCES: i32 = 13;
+
+impl Failure {
+    /// The exit code that belongs to it.
+    #[must_use]
+    pub const fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::NoSuchPid { .. }
+            | Self::ThreadId { .. }
+            | Self::KernelThread { .. }
+            | Self::Zombie { .. }
+            | Self::TargetGone { .. }
+            | Self::PidReused { .. } => ExitCode::NoSuchTarget,
+            Self::OwnPid { .. } => ExitCode::Usage,
+            Self::NotPermitted { .. } | Self::MemlockLimit { .. } => ExitCode::NotPermitted,
+            Self::CommandNotStarted { errno, .. } => match *errno {
+                EPERM | EACCES => ExitCode::NotPermitted,
+                ENOENT => ExitCode::NoSuchTarget,
+                _ => ExitCode::Failure,
+            },
+            Self::BpfRefused { errno, .. } if *errno == EPERM => ExitCode::NotPermitted,
+            Self::BpfRefused { .. }
+            | Self::NoBtf
+            | Self::BtfShape { .. }
+            | Self::NoTracefs
+            | Self::OldKernel { .. }
+            | Self::NoLiveFeature => ExitCode::KernelNotUsable,
+            Self::FileExists { .. } | Self::NotATrace { .. } | Self::TraceVersion { .. } => ExitCode::Failure,
+            Self::Loss { .. } => ExitCode::Loss,
+        }
+    }
+
+    /// What to type or do, one line each, best first. Empty when nothing helps.
+    #[must_use]
+    pub fn advice(&self) -> Vec<String> {
+        match self {
+            Self::NoSuchPid { .. } | Self::Zombie { .. } | Self::TargetGone { .. } => vec![
+                "ps -e -o pid,comm        to find the process".to_owned(),
+                "memtrace -- CMD ARGS     to watch a program from its first page on".to_owned(),
+            ],
+            Self::ThreadId { pid, .. } => vec![format!("memtrace --pid {pid}")],
+            Self::KernelThread { .. } => vec!["choose a user process: ps --ppid 2 -p 2 --deselect".to_owned()],
+            Self::PidReused { pid } => {
+                vec![format!("ps -p {pid} -o pid,lstart,args        to see who has the id now")]
+            }
+            Self::OwnPid { .. } => vec!["memtrace -- memtrace --pid N        to watch another memtrace".to_owned()],
+            Self::NotPermitted { capability, .. } => {
+                let mut advice = vec!["run it as root: sudo memtrace …".to_owned()];
+                if !capability.is_empty() {
+                    advice.push(
+                        "or give it the rights once: sudo setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_dac_read_search,cap_sys_resource=ep \
+                         $(command -v memtrace)"
+                            .to_owned(),
+                    );
+                }
+                advice.push("memtrace doctor        to see what this machine allows".to_owned());
+                advice
+            }
+            Self::CommandNotStarted { command, errno } => match *errno {
+                ENOENT => vec![format!("command -v {command}        to see whether it is in PATH")],
+                EACCES => vec![format!("ls -l {command}        to see whether it may be executed")],
+                _ => Vec::new(),
+            },
+            Self::BpfRefused { errno, .. } => {
+                let mut advice = Vec::new();
+                if *errno == EPERM {
+                    advice.push("run it as root: sudo memtrace …".to_owned());
+                    advice.push(
+                        "cat /sys/kernel/security/lockdown        `confidentiality` forbids reading kernel memory"
+                            .to_owned(),
+                    );
+                }
+                advice.push("memtrace doctor        to see which probes this kernel takes".to_owned());
+                advice
+            }
+            Self::NoBtf => vec![
+                "ls /sys/kernel/btf/vmlinux        must exist: boot a kernel with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
+            ],
+            Self::BtfShape { .. } => vec!["memtrace doctor --json        and report its output".to_owned()],
+            Self::NoTracefs => vec!["sudo mount -t tracefs tracefs /sys/kernel/tracing".to_owned()],
+            Self::OldKernel { .. } => vec!["memtrace needs Linux 5.14 or newer; replay works anywhere".to_owned()],
+            Self::MemlockLimit { .. } => vec!["ulimit -l unlimited        in a root shell, or run as root".to_owned()],
+            Self::NoLiveFeature => vec!["cargo build --release        without --no-default-features".to_owned()],
+            Self::FileExists { path } => vec![format!("add --force to overwrite it, or remove it: rm {path}")],
+            Self::NotATrace { .. } => vec!["memtrace record -o FILE --pid N        makes one".to_owned()],
+            Self::TraceVersion { .. } => vec!["replay it with the memtrace that recorded it".to_owned()],
+            Self::Loss { .. } => {
+                vec![
+                    "a shorter --interval drains the probes' tables sooner; memtrace replay shows what was lost"
+                        .to_owned(),
+                ]
+            }
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use crate::views::escape;
+        let text = |s: &str| escape(s.as_bytes(), 500);
+        match self {
+            Self::NoSuchPid { pid } => write!(f, "no process has the id {pid}"),
+            Self::ThreadId { tid, pid } => write!(f, "{tid} is a thread of process {pid}"),
+            Self::KernelThread { pid, comm } => {
+                write!(f, "{pid} ({}) is a kernel thread: it has no memory of its own", escape(comm, 32))
+            }
+            Self::Zombie { pid } => write!(f, "process {pid} has ended and waits for its parent: its memory is gone"),
+            Self::TargetGone { pid } => write!(f, "process {pid} ended while memtrace attached"),
+            Self::PidReused { pid } => {
+                write!(f, "process {pid} ended while memtrace attached, and another process has its id now")
+            }
+            Self::OwnPid { pid } => write!(f, "{pid} is memtrace itself, and watching itself would never come to rest"),
+            Self::NotPermitted { what, capability: "" } => {
+                write!(f, "not permitted to {}", text(what))
+            }
+            Self::NotPermitted { what, capability } => {
+                write!(f, "not permitted to {}: {capability} is missing", text(what))
+            }
+            Self::CommandNotStarted { command, errno } => {
+                write!(f, "failed to start {}: {}", text(command), std::io::Error::from_raw_os_error(*errno))
+            }
+            Self::BpfRefused { what, errno, log } => {
+                let error = std::io::Error::from_raw_os_error(*errno);
+                write!(f, "the kernel refused {}: {error}", text(what))?;
+                log.lines().try_for_each(|line| write!(f, "\n    {}", text(line)))
+            }
+            Self::NoBtf => f.write_str("this kernel does not describe its types (no BTF)"),
+            Self::BtfShape { what } => {
+                write!(f, "this kernel's {} is missing or has a shape that memtrace does not know", text(what))
+            }
+            Self::NoTracefs => f.write_str("tracefs is not mounted"),
+            Self::OldKernel { release, missing } => {
+                write!(f, "kernel {} lacks {}", text(release), text(missing))
+            }
+            Self::MemlockLimit { limit } => {
+                write!(f, "the probes' tables do not fit into RLIMIT_MEMLOCK ({limit} bytes)")
+            }
+            Self::NoLiveFeature => f.write_str("this memtrace was built without probes: it can only replay"),
+            Self::FileExists { path } => write!(f, "{} is there already", text(path)),
+            Self::NotATrace { path } => write!(f, "{} is not a memtrace trace", text(path)),
+            Self::TraceVersion { path, found, expected } => {
+                write!(f, "{} is a trace of version {found}; this memtrace reads version {expected}", text(path))
+            }
+            Self::Loss { total } => write!(f, "{total} lost, and --fail-on-loss was given"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// An error as it goes to stderr: what happened, then what to do, one line each.
+#[must_use]
+pub fn render(failure: &Failure) -> String {
+    let mut text = format!("memtrace: {failure}\n");
+    for line in failure.advice() {
+        text.push_str("  try: ");
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
+/// What a cause tells its reader, where it is more than its name.
+#[must_use]
+pub const fn for_cause(cause: Cause) -> Option<&'static str> {
+    Some(match cause {
+        Cause::FaultShmem => "shared pages are in the RES of every process that touched them, but exist once",
+        Cause::FaultThp => "huge pages come whole, used or not: cat /sys/kernel/mm/transparent_hugepage/enabled",
+        Cause::FaultCow => {
+            "after a fork, and in private mappings of files, the first write to a page makes a copy of it"
+        }
+        Cause::FaultFileRead => "each of these waited for the disk; a warm page cache avoids them",
+        Cause::FaultSwapin => "this memory was pushed out before: `vmstat 1` (si, so) shows whether it goes on",
+        Cause::Khugepaged => {
+            "the kernel fills gaps to make a huge page: cat /sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none"
+        }
+        Cause::MadviseFree => "the allocator gave these up earlier; RES falls only when the kernel needs them",
+        Cause::ReclaimKswapd => {
+            "the machine runs out of free memory: cat /proc/pressure/memory, then find who grows: top -o RES"
+        }
+        Cause::ReclaimDirect => {
+            "processes wait while the kernel looks for free memory: cat /proc/pressure/memory; find who grows: top -o RES"
+        }
+        Cause::ReclaimMemcg => {
+            "its cgroup is at its limit: compare memory.current with memory.max (cgroup v1: memory.usage_in_bytes, memory.limit_in_bytes)"
+        }
+        Cause::OomReaper => "the process is being killed for want of memory: dmesg | grep -i oom",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_codes_of_the_contract() {
+        assert_eq!(Failure::NoSuchPid { pid: 7 }.exit_code() as u8, 3);
+        assert_eq!(Failure::NotPermitted { what: "load".into(), capability: "CAP_BPF" }.exit_code() as u8, 4);
+        assert_eq!(Failure::BpfRefused { what: "x".into(), errno: 22, log: String::new() }.exit_code() as u8, 5);
+        assert_eq!(Failure::BpfRefused { what: "x".into(), errno: EPERM, log: String::new() }.exit_code() as u8, 4);
+        assert_eq!(Failure::Loss { total: 1 }.exit_code() as u8, 6);
+    }
+
+    #[test]
+    fn an_error_names_the_line_to_type() {
+        let text = render(&Failure::NotPermitted { what: "load BPF programs".into(), capability: "CAP_BPF" });
+        assert!(
+            text.starts_with("memtrace: not permitted to load BPF programs: CAP_BPF is missing\n  try: "),
+            "{text}"
+        );
+        assert!(text.contains("sudo setcap cap_bpf,"), "{text}");
+        let text = render(&Failure::ThreadId { tid: 12, pid: 11 });
+        assert_eq!(text, "memtrace: 12 is a thread of process 11\n  try: memtrace --pid 11\n");
+    }
+
+    #[test]
+    fn names_cannot_drive_the_terminal() {
+        let failure = Failure::KernelThread { pid: 2, comm: b"a\x1b[2Jb".to_vec() };
+        assert!(!render(&failure).contains('\x1b'));
+    }
+}

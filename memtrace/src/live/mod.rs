@@ -1,0 +1,31 @@
+//! The live room: the only one that knows aya, and the only one that touches the kernel's probes.
+
+mod batch;
+mod doctor;
+pub mod btf;
+mod failure;
+mod layout;
+mod observer;
+mod own;
+mod probes;
+mod session;
+mod spawn;
+
+pub use doctor::doctor;
+pub use session::{Outcome, Sink, watch};
+
+use crate::cli::Request;
+
+/// Sends our own and the probes' messages to stderr, as many as `-v`s were given.
+pub fn start_log(request: &Request) {
+    let verbose = match request {
+        Request::Watch { trace, .. } | Request::Record { trace, .. } => trace.verbose,
+        Request::Replay { .. } | Request::Doctor { .. } => 0,
+    };
+    let level = match verbose {
+        0 => log::LevelFilter::Error,
+        1 => log::LevelFilter::Info,
+        _ => log::LevelFilter::Debug,
+    };
+    env_logger::Builder::new().filter_level(level).format_timestamp_millis().init();
+}

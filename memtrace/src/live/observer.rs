@@ -1,0 +1,404 @@
+//! What the probes and /proc say, as events. One call of [`Observer::tick`] ends an interval: it swaps the record maps,
+//! waits until no program writes into the old one, and drains it.
+
+use super::batch;
+use super::own;
+use super::probes::{Options, Probes, Wire};
+use crate::decode::{Decoder, Raw};
+use crate::event::{Closing, Event, Lost, Maps, MmId, Smaps, Tick};
+use crate::procfs::{ProcessFiles, monotonic_ns, page_size, parse_maps, parse_smaps};
+use crate::units::Amounts;
+use anyhow::{Context as _, Result};
+use memtrace_common::{Cause, Losses, Overflow, RecordKey, RecordValue};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+
+/// A reading of maps is followed by a wait of this many times its cost.
+const MAPS_WAIT_PER_COST: u64 = 50;
+/// How long a thread's name is believed.
+const COMM_BELIEVED_NS: u64 = 1_000_000_000;
+/// `mmap` flag: no file behind it.
+const MAP_ANONYMOUS: u64 = 0x20;
+/// `mmap` flag: shared.
+const MAP_SHARED: u64 = 1;
+
+/// A process whose /proc is open.
+struct Process {
+    files: ProcessFiles,
+    /// Not to be read before; what a reading costs decides.
+    maps_due_ns: u64,
+    /// The address space may hold something that only maps knows: names of files, segments of System V.
+    wants_maps: bool,
+}
+
+/// The live source of events.
+pub struct Observer {
+    probes: Probes,
+    decoder: Decoder,
+    /// Ring records of intervals that are not over.
+    waiting: Vec<Raw>,
+    processes: BTreeMap<MmId, Process>,
+    comms: HashMap<u32, (Vec<u8>, u64)>,
+    /// Changes lost by the overflow table's parity: what was seen last.
+    losses: Losses,
+    buffer: Vec<u8>,
+    _stats: Option<OwnedFd>,
+    reader: own::Reader,
+}
+
+impl Observer {
+    /// Loads the probes; nothing is traced yet.
+    ///
+    /// # Errors
+    /// As [`Probes::load`].
+    pub fn new(options: Options, measure: bool) -> Result<Self> {
+        let probes = Probes::load(options)?;
+        let stats = if measure { aya::sys::enable_stats(aya::sys::Stats::RunTime).ok() } else { None };
+        let reader = own::Reader::new(&probes, stats.is_some())?;
+        Ok(Self {
+            probes,
+            decoder: Decoder::default(),
+            waiting: Vec::new(),
+            processes: BTreeMap::new(),
+            comms: HashMap::new(),
+            losses: Losses::default(),
+            buffer: Vec::new(),
+            _stats: stats,
+            reader,
+        })
+    }
+
+    /// The probes, for their log and what they miss.
+    pub const fn probes_mut(&mut self) -> &mut Probes {
+        &mut self.probes
+    }
+
+    /// Opens the books of a running process. False when the task iterator did not find an mm of it.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn attach(&mut self, pid: u32) -> Result<bool> {
+        self.probes.attach_to(pid)?;
+        self.read_ring();
+        Ok(self.waiting.iter().any(|raw| matches!(raw, Raw::Mm(record) if record.head.tgid == pid)))
+    }
+
+    /// Traces a process from its next execve on.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn attach_at_exec(&mut self, pid: u32) -> Result<()> {
+        self.probes.attach_to(0)?;
+        self.probes.await_exec_of(pid)
+    }
+
+    /// Takes what waits in the ring. To be called when the ring is readable, so that it does not run full between ticks.
+    pub fn read_ring(&mut self) {
+        while let Some(item) = self.probes.ring.next() {
+            if let Some(raw) = self.decoder.parse_ring(&item) {
+                self.waiting.push(raw);
+            }
+        }
+    }
+
+    /// The books that are open already, before the first interval ends. What else waits stays in the ring's order.
+    pub fn opening_events(&mut self) -> Vec<Event> {
+        self.read_ring();
+        let Some(position) = self.waiting.iter().position(|raw| matches!(raw, Raw::Mm(_))) else {
+            return Vec::new();
+        };
+        let raw = self.waiting.remove(position);
+        let mut events: Vec<Event> = self.decoder.decode_ring(&raw).into_iter().collect();
+        self.open_new_processes(&events);
+        self.read_wanted_maps(&mut events);
+        events
+    }
+
+    /// The ring's descriptor, readable when much waits.
+    #[must_use]
+    pub fn ring_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring owns this descriptor and lives as long as the borrow of `self`.
+        unsafe { BorrowedFd::borrow_raw(self.probes.ring.as_raw_fd()) }
+    }
+
+    /// Some mm is still under observation.
+    #[must_use]
+    pub fn observes_any(&self) -> bool {
+        self.decoder.occupants().any(|(_, occupant)| !occupant.closed)
+    }
+
+    /// The same, or something that waits in the ring will be.
+    ///
+    /// # Errors
+    /// None at present: the ring is memory.
+    pub fn observes_any_later(&mut self) -> Result<bool> {
+        self.read_ring();
+        Ok(self.observes_any() || self.waiting.iter().any(|raw| matches!(raw, Raw::Mm(_))))
+    }
+
+    /// The first mm of a process that is under observation.
+    #[must_use]
+    pub fn mm_of(&self, pid: u32) -> Option<MmId> {
+        self.decoder.occupants().find(|(_, o)| o.pid == pid && !o.closed).map(|(_, o)| o.mm)
+    }
+
+    /// /proc of an mm's process.
+    #[must_use]
+    pub fn files(&self, mm: MmId) -> Option<&ProcessFiles> {
+        self.processes.get(&mm).map(|process| &process.files)
+    }
+
+    /// Ends an interval: everything that happened in it, the readings that it calls for, and the tick.
+    ///
+    /// # Errors
+    /// A map cannot be read: the books cannot be closed.
+    pub fn tick(&mut self) -> Result<Vec<Event>> {
+        let ended = self.probes.epoch();
+        self.probes.next_epoch()?;
+        let now = monotonic_ns();
+        own::wait_for_running_programs();
+        self.read_ring();
+        let mut timed = self.decode_ring_until(now);
+        self.drain_records(ended, &mut timed)?;
+        let losses = self.probes.losses()?;
+        if losses.records != self.losses.records {
+            self.drain_overflow(ended, now, &mut timed)?;
+        }
+        if losses.ring != self.losses.ring {
+            for process in self.processes.values_mut() {
+                process.wants_maps = true;
+            }
+        }
+        self.losses = losses;
+        let mut events = self.order(timed);
+        self.open_new_processes(&events);
+        self.read_wanted_maps(&mut events);
+        let closings = self.closings(ended)?;
+        for closed in self.decoder.take_closed() {
+            self.probes.free_slot(u32::from(closed))?;
+        }
+        let observed: BTreeSet<MmId> = self.decoder.occupants().map(|(_, o)| o.mm).collect();
+        self.processes.retain(|mm, _| observed.contains(mm));
+        self.decoder.next_interval();
+        let own = self.reader.read();
+        let lost = Lost {
+            records: losses.records,
+            ring: losses.ring,
+            skipped: self.reader.skipped(),
+            threads: losses.threads,
+            mms: losses.mms,
+            undecodable: self.decoder.undecodable(),
+        };
+        events.push(Event::Tick(Tick { ts_ns: now, closings, lost, own }));
+        Ok(events)
+    }
+
+    fn decode_ring_until(&mut self, now: u64) -> Vec<(u64, Event)> {
+        let mut timed = Vec::new();
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.sort_by_key(|raw| raw.head().ts_ns);
+        for raw in waiting {
+            if raw.head().ts_ns > now {
+                self.waiting.push(raw);
+            } else if let Some(event) = self.decoder.decode_ring(&raw) {
+                timed.push((raw.head().ts_ns, event));
+            }
+        }
+        timed
+    }
+
+    fn drain_records(&mut self, ended: u32, timed: &mut Vec<(u64, Event)>) -> Result<()> {
+        let decoder = &mut self.decoder;
+        batch::drain::<RecordKey, RecordValue>(&self.probes.records[(ended & 1) as usize], |key, value| {
+            if let Some(event) = decoder.decode_record(key, value) {
+                timed.push((value.first_ns, event));
+            }
+        })
+        .context("failed to drain the records")
+    }
+
+    fn drain_overflow(&mut self, ended: u32, now: u64, timed: &mut Vec<(u64, Event)>) -> Result<()> {
+        let slots: Vec<u16> = self.decoder.occupants().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            for cause in Cause::ALL {
+                let index = (u32::from(slot) * Cause::COUNT as u32 + *cause as u32) * 2 + (ended & 1);
+                let Wire(overflow) = self.probes.overflow.get(&index, 0).context("failed to read the overflow")?;
+                if overflow.changes == 0 {
+                    continue;
+                }
+                self.probes.overflow.set(index, Wire(Overflow::default()), 0).context("failed to clear the overflow")?;
+                if let Some(event) = self.decoder.decode_overflow(slot, *cause, &overflow, now) {
+                    timed.push((now, event));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// By time; the opening of an mm before its first change (which another CPU may have stamped a little earlier), and
+    /// the names of threads before everything.
+    fn order(&mut self, mut timed: Vec<(u64, Event)>) -> Vec<Event> {
+        let mut first_change: HashMap<MmId, u64> = HashMap::new();
+        let mut tids = BTreeSet::new();
+        for (ts, event) in &timed {
+            if let Event::Change(change) = event {
+                let first = first_change.entry(change.mm).or_insert(*ts);
+                *first = (*first).min(*ts);
+                tids.insert(change.tid);
+            }
+        }
+        for (ts, event) in &mut timed {
+            if let Event::MmOpened(opened) = event {
+                if let Some(first) = first_change.get(&opened.mm) {
+                    *ts = (*ts).min(*first);
+                }
+            }
+        }
+        timed.sort_by_key(|(ts, event)| (*ts, !matches!(event, Event::MmOpened(_))));
+        let mut events = Vec::with_capacity(timed.len() + 8);
+        for (_, event) in timed {
+            if let Event::Comm { tid, comm } = &event {
+                self.comms.insert(*tid, (comm.clone(), 0));
+            }
+            events.push(event);
+        }
+        let now = monotonic_ns();
+        for tid in tids.into_iter().filter(|tid| *tid != 0) {
+            let known = self.comms.get(&tid);
+            if known.is_some_and(|(_, read)| now.saturating_sub(*read) < COMM_BELIEVED_NS) {
+                continue;
+            }
+            let Ok(mut comm) = std::fs::read(format!("/proc/{tid}/comm")) else { continue };
+            comm.truncate(comm.trim_ascii_end().len().max(comm.len().saturating_sub(1)));
+            if known.is_none_or(|(before, _)| *before != comm) {
+                events.push(Event::Comm { tid, comm: comm.clone() });
+            }
+            self.comms.insert(tid, (comm, now));
+        }
+        if self.comms.len() > 65536 {
+            self.comms.clear();
+        }
+        events
+    }
+
+    fn open_new_processes(&mut self, events: &[Event]) {
+        for event in events {
+            match event {
+                Event::MmOpened(opened) => {
+                    if let Ok(files) = ProcessFiles::open(opened.pid) {
+                        let process = Process { files, maps_due_ns: 0, wants_maps: true };
+                        self.processes.insert(opened.mm, process);
+                    }
+                }
+                Event::Syscall(call) => {
+                    let named = match call.nr {
+                        crate::syscalls::MMAP => call.args[3] & MAP_ANONYMOUS == 0 || call.args[3] & MAP_SHARED != 0,
+                        crate::syscalls::SHMAT | crate::syscalls::PRCTL | crate::syscalls::REMAP_FILE_PAGES => true,
+                        _ => false,
+                    };
+                    if let Some(process) = self.processes.get_mut(&call.mm).filter(|_| named) {
+                        process.wants_maps = true;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn read_wanted_maps(&mut self, events: &mut Vec<Event>) {
+        let closed: BTreeSet<MmId> = self.decoder.occupants().filter(|(_, o)| o.closed).map(|(_, o)| o.mm).collect();
+        for (mm, process) in &mut self.processes {
+            let begin_ns = monotonic_ns();
+            if !process.wants_maps || begin_ns < process.maps_due_ns || closed.contains(mm) {
+                continue;
+            }
+            process.wants_maps = false;
+            let mut lines = Vec::new();
+            // A process that has just exited or become another program has no such maps any more: nothing to say.
+            let Ok(cost) = process.files.read_maps(&mut self.buffer) else { continue };
+            parse_maps(&self.buffer, &mut lines);
+            if lines.is_empty() {
+                continue;
+            }
+            let ts_ns = monotonic_ns();
+            process.maps_due_ns = ts_ns.saturating_add(cost.cost_ns.saturating_mul(MAPS_WAIT_PER_COST));
+            events.push(Event::Maps(Maps { mm: *mm, begin_ns, ts_ns, lines }));
+        }
+    }
+
+    /// What the counters said when the interval `ended` was over, for every mm.
+    fn closings(&self, ended: u32) -> Result<Vec<Closing>> {
+        let mut closings = Vec::new();
+        for (slot, occupant) in self.decoder.occupants() {
+            let booked = self.booked(slot, Some(ended))?;
+            let virt = self.processes.get(&occupant.mm).and_then(|p| p.files.read_statm().ok()).map(|statm| statm.virt);
+            closings.push(Closing {
+                mm: occupant.mm,
+                counters: occupant.counters + booked,
+                virt: if occupant.closed { Some(0) } else { virt },
+            });
+        }
+        closings.sort_by_key(|closing| closing.mm);
+        Ok(closings)
+    }
+
+    /// Pages that all CPUs booked on a slot, until the interval `ended` was over or until now.
+    fn booked(&self, slot: u16, ended: Option<u32>) -> Result<Amounts> {
+        Ok(self.view(slot, ended)?.0)
+    }
+
+    fn view(&self, slot: u16, ended: Option<u32>) -> Result<(Amounts, u64)> {
+        let mut sum = Amounts::ZERO;
+        let mut events = 0u64;
+        for Wire(cpu) in self.probes.cpus.get(&u32::from(slot), 0).context("failed to read the counters")?.iter() {
+            // A CPU that has seen nothing since still says what it said then.
+            let later = ended.is_some_and(|ended| cpu.epoch == ended.wrapping_add(1));
+            sum += Amounts::from_members(if later { cpu.booked_before } else { cpu.booked });
+            events = events.wrapping_add(cpu.events);
+        }
+        Ok((sum, events))
+    }
+
+    /// Reads smaps between two looks at the counters. `None` when the process is gone.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn read_smaps(&mut self, mm: MmId) -> Result<Option<Event>> {
+        let Some((slot, counters)) =
+            self.decoder.occupants().find(|(_, o)| o.mm == mm && !o.closed).map(|(slot, o)| (slot, o.counters))
+        else {
+            return Ok(None);
+        };
+        let Some(process) = self.processes.get(&mm) else { return Ok(None) };
+        let (before, events_before) = self.view(slot, None)?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let read = process.files.read_smaps(&mut buffer);
+        let status = process.files.read_status();
+        self.buffer = buffer;
+        let (after, events_after) = self.view(slot, None)?;
+        let (Ok(cost), Ok(status)) = (read, status) else { return Ok(None) };
+        let Some(status) = status.amounts(page_size()) else { return Ok(None) };
+        let mut mappings = Vec::new();
+        parse_smaps(&self.buffer, &mut mappings);
+        Ok(Some(Event::Smaps(Smaps {
+            mm,
+            ts_ns: monotonic_ns(),
+            cost_ns: cost.cost_ns,
+            longest_hold_ns: cost.longest_hold_ns,
+            before: Some(counters + before),
+            after: Some(counters + after),
+            quiet: events_before == events_after,
+            status,
+            mappings,
+        })))
+    }
+
+    /// Open mms whose /proc can be read.
+    pub fn open_mms(&self) -> Vec<MmId> {
+        self.decoder
+            .occupants()
+            .filter(|(_, o)| !o.closed && self.processes.contains_key(&o.mm))
+            .map(|(_, o)| o.mm)
+            .collect()
+    }
+}

@@ -1,0 +1,101 @@
+//! What we cost, and how the kernel lets us wait for our own programs.
+
+use super::probes::Probes;
+use crate::event::Own;
+use anyhow::{Context as _, Result};
+use aya_obj::generated::bpf_prog_info;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+
+/// `BPF_OBJ_GET_INFO_BY_FD` of `enum bpf_cmd`.
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+/// `MEMBARRIER_CMD_GLOBAL`: the kernel's `synchronize_rcu()`.
+const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+
+/// The `info` member of `union bpf_attr`.
+#[repr(C)]
+struct InfoByFd {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+/// Reads the cost of ourselves.
+pub struct Reader {
+    programs: Vec<OwnedFd>,
+    measured: bool,
+}
+
+impl Reader {
+    /// For the programs that are loaded; `measured`: the kernel times them.
+    ///
+    /// # Errors
+    /// A program's descriptor cannot be had.
+    pub fn new(probes: &Probes, measured: bool) -> Result<Self> {
+        let programs = probes
+            .programs()
+            .map(|(name, program)| {
+                let fd = program.fd().with_context(|| format!("program {name} is not loaded"))?;
+                fd.as_fd().try_clone_to_owned().context("failed to duplicate a descriptor")
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { programs, measured })
+    }
+
+    fn infos(&self) -> impl Iterator<Item = bpf_prog_info> {
+        self.programs.iter().filter_map(|fd| {
+            // SAFETY: all zeros is a valid bpf_prog_info: integers, and pointers given as integers.
+            let mut info: bpf_prog_info = unsafe { MaybeUninit::zeroed().assume_init() };
+            let mut attr = InfoByFd {
+                fd: fd.as_raw_fd().cast_unsigned(),
+                len: size_of::<bpf_prog_info>() as u32,
+                info: (&raw mut info) as u64,
+            };
+            // SAFETY: `attr` is the kernel's layout of this command; `info` is a place of `len` bytes.
+            let result =
+                unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut attr, size_of::<InfoByFd>()) };
+            (result == 0).then_some(info)
+        })
+    }
+
+    /// CPU time and memory of this process, time and runs of its BPF programs.
+    #[must_use]
+    pub fn read(&self) -> Own {
+        // SAFETY: all zeros is a valid rusage, and getrusage fills it.
+        let usage = unsafe {
+            let mut usage: libc::rusage = MaybeUninit::zeroed().assume_init();
+            libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
+            usage
+        };
+        let nanos = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1_000;
+        let (mut ns, mut runs) = (0, 0);
+        if self.measured {
+            for info in self.infos() {
+                ns += info.run_time_ns;
+                runs += info.run_cnt;
+            }
+        }
+        Own {
+            cpu_ns: nanos(usage.ru_utime) + nanos(usage.ru_stime),
+            bpf_ns: self.measured.then_some(ns),
+            bpf_runs: self.measured.then_some(runs),
+            max_rss: usage.ru_maxrss as u64 * 1024,
+        }
+    }
+
+    /// Runs that the kernel skipped because the same program was running on that CPU already.
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.infos().map(|info| info.recursion_misses).sum()
+    }
+}
+
+/// Returns when every BPF program that was running at the call has ended: they run inside RCU read sections.
+pub fn wait_for_running_programs() {
+    // SAFETY: membarrier takes no pointers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result != 0 {
+        // A kernel without it (nohz_full): the longest program runs for microseconds.
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,416 @@
+//! A live session: when to end an interval, when to read smaps, when it is over. tokio lives here.
+
+use super::failure::{has_root_rights, recognise};
+use super::observer::Observer;
+use super::probes::{Options, Sizes};
+use super::spawn::Waiting;
+use crate::cli::{Target, TraceOptions};
+use crate::event::{End, EndReason, Event, Meta, MmId, Mode, TaskWhat};
+use crate::hints::Failure;
+use crate::procfs::{ProcessFiles, SmapsBudget, SmapsSize, monotonic_ns, page_size, read_kernel_release};
+use anyhow::{Context as _, Result};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Child;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// Takes the events of an interval, in order. `BrokenPipe` ends the session as if it had been interrupted.
+pub type Sink<'a> = dyn FnMut(&[Event]) -> Result<()> + 'a;
+
+/// How a session ended.
+pub struct Outcome {
+    /// Status of the command that memtrace started, as a shell has it; `None` for an attached process.
+    pub status: Option<u8>,
+}
+
+/// Watches a target until it ends, the user ends it, or the time is over.
+///
+/// # Errors
+/// The target cannot be watched, the kernel refuses, or the sink fails.
+pub fn watch(target: &Target, options: &TraceOptions, sink: &mut Sink<'_>) -> Result<Outcome> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
+    runtime.block_on(async {
+        let mut session = Session::start(target, options).map_err(recognise)?;
+        session.run(sink).await
+    })
+}
+
+/// A descriptor of our own for polling.
+fn poll(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
+    let fd = fd.try_clone_to_owned()?;
+    // SAFETY: an OwnedFd's descriptor stays open and the same for as long as the AsyncFd that owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+struct Session {
+    observer: Observer,
+    options: TraceOptions,
+    pid: u32,
+    pidfd: OwnedFd,
+    child: Option<Child>,
+    opening: Vec<Event>,
+    budgets: HashMap<MmId, SmapsBudget>,
+    /// Exit code of the target, once seen.
+    code: Option<u32>,
+    /// The command has been given a signal to answer.
+    told: bool,
+}
+
+impl Session {
+    fn start(target: &Target, options: &TraceOptions) -> Result<Self> {
+        match target {
+            Target::Pid(pid) => Self::attach(*pid, options),
+            Target::Command(command) => Self::spawn(command, options),
+        }
+    }
+
+    fn observer(options: &TraceOptions) -> Result<Observer> {
+        if !has_root_rights() {
+            log::debug!("not root: the kernel decides by capabilities");
+        }
+        let probes = Options { follow: options.follow, time_all: true, sizes: Sizes::of(options.follow) };
+        let mut observer = Observer::new(probes, options.bpf_stats)?;
+        for (name, reason) in &observer.probes_mut().missing {
+            log::info!("{name} cannot be had here ({reason}): what it tells is missing");
+        }
+        if options.verbose > 0 {
+            start_probe_log(&mut observer);
+        }
+        Ok(observer)
+    }
+
+    fn attach(pid: u32, options: &TraceOptions) -> Result<Self> {
+        if pid == std::process::id() {
+            return Err(Failure::OwnPid { pid }.into());
+        }
+        let files = ProcessFiles::open(pid)?;
+        let pidfd = open_pidfd(pid).map_err(|_| Failure::TargetGone { pid })?;
+        let mut observer = Self::observer(options)?;
+        let meta = Meta {
+            comm: files.read_comm()?,
+            exe: files.read_exe().unwrap_or_default(),
+            cmdline: files.read_cmdline().unwrap_or_default(),
+            ..meta(pid, options)?
+        };
+        let found = observer.attach(pid)?;
+        // Opened by number twice: only when both are the same, living process are its books really open.
+        if !files.exists() {
+            let reused = std::path::Path::new(&format!("/proc/{pid}")).exists();
+            return Err(if reused { Failure::PidReused { pid } } else { Failure::TargetGone { pid } }.into());
+        }
+        if !found {
+            return Err(Failure::TargetGone { pid }.into());
+        }
+        let mut opening = vec![Event::Meta(meta)];
+        opening.append(&mut observer.opening_events());
+        if let Some(mm) = observer.mm_of(pid) {
+            let may_read_smaps = files
+                .read_size(&mut Vec::new())
+                .is_ok_and(|size| new_budget(options).check(monotonic_ns(), &size).is_ok());
+            if let Ok(overview) = files.read_overview(mm, may_read_smaps) {
+                opening.push(Event::Overview(overview));
+            }
+        }
+        Ok(Self {
+            observer,
+            options: options.clone(),
+            pid,
+            pidfd,
+            child: None,
+            opening,
+            budgets: HashMap::new(),
+            code: None,
+            told: false,
+        })
+    }
+
+    fn spawn(command: &[std::ffi::OsString], options: &TraceOptions) -> Result<Self> {
+        use std::os::unix::ffi::OsStrExt as _;
+        let mut observer = Self::observer(options)?;
+        let waiting = Waiting::start(command)?;
+        let pid = waiting.pid;
+        let pidfd = open_pidfd(pid).context("failed to open the command's process")?;
+        observer.attach_at_exec(pid)?;
+        let mut meta = Meta { spawned: true, ..meta(pid, options)? };
+        let child = waiting.release()?;
+        let opening = observer.opening_events();
+        let files = ProcessFiles::open(pid);
+        let name = command.first().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
+        // A command that has ended already has no name any more but the one that was typed.
+        meta.comm = opening
+            .iter()
+            .find_map(|event| match event {
+                Event::MmOpened(opened) => Some(opened.comm.clone()),
+                _ => None,
+            })
+            .unwrap_or_else(|| name.clone());
+        meta.exe = files.as_ref().ok().and_then(|files| files.read_exe().ok()).unwrap_or(name);
+        meta.cmdline = files.as_ref().ok().and_then(|files| files.read_cmdline().ok()).unwrap_or_default();
+        let mut events = vec![Event::Meta(meta)];
+        events.extend(opening);
+        Ok(Self {
+            observer,
+            options: options.clone(),
+            pid,
+            pidfd,
+            child: Some(child),
+            opening: events,
+            budgets: HashMap::new(),
+            code: None,
+            told: false,
+        })
+    }
+
+    async fn run(&mut self, sink: &mut Sink<'_>) -> Result<Outcome> {
+        let opening = std::mem::take(&mut self.opening);
+        let reason = match self.give(sink, &opening)? {
+            Some(reason) => reason,
+            None => self.observe(sink).await?,
+        };
+        let mut last = self.observer.tick()?;
+        self.note_exit(&last);
+        if reason == EndReason::OutputClosed {
+            return Ok(Outcome { status: self.status(false)? });
+        }
+        let exited = matches!(reason, EndReason::Exited { .. });
+        if let Some(mm) = self.observer.mm_of(self.pid).filter(|_| !exited) {
+            let overview = self.observer.files(mm).and_then(|files| files.read_overview(mm, false).ok());
+            last.extend(overview.map(Event::Overview));
+        }
+        let reason = if exited { EndReason::Exited { code: self.code } } else { reason };
+        last.push(Event::End(End { ts_ns: monotonic_ns(), reason }));
+        self.give(sink, &last)?;
+        Ok(Outcome { status: self.status(exited)? })
+    }
+
+    /// Status of the command: waited for when it has ended, else success, for it goes on without us.
+    fn status(&mut self, exited: bool) -> Result<Option<u8>> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        if !exited {
+            return Ok(Some(0));
+        }
+        let status = child.wait().context("failed to wait for the command")?;
+        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        Ok(Some(u8::try_from(code & 0xff).unwrap_or(1)))
+    }
+
+    /// Gives events to the sink; the session's end when nobody reads any more.
+    fn give(&mut self, sink: &mut Sink<'_>, events: &[Event]) -> Result<Option<EndReason>> {
+        match sink(events) {
+            Ok(()) => Ok(None),
+            Err(error) if is_broken_pipe(&error) => Ok(Some(EndReason::OutputClosed)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn observe(&mut self, sink: &mut Sink<'_>) -> Result<EndReason> {
+        let mut ticks = tokio::time::interval_at(Instant::now() + self.options.interval, self.options.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let deadline = self.options.duration.map(|duration| Instant::now() + duration);
+        let exit = poll(self.pidfd.as_fd()).context("failed to watch the target's end")?;
+        let ring = poll(self.observer.ring_fd()).context("failed to watch the ring")?;
+        let mut signals = Signals::new()?;
+        let mut gone = false;
+        loop {
+            let over = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = exit.readable(), if !gone => {
+                    gone = true;
+                    if !self.options.follow || !self.observer.observes_any_later()? {
+                        return Ok(EndReason::Exited { code: None });
+                    }
+                }
+                number = signals.next() => {
+                    if !self.passes_on(number) {
+                        return Ok(EndReason::Interrupted);
+                    }
+                }
+                () = over => return Ok(EndReason::Duration),
+                guard = ring.readable() => {
+                    self.observer.read_ring();
+                    guard.context("failed to watch the ring")?.clear_ready();
+                }
+                _ = ticks.tick() => {
+                    let events = self.observer.tick()?;
+                    self.note_exit(&events);
+                    if let Some(reason) = self.give(sink, &events)? {
+                        return Ok(reason);
+                    }
+                    if let Some(smaps) = self.audit()? {
+                        if let Some(reason) = self.give(sink, &[smaps])? {
+                            return Ok(reason);
+                        }
+                    }
+                    if gone && !self.observer.observes_any() {
+                        return Ok(EndReason::Exited { code: None });
+                    }
+                }
+            }
+        }
+    }
+
+    /// A signal to us while our command runs is the command's to answer: a terminal sends SIGINT to both, SIGTERM is
+    /// passed on. The second one ends the session.
+    fn passes_on(&mut self, number: i32) -> bool {
+        let Some(child) = &mut self.child else { return false };
+        if std::mem::replace(&mut self.told, true) {
+            return false;
+        }
+        if number == libc::SIGTERM {
+            // SAFETY: the child has not been waited for, so its number is its own.
+            unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
+        }
+        true
+    }
+
+    fn note_exit(&mut self, events: &[Event]) {
+        for event in events {
+            if let Event::Task(task) = event {
+                if let TaskWhat::ProcessExited { code } = task.what {
+                    if task.pid == self.pid {
+                        self.code = Some(code);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads smaps of the mm that has waited longest, if its budget allows.
+    fn audit(&mut self) -> Result<Option<Event>> {
+        if self.options.smaps_interval.is_none() {
+            return Ok(None);
+        }
+        let now = monotonic_ns();
+        let mms = self.observer.open_mms();
+        self.budgets.retain(|mm, _| mms.contains(mm));
+        let due = mms
+            .into_iter()
+            .map(|mm| (self.budgets.get(&mm).map_or(0, SmapsBudget::due_ns), mm))
+            .filter(|(due, _)| *due <= now)
+            .min();
+        let Some((_, mm)) = due else { return Ok(None) };
+        let budget = self.budgets.entry(mm).or_insert_with(|| new_budget(&self.options));
+        let size = self.observer.files(mm).and_then(|files| files.read_size(&mut Vec::new()).ok());
+        let Some(size): Option<SmapsSize> = size else {
+            budget.skipped(now);
+            return Ok(None);
+        };
+        if let Err(refusal) = budget.check(now, &size) {
+            log::info!("no audit of mm {}: {refusal}", mm.0);
+            budget.skipped(now);
+            return Ok(None);
+        }
+        let event = self.observer.read_smaps(mm)?;
+        let now = monotonic_ns();
+        match &event {
+            Some(Event::Smaps(smaps)) => {
+                let cost = crate::procfs::ReadCost {
+                    cost_ns: smaps.cost_ns,
+                    longest_hold_ns: smaps.longest_hold_ns,
+                    reads: 0,
+                };
+                budget.spent(now, &size, cost);
+            }
+            _ => budget.skipped(now),
+        }
+        Ok(event)
+    }
+}
+
+/// The signals that end a session.
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let of = |kind| signal(kind).context("failed to watch for signals");
+        Ok(Self([of(SignalKind::interrupt())?, of(SignalKind::terminate())?, of(SignalKind::hangup())?]))
+    }
+
+    async fn next(&mut self) -> i32 {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => libc::SIGINT,
+            _ = terminate.recv() => libc::SIGTERM,
+            _ = hangup.recv() => libc::SIGHUP,
+        }
+    }
+}
+
+fn new_budget(options: &TraceOptions) -> SmapsBudget {
+    let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    let interval = options.smaps_interval.map_or(u64::MAX, nanos);
+    SmapsBudget::new(interval, Some(nanos(options.max_snapshot)))
+}
+
+fn meta(pid: u32, options: &TraceOptions) -> Result<Meta> {
+    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(Meta {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid,
+        comm: Vec::new(),
+        exe: Vec::new(),
+        cmdline: Vec::new(),
+        kernel: read_kernel_release().context("failed to read the kernel's release")?,
+        page_size: page_size(),
+        mode: Mode::Exact,
+        mode_reason: String::new(),
+        interval_ns: u64::try_from(options.interval.as_nanos()).unwrap_or(u64::MAX),
+        ts_ns: monotonic_ns(),
+        wall_ns: i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX),
+        spawned: false,
+        follow: options.follow,
+    })
+}
+
+fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and returns a descriptor that nobody else owns.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}
+
+/// Shows the probes' own warnings.
+fn start_probe_log(observer: &mut Observer) {
+    let mut logger = match aya_log::EbpfLogger::init(observer.probes_mut().ebpf_mut()) {
+        Ok(logger) => logger,
+        Err(error) => return log::info!("the probes' log cannot be read: {error}"),
+    };
+    // SAFETY: the ring's descriptor is open for as long as the logger, which the task below owns.
+    let fd = unsafe { BorrowedFd::borrow_raw(logger.as_raw_fd()) };
+    match poll(fd) {
+        Ok(readiness) => {
+            tokio::spawn(async move {
+                while let Ok(mut guard) = readiness.readable().await {
+                    logger.flush();
+                    guard.clear_ready();
+                }
+            });
+        }
+        Err(error) => log::info!("the probes' log cannot be watched: {error}"),
+    }
+}

@@ -1,0 +1,56 @@
+//! `/proc/PID`: the kernel's own view of a process, for openings, audits and overviews.
+//!
+//! `parse_` functions are pure, take bytes and always compile; `read_` functions touch the system and need the
+//! feature `live`. maps, smaps, smaps_rollup, statm, status and stat are parsed here, because names in them may be
+//! any bytes and because a reading of smaps is part of what memtrace costs; the rest is left to the procfs crate.
+//!
+//! This room refuses to guess: a line that it cannot read is counted, never turned into a number, and what
+//! the kernel does not say is `None`.
+
+mod budget;
+mod maps;
+mod scan;
+mod smaps;
+mod status;
+
+#[cfg(feature = "live")]
+mod error;
+#[cfg(feature = "live")]
+mod files;
+#[cfg(feature = "live")]
+mod system;
+
+pub use budget::{Refusal, SmapsBudget, SmapsSize};
+pub use maps::{MapsHeader, parse_maps, visit_maps};
+pub use smaps::{
+    Rollup, parse_rollup, parse_smaps, private_file, private_file_pages_of_pagemap, visit_smaps,
+};
+pub use status::{Malformed, Stat, Statm, Status, parse_stat, parse_statm, parse_status};
+
+#[cfg(feature = "live")]
+pub use error::Error;
+#[cfg(feature = "live")]
+pub use files::ProcessFiles;
+#[cfg(feature = "live")]
+pub use system::{monotonic_ns, page_size, read_kernel_release};
+
+/// How a parse went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ParseReport {
+    /// Mappings that were read.
+    pub mappings: usize,
+    /// Lines that could not be read: broken ones, fields without a mapping, a last line without its newline.
+    /// Zero on every kernel known; each one means that an amount may be missing.
+    pub malformed: usize,
+}
+
+/// What a reading took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadCost {
+    /// Opening and reading, wall time.
+    pub cost_ns: u64,
+    /// Longest single `read(2)`. The kernel drops mmap_lock between reads, so it was held (or waited for) no longer at a time.
+    pub longest_hold_ns: u64,
+    /// How many `read(2)` it took.
+    pub reads: u32,
+}

@@ -1,0 +1,473 @@
+//! `/proc/PID/smaps` and `smaps_rollup`.
+//!
+//! One pass, no allocation, fields in any order. A mapping's header begins with a lower-case hexadecimal digit and
+//! a field with a capital letter; a name cannot hold a newline, so it cannot fake either.
+
+use super::maps::MapsHeader;
+use super::scan::{Lines, kilobytes};
+use super::{Malformed, ParseReport};
+use crate::event::SmapsMapping;
+
+/// Calls `visit` for each mapping of smaps. Unknown fields are passed over. A line that is neither field nor header
+/// may have been a header: the fields that follow it, up to the next header, belong to no mapping.
+pub fn visit_smaps<'a>(
+    bytes: &'a [u8],
+    mut visit: impl FnMut(&MapsHeader<'a>, &SmapsMapping),
+) -> ParseReport {
+    let mut report = ParseReport::default();
+    let mut current: Option<(MapsHeader<'a>, SmapsMapping)> = None;
+    let mut unreadable = false;
+    let mut lines = Lines::new(bytes);
+    for line in lines.by_ref() {
+        if let Some(b'A'..=b'Z') = line.first()
+            && let Some((label, amount)) = split_field(line)
+        {
+            report.malformed += match &mut current {
+                Some((_, mapping)) => usize::from(store(label, amount, mapping).is_none()),
+                None => usize::from(!unreadable),
+            };
+            continue;
+        }
+        if let Some((header, mapping)) = current.take() {
+            report.mappings += 1;
+            visit(&header, &mapping);
+        }
+        current = MapsHeader::parse(line).map(|header| {
+            (
+                header,
+                SmapsMapping {
+                    start: header.start,
+                    end: header.end,
+                    ..Default::default()
+                },
+            )
+        });
+        unreadable = current.is_none();
+        report.malformed += usize::from(unreadable);
+    }
+    report.malformed += usize::from(lines.is_cut());
+    if let Some((header, mapping)) = current {
+        report.mappings += 1;
+        visit(&header, &mapping);
+    }
+    report
+}
+
+/// Appends the mappings of smaps to `mappings`.
+pub fn parse_smaps(bytes: &[u8], mappings: &mut Vec<SmapsMapping>) -> ParseReport {
+    visit_smaps(bytes, |_, mapping| mappings.push(mapping.clone()))
+}
+
+/// Label and amount of a field's line; `None` for a line that is no field.
+#[inline]
+fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = line
+        .iter()
+        .position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_'))?;
+    (line[end] == b':').then(|| (&line[..end], &line[end + 1..]))
+}
+
+/// `None` when a known field has no amount.
+#[inline]
+fn store(label: &[u8], amount: &[u8], mapping: &mut SmapsMapping) -> Option<()> {
+    let place = match label {
+        b"Rss" => &mut mapping.rss,
+        b"Pss" => &mut mapping.pss,
+        b"Shared_Clean" => &mut mapping.shared_clean,
+        b"Shared_Dirty" => &mut mapping.shared_dirty,
+        b"Private_Clean" => &mut mapping.private_clean,
+        b"Private_Dirty" => &mut mapping.private_dirty,
+        b"Anonymous" => &mut mapping.anonymous,
+        b"AnonHugePages" => &mut mapping.anon_huge,
+        b"ShmemPmdMapped" => &mut mapping.shmem_pmd,
+        b"FilePmdMapped" => &mut mapping.file_pmd,
+        b"Swap" => &mut mapping.swap,
+        b"SwapPss" => &mut mapping.swap_pss,
+        b"Locked" => &mut mapping.locked,
+        b"Shared_Hugetlb" | b"Private_Hugetlb" => {
+            mapping.hugetlb = mapping.hugetlb.checked_add(kilobytes(amount)?)?;
+            return Some(());
+        }
+        _ => return Some(()),
+    };
+    *place = kilobytes(amount)?;
+    Some(())
+}
+
+/// `/proc/PID/smaps_rollup`: the whole process in one walk of its page tables. Bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rollup {
+    /// `Rss`.
+    pub rss: u64,
+    /// `Pss`.
+    pub pss: u64,
+    /// `Pss_Anon`; `None` on a kernel that does not print it.
+    pub pss_anon: Option<u64>,
+    /// `Shared_Clean`.
+    pub shared_clean: u64,
+    /// `Shared_Dirty`.
+    pub shared_dirty: u64,
+    /// `Private_Clean`.
+    pub private_clean: u64,
+    /// `Private_Dirty`.
+    pub private_dirty: u64,
+    /// `Anonymous`, shared with children or the parent after a fork or not.
+    pub anonymous: u64,
+    /// `Swap`.
+    pub swap: u64,
+    /// `SwapPss`.
+    pub swap_pss: u64,
+    /// `Shared_Hugetlb` + `Private_Hugetlb`.
+    pub hugetlb: u64,
+    /// `Locked`.
+    pub locked: u64,
+}
+
+impl Rollup {
+    /// Pages that nobody else maps.
+    #[must_use]
+    pub const fn uss(&self) -> u64 {
+        self.private_clean.saturating_add(self.private_dirty)
+    }
+
+    /// Of [`Self::uss`], what is file or shared memory, when the rollup determines it.
+    ///
+    /// The rollup counts all anonymous pages, and after a fork some of them are shared. It is exact when no page is
+    /// shared or none is anonymous, and when `Pss_Anon` equals `Anonymous`: a single anonymous page with a second
+    /// sharer would make it smaller by at least half a page. A process that was forked by a running server
+    /// (a PostgreSQL backend) usually shares anonymous pages with it: `None`, and smaps has to say.
+    #[must_use]
+    pub fn private_file(&self) -> Option<u64> {
+        let nothing_shared = self.shared_clean == 0 && self.shared_dirty == 0;
+        if self.anonymous == 0 || nothing_shared || self.pss_anon == Some(self.anonymous) {
+            self.uss().checked_sub(self.anonymous)
+        } else {
+            None
+        }
+    }
+}
+
+/// Reads smaps_rollup. `Ok(None)` when it is empty: the process has no address space (any more).
+///
+/// # Errors
+/// A known field that has no amount, or a line that is neither a field nor the header.
+pub fn parse_rollup(bytes: &[u8]) -> Result<Option<Rollup>, Malformed> {
+    let mut rollup = Rollup::default();
+    let mut seen_rss = false;
+    let mut lines = Lines::new(bytes);
+    let mut number = 0;
+    for line in lines.by_ref() {
+        number += 1;
+        // The header: without any mapping it spans nothing, which no header of a mapping may.
+        if number == 1 && line.ends_with(b"[rollup]") {
+            continue;
+        }
+        let malformed = || Malformed::new("smaps_rollup", number, line);
+        let (label, amount) = split_field(line).ok_or_else(malformed)?;
+        let place = match label {
+            b"Rss" => {
+                seen_rss = true;
+                &mut rollup.rss
+            }
+            b"Pss" => &mut rollup.pss,
+            b"Pss_Anon" => rollup.pss_anon.insert(0),
+            b"Shared_Clean" => &mut rollup.shared_clean,
+            b"Shared_Dirty" => &mut rollup.shared_dirty,
+            b"Private_Clean" => &mut rollup.private_clean,
+            b"Private_Dirty" => &mut rollup.private_dirty,
+            b"Anonymous" => &mut rollup.anonymous,
+            b"Swap" => &mut rollup.swap,
+            b"SwapPss" => &mut rollup.swap_pss,
+            b"Locked" => &mut rollup.locked,
+            b"Shared_Hugetlb" | b"Private_Hugetlb" => {
+                let amount = kilobytes(amount).ok_or_else(malformed)?;
+                rollup.hugetlb = rollup.hugetlb.checked_add(amount).ok_or_else(malformed)?;
+                continue;
+            }
+            _ => continue,
+        };
+        *place = kilobytes(amount).ok_or_else(malformed)?;
+    }
+    if lines.is_cut() {
+        return Err(Malformed::new("smaps_rollup", number + 1, b"(cut)"));
+    }
+    Ok(seen_rss.then_some(rollup))
+}
+
+/// Bytes of file or shared-memory pages in this mapping that nobody else maps, when smaps determines it.
+///
+/// `None` for a mapping that has anonymous pages, file pages, private pages and shared pages: which of the
+/// private ones are file pages, only pagemap knows.
+#[must_use]
+pub fn private_file(mapping: &SmapsMapping) -> Option<u64> {
+    let private = mapping.private_clean.saturating_add(mapping.private_dirty);
+    let shared = mapping.shared_clean.saturating_add(mapping.shared_dirty);
+    if mapping.anonymous == 0 || private == 0 {
+        Some(private)
+    } else if mapping.anonymous >= mapping.rss {
+        Some(0)
+    } else if shared == 0 {
+        private.checked_sub(mapping.anonymous)
+    } else {
+        None
+    }
+}
+
+/// Counts, in entries of `/proc/PID/pagemap`, the present file or shared-memory pages that are mapped exactly once.
+#[must_use]
+pub fn private_file_pages_of_pagemap(entries: &[u8]) -> u64 {
+    // Documentation/admin-guide/mm/pagemap.rst: 63 present, 61 file page or shared anonymous, 56 mapped exclusively.
+    const WANTED: u64 = 1 << 63 | 1 << 61 | 1 << 56;
+    let (entries, _) = entries.as_chunks::<8>();
+    entries
+        .iter()
+        .filter(|entry| u64::from_ne_bytes(**entry) & WANTED == WANTED)
+        .count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::maps::tests::{line, render};
+    use super::*;
+    use crate::event::MapsLine;
+    use proptest::prelude::*;
+    use std::io::Write as _;
+
+    const FIELDS: usize = 18;
+
+    fn print(line: &MapsLine, amounts: &[u32; FIELDS], order: &[usize], out: &mut Vec<u8>) {
+        const LABELS: [&str; FIELDS] = [
+            "Size:",
+            "Rss:",
+            "Pss:",
+            "Pss_Dirty:",
+            "Shared_Clean:",
+            "Shared_Dirty:",
+            "Private_Clean:",
+            "Private_Dirty:",
+            "Anonymous:",
+            "AnonHugePages:",
+            "ShmemPmdMapped:",
+            "FilePmdMapped:",
+            "Shared_Hugetlb:",
+            "Private_Hugetlb:",
+            "Swap:",
+            "SwapPss:",
+            "Locked:",
+            "Surprise_Field:",
+        ];
+        render(line, out);
+        out.push(b'\n');
+        for &i in order {
+            writeln!(out, "{:<16}{:>8} kB", LABELS[i], amounts[i]).expect("a Vec takes everything");
+        }
+        out.extend_from_slice(b"THPeligible:           0\nVmFlags: rd mr mw me \n");
+    }
+
+    fn expected(line: &MapsLine, amounts: &[u32; FIELDS]) -> SmapsMapping {
+        let bytes = amounts.map(|kb| u64::from(kb) * 1024);
+        SmapsMapping {
+            start: line.start,
+            end: line.end,
+            rss: bytes[1],
+            pss: bytes[2],
+            shared_clean: bytes[4],
+            shared_dirty: bytes[5],
+            private_clean: bytes[6],
+            private_dirty: bytes[7],
+            anonymous: bytes[8],
+            anon_huge: bytes[9],
+            shmem_pmd: bytes[10],
+            file_pmd: bytes[11],
+            hugetlb: bytes[12] + bytes[13],
+            swap: bytes[14],
+            swap_pss: bytes[15],
+            locked: bytes[16],
+        }
+    }
+
+    fn fields() -> impl Strategy<Value = ([u32; FIELDS], Vec<usize>)> {
+        (
+            any::<[u32; FIELDS]>(),
+            Just((0..FIELDS).collect::<Vec<_>>()).prop_shuffle(),
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn smaps_come_back_in_any_order_of_fields(mappings in prop::collection::vec((line(), fields()), 0..8)) {
+            let mut text = Vec::new();
+            for (line, (amounts, order)) in &mappings {
+                print(line, amounts, order, &mut text);
+            }
+            let (mut parsed, mut lines) = (Vec::new(), Vec::new());
+            let report = visit_smaps(&text, |header, mapping| {
+                lines.push(header.to_line());
+                parsed.push(mapping.clone());
+            });
+            prop_assert_eq!(report, ParseReport { mappings: mappings.len(), malformed: 0 });
+            prop_assert_eq!(lines, mappings.iter().map(|(line, _)| line.clone()).collect::<Vec<_>>());
+            let wanted: Vec<_> = mappings.iter().map(|(line, (amounts, _))| expected(line, amounts)).collect();
+            prop_assert_eq!(parsed, wanted);
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            parse_smaps(&bytes, &mut Vec::new());
+            let _ = parse_rollup(&bytes);
+            prop_assert!(private_file_pages_of_pagemap(&bytes) <= bytes.len() as u64 / 8);
+        }
+
+        #[test]
+        fn a_damaged_byte_spoils_one_mapping_at_most(
+            mappings in prop::collection::vec((line(), fields()), 3),
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>().prop_filter("two lines of one", |byte| *byte != b'\n'),
+        ) {
+            let mut text = Vec::new();
+            print(&mappings[0].0, &mappings[0].1.0, &mappings[0].1.1, &mut text);
+            let first = text.len();
+            print(&mappings[1].0, &mappings[1].1.0, &mappings[1].1.1, &mut text);
+            let second = text.len();
+            print(&mappings[2].0, &mappings[2].1.0, &mappings[2].1.1, &mut text);
+            // Not the newline at its end: it would join the mapping's last line to the next one's first.
+            text[first + at.index(second - first - 1)] = byte;
+            let mut parsed = Vec::new();
+            parse_smaps(&text, &mut parsed);
+            prop_assert_eq!(&parsed[0], &expected(&mappings[0].0, &mappings[0].1.0));
+            prop_assert_eq!(parsed.last(), Some(&expected(&mappings[2].0, &mappings[2].1.0)));
+        }
+    }
+
+    #[test]
+    fn broken_lines_are_counted_and_never_charged_to_a_neighbour() {
+        let text = b"Rss:                   4 kB\n\
+            1000-2000 rw-p 00000000 00:00 0 \nRss:                   4 kB\nPss:                   x kB\nnonsense\n\
+            zzzz\n2000-1000 rw-p 00000000 00:00 0 \nRss:                  64 kB\n\
+            3000-4000 rw-p 00000000 00:00 0 \nRss:                   8 kB\nSwap:              123";
+        let mut mappings = Vec::new();
+        let report = parse_smaps(text, &mut mappings);
+        // The orphan field, Pss, "nonsense", "zzzz", the turned header, the cut line; not the fields after them.
+        assert_eq!(
+            report,
+            ParseReport {
+                mappings: 2,
+                malformed: 6
+            }
+        );
+        assert_eq!((mappings[0].rss, mappings[0].pss), (4096, 0));
+        assert_eq!(
+            (mappings[1].start, mappings[1].rss, mappings[1].swap),
+            (0x3000, 8192, 0)
+        );
+    }
+
+    const ROLLUP: &[u8] =
+        b"559295efd000-7ffed8bc6000 ---p 00000000 00:00 0                          [rollup]\nRss:                1692 kB\n\
+        Pss:                 287 kB\nPss_Dirty:           116 kB\nPss_Anon:            116 kB\nShared_Clean:       1508 kB\n\
+        Shared_Dirty:          0 kB\nPrivate_Clean:        68 kB\nPrivate_Dirty:       116 kB\nAnonymous:           116 kB\n\
+        Swap:                  0 kB\nSwapPss:               0 kB\n";
+
+    #[test]
+    fn rollup_says_what_it_can() {
+        let rollup = parse_rollup(ROLLUP).unwrap().unwrap();
+        assert_eq!(
+            (rollup.rss, rollup.uss(), rollup.pss),
+            (1692 << 10, 184 << 10, 287 << 10)
+        );
+        assert_eq!(rollup.private_file(), Some(68 << 10));
+        // One anonymous page of the 29 has a second sharer.
+        let forked = Rollup {
+            pss_anon: Some(114 << 10),
+            ..rollup
+        };
+        assert_eq!(forked.private_file(), None);
+        assert_eq!(
+            Rollup {
+                pss_anon: None,
+                ..rollup
+            }
+            .private_file(),
+            None
+        );
+        assert_eq!(
+            Rollup {
+                pss_anon: None,
+                shared_clean: 0,
+                ..rollup
+            }
+            .private_file(),
+            Some(68 << 10)
+        );
+        assert_eq!(
+            Rollup {
+                anonymous: 0,
+                pss_anon: None,
+                ..rollup
+            }
+            .private_file(),
+            Some(184 << 10)
+        );
+    }
+
+    #[test]
+    fn rollup_of_nothing_and_of_rubbish() {
+        assert_eq!(parse_rollup(b""), Ok(None));
+        assert_eq!(parse_rollup(b"00000000-00000000 ---p 00000000 00:00 0                                  [rollup]\n"), Ok(None));
+        let malformed = parse_rollup(b"Rss: 12 kB\nPss: twelve\n").unwrap_err();
+        assert_eq!(
+            malformed.to_string(),
+            "line 2 of smaps_rollup is not as the kernel prints it: \"Pss: twelve\""
+        );
+        assert!(parse_rollup(&ROLLUP[..ROLLUP.len() - 3]).is_err());
+    }
+
+    #[test]
+    fn private_file_pages_of_one_mapping() {
+        let mapping = SmapsMapping {
+            rss: 40960,
+            private_dirty: 40960,
+            anonymous: 40960,
+            ..Default::default()
+        };
+        assert_eq!(private_file(&mapping), Some(0));
+        let text = SmapsMapping {
+            rss: 40960,
+            private_clean: 8192,
+            shared_clean: 32768,
+            ..Default::default()
+        };
+        assert_eq!(private_file(&text), Some(8192));
+        let data = SmapsMapping {
+            rss: 16384,
+            private_clean: 4096,
+            private_dirty: 12288,
+            anonymous: 12288,
+            ..Default::default()
+        };
+        assert_eq!(private_file(&data), Some(4096));
+        let mixed = SmapsMapping {
+            rss: 20480,
+            shared_clean: 4096,
+            ..data
+        };
+        assert_eq!(private_file(&mixed), None);
+    }
+
+    #[test]
+    fn pagemap_counts_exclusive_file_pages() {
+        let entries = [
+            1u64 << 63 | 1 << 61 | 1 << 56,
+            1 << 63 | 1 << 61,
+            1 << 63 | 1 << 56,
+            1 << 61 | 1 << 56,
+            u64::MAX,
+        ];
+        let bytes: Vec<u8> = entries
+            .iter()
+            .flat_map(|entry| entry.to_ne_bytes())
+            .collect();
+        assert_eq!(private_file_pages_of_pagemap(&bytes), 2);
+        assert_eq!(private_file_pages_of_pagemap(&bytes[..39]), 1);
+    }
+}

@@ -1,0 +1,193 @@
+//! Wires the rooms: a request becomes a session, its events go through the model into a view. The only room that
+//! knows everyone.
+
+use crate::cli::{ExitCode, OutputOptions, Request};
+#[cfg(feature = "live")]
+use crate::cli::{Target, TraceOptions};
+use crate::event::{End, EndReason, Event};
+use crate::hints::Failure;
+use crate::model::Model;
+use crate::statement::Report;
+use crate::trace;
+use crate::views::{JsonView, TextOptions, TextView, View};
+use anyhow::{Context as _, Result};
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, IsTerminal as _, Write};
+use std::path::Path;
+
+/// Does what was asked for. The status to exit with; errors are for [`complain`].
+///
+/// # Errors
+/// Anything that keeps the request from being done; known failures are [`Failure`]s.
+pub fn run(request: Request) -> Result<u8> {
+    match request {
+        #[cfg(feature = "live")]
+        Request::Watch { target, trace, output } => watch(&target, &trace, None, &output, false),
+        #[cfg(feature = "live")]
+        Request::Record { target, trace, file, force, output } => {
+            let writer = trace::Writer::new(BufWriter::new(create_trace(&file, force)?))?;
+            watch(&target, &trace, Some(writer), &output, true)
+        }
+        #[cfg(feature = "live")]
+        Request::Doctor { json, color } => crate::live::doctor(json, colored(color, true)),
+        #[cfg(not(feature = "live"))]
+        Request::Watch { .. } | Request::Record { .. } | Request::Doctor { .. } => Err(Failure::NoLiveFeature.into()),
+        Request::Replay { file, output } => replay(&file, &output),
+    }
+}
+
+/// Prints an error to stderr with what to do about it; the status to exit with.
+#[must_use]
+pub fn complain(error: &anyhow::Error) -> u8 {
+    let (text, code) = match error.downcast_ref::<Failure>() {
+        Some(failure) => (crate::hints::render(failure), failure.exit_code()),
+        None => {
+            let text = crate::views::escape(format!("{error:#}").as_bytes(), 4000);
+            (format!("memtrace: {text}\n"), ExitCode::Failure)
+        }
+    };
+    // Nobody is left to tell when stderr is gone.
+    let _ = io::stderr().write_all(text.as_bytes());
+    code as u8
+}
+
+/// A model with the view that shows what it says.
+struct Books {
+    model: Model,
+    view: Box<dyn View>,
+    reports: Vec<Report>,
+    lost: u64,
+}
+
+impl Books {
+    fn new(output: &OutputOptions, closing_only: bool) -> Result<Self> {
+        let out: Box<dyn Write> = match &output.file {
+            Some(path) => {
+                Box::new(File::create(path).with_context(|| format!("failed to create {}", path.display()))?)
+            }
+            None => Box::new(io::stdout()),
+        };
+        let out = BufWriter::with_capacity(1 << 16, out);
+        let view: Box<dyn View> = if output.json {
+            Box::new(JsonView::new(out))
+        } else {
+            let options = TextOptions {
+                color: colored(output.color, output.file.is_none()),
+                threshold_bytes: output.threshold_bytes,
+                closing_only,
+                verbose: output.verbose,
+                ..TextOptions::default()
+            };
+            Box::new(TextView::new(out, options))
+        };
+        Ok(Self { model: Model::new(), view, reports: Vec::new(), lost: 0 })
+    }
+
+    /// Takes events and shows what they lead to.
+    fn take(&mut self, events: &[Event]) -> Result<()> {
+        for event in events {
+            if let Event::Tick(tick) = event {
+                self.lost = tick.lost.total();
+            }
+            self.model.apply(event, &mut self.reports);
+            for report in self.reports.drain(..) {
+                self.view.render(&report)?;
+            }
+        }
+        Ok(self.view.flush()?)
+    }
+}
+
+fn colored(choice: crate::cli::ColorChoice, to_stdout: bool) -> bool {
+    let terminal = to_stdout && io::stdout().is_terminal();
+    choice.enabled(terminal, std::env::var_os("NO_COLOR").as_deref())
+}
+
+#[cfg(feature = "live")]
+fn create_trace(path: &Path, force: bool) -> Result<File> {
+    trace::create(path, force).map_err(|error| match error {
+        trace::Error::Exists { path } => Failure::FileExists { path: path.display().to_string() }.into(),
+        other => other.into(),
+    })
+}
+
+#[cfg(feature = "live")]
+fn watch(
+    target: &Target,
+    options: &TraceOptions,
+    mut writer: Option<trace::Writer<BufWriter<File>>>,
+    output: &OutputOptions,
+    closing_only: bool,
+) -> Result<u8> {
+    let mut books = Books::new(output, closing_only)?;
+    let outcome = crate::live::watch(target, options, &mut |events| {
+        if let Some(writer) = &mut writer {
+            for event in events {
+                writer.push(event)?;
+            }
+            writer.end_frame()?;
+        }
+        books.take(events)
+    })?;
+    if let Some(writer) = writer {
+        writer.finish()?.flush().context("failed to write the trace")?;
+    }
+    verdict(output, books.lost, outcome.status)
+}
+
+fn verdict(output: &OutputOptions, lost: u64, status: Option<u8>) -> Result<u8> {
+    if output.fail_on_loss && lost > 0 {
+        return Err(Failure::Loss { total: lost }.into());
+    }
+    Ok(status.unwrap_or(ExitCode::Done as u8))
+}
+
+fn replay(path: &Path, output: &OutputOptions) -> Result<u8> {
+    let shown = || path.display().to_string();
+    let file = File::open(path).with_context(|| format!("failed to open {}", shown()))?;
+    let mut reader = trace::Reader::new(BufReader::new(file)).map_err(|error| match error {
+        trace::Error::NotATrace { .. } => Failure::NotATrace { path: shown() }.into(),
+        other => anyhow::Error::from(other).context(shown()),
+    })?;
+    let mut books = Books::new(output, false)?;
+    let mut last_ns = 0;
+    let mut damage = None;
+    for event in &mut reader {
+        match event {
+            Ok(event) => {
+                match &event {
+                    Event::Meta(meta) => last_ns = meta.ts_ns,
+                    Event::Tick(tick) => last_ns = tick.ts_ns,
+                    _ => {}
+                }
+                if give_up_quietly(books.take(std::slice::from_ref(&event)))? {
+                    return Ok(ExitCode::Done as u8);
+                }
+            }
+            Err(error) => damage = Some(error),
+        }
+    }
+    let cut = match reader.end() {
+        Some(trace::ReadEnd::Complete) => None,
+        Some(trace::ReadEnd::Truncated { at_byte }) => {
+            Some(format!("the trace is cut: what is complete ends at byte {at_byte}"))
+        }
+        None => damage.map(|error| format!("{error}")),
+    };
+    let Some(cut) = cut else { return verdict(output, books.lost, None) };
+    let end = Event::End(End { ts_ns: last_ns, reason: EndReason::Truncated });
+    give_up_quietly(books.take(&[end]))?;
+    eprintln!("memtrace: {}: {cut}; everything before it was replayed", crate::views::escape(shown().as_bytes(), 500));
+    verdict(output, books.lost, None)
+}
+
+/// True when the reader of our output went away, which is no failure.
+fn give_up_quietly(result: Result<()>) -> Result<bool> {
+    match result {
+        Ok(()) => Ok(false),
+        Err(error) => match error.downcast_ref::<io::Error>() {
+            Some(io_error) if io_error.kind() == io::ErrorKind::BrokenPipe => Ok(true),
+            _ => Err(error),
+        },
+    }
+}

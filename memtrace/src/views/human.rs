@@ -1,0 +1,171 @@
+//! Numbers for people: sizes in binary units, counts with thousands separators, durations.
+//! Integer arithmetic throughout, so that every machine prints the same digits.
+
+/// The minus sign that lines up with `+`.
+pub(super) const MINUS: char = '−';
+
+const KIB: u128 = 1 << 10;
+const MIB: u128 = 1 << 20;
+const GIB: u128 = 1 << 30;
+const TIB: u128 = 1 << 40;
+
+/// `96.0 MiB`, `244 KiB`, `512 B`, `0`.
+pub(super) fn size(bytes: u64) -> String {
+    let bytes = u128::from(bytes);
+    // Each unit is left when its rounded figure would have four digits before the point.
+    if bytes == 0 {
+        "0".to_owned()
+    } else if bytes < KIB {
+        format!("{bytes} B")
+    } else if rounded(bytes, KIB, 1) < KIB {
+        format!("{} KiB", rounded(bytes, KIB, 1))
+    } else if rounded(bytes, MIB, 10) < 10 * KIB {
+        let tenths = rounded(bytes, MIB, 10);
+        format!("{}.{} MiB", tenths / 10, tenths % 10)
+    } else if rounded(bytes, GIB, 100) < 100 * KIB {
+        let hundredths = rounded(bytes, GIB, 100);
+        format!("{}.{:02} GiB", hundredths / 100, hundredths % 100)
+    } else {
+        let hundredths = rounded(bytes, TIB, 100);
+        format!("{}.{:02} TiB", hundredths / 100, hundredths % 100)
+    }
+}
+
+const fn rounded(value: u128, unit: u128, steps: u128) -> u128 {
+    (value * steps + unit / 2) / unit
+}
+
+/// `+60.2 MiB`, `−96.0 MiB`, `±0`.
+pub(super) fn signed_size(bytes: i64) -> String {
+    match bytes {
+        0 => "±0".to_owned(),
+        1.. => format!("+{}", size(bytes.unsigned_abs())),
+        _ => format!("{MINUS}{}", size(bytes.unsigned_abs())),
+    }
+}
+
+/// A size that is never negative on a healthy kernel; when it is, the sign is shown.
+pub(super) fn level(bytes: i64) -> String {
+    if bytes < 0 { signed_size(bytes) } else { size(bytes.unsigned_abs()) }
+}
+
+/// `33,255,424`, `−33,255,424`.
+pub(super) fn exact(bytes: i64) -> String {
+    let digits = count(bytes.unsigned_abs());
+    if bytes < 0 { format!("{MINUS}{digits}") } else { digits }
+}
+
+/// `15,411`.
+pub(super) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `15,411 minor faults`, `1 minor fault`.
+pub(super) fn counted(n: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(n), if n == 1 { one } else { many })
+}
+
+/// `850 ns`, `1.9 µs`, `31 ms`, `5.0 s`, `5 min 12 s`, `3 h 02 min`.
+pub(super) fn duration(ns: u64) -> String {
+    const SECOND: u64 = 1_000_000_000;
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => unit(ns, 1_000, "µs"),
+        1_000_000..SECOND => unit(ns, 1_000_000, "ms"),
+        _ if ns < 60 * SECOND => unit(ns, SECOND, "s"),
+        _ => {
+            let seconds = ns / SECOND;
+            if seconds < 3_600 {
+                format!("{} min {:02} s", seconds / 60, seconds % 60)
+            } else {
+                format!("{} h {:02} min", seconds / 3_600, seconds / 60 % 60)
+            }
+        }
+    }
+}
+
+fn unit(ns: u64, unit: u64, name: &str) -> String {
+    let tenths = (u128::from(ns) * 10 / u128::from(unit)) as u64;
+    if tenths < 100 { format!("{}.{} {name}", tenths / 10, tenths % 10) } else { format!("{} {name}", tenths / 10) }
+}
+
+/// `part` of `whole` in percent: `15 %`, below ten with one decimal, `under 0.1 %`; `None` when there is no whole.
+pub(super) fn percent(part: u64, whole: u64) -> Option<String> {
+    if whole == 0 {
+        return None;
+    }
+    let tenths = u128::from(part) * 1_000 / u128::from(whole);
+    Some(match tenths {
+        0 if part > 0 => "under 0.1 %".to_owned(),
+        0..100 => format!("{}.{} %", tenths / 10, tenths % 10),
+        _ => format!("{} %", tenths / 10),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_round_and_change_unit_without_four_digits() {
+        for (bytes, text) in [
+            (0, "0"),
+            (512, "512 B"),
+            (4_096, "4 KiB"),
+            (1_048_063, "1023 KiB"),
+            (1_048_576, "1.0 MiB"),
+            (1_048_064, "1.0 MiB"),
+            (63_123_456, "60.2 MiB"),
+            (1_073_689_394, "1023.9 MiB"),
+            (1_073_700_000, "1.00 GiB"),
+            (1_299_227_607, "1.21 GiB"),
+            (u64::MAX, "16777216.00 TiB"),
+        ] {
+            assert_eq!(size(bytes), text, "{bytes}");
+        }
+        assert_eq!(signed_size(-4_096), "−4 KiB");
+        assert_eq!(signed_size(i64::MIN), "−8388608.00 TiB");
+        assert_eq!(signed_size(0), "±0");
+    }
+
+    #[test]
+    fn counts_have_separators() {
+        assert_eq!(count(0), "0");
+        assert_eq!(count(999), "999");
+        assert_eq!(count(1_000), "1,000");
+        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(exact(-33_255_424), "−33,255,424");
+    }
+
+    #[test]
+    fn durations() {
+        for (ns, text) in [
+            (850, "850 ns"),
+            (1_900, "1.9 µs"),
+            (31_000_000, "31 ms"),
+            (5_000_000_000, "5.0 s"),
+            (59_999_999_999, "59 s"),
+            (312_000_000_000, "5 min 12 s"),
+            (10_920_000_000_000, "3 h 02 min"),
+        ] {
+            assert_eq!(duration(ns), text, "{ns}");
+        }
+    }
+
+    #[test]
+    fn percentages() {
+        assert_eq!(percent(15, 100).as_deref(), Some("15 %"));
+        assert_eq!(percent(4, 1_000).as_deref(), Some("0.4 %"));
+        assert_eq!(percent(1, 1_000_000).as_deref(), Some("under 0.1 %"));
+        assert_eq!(percent(0, 10).as_deref(), Some("0.0 %"));
+        assert_eq!(percent(1, 0), None);
+    }
+}

@@ -1,0 +1,181 @@
+//! The objects that several lines share: amounts, faults, mappings, code, losses, cost.
+
+use super::untrusted::{Address, Hex, Text};
+use crate::event::{Latency, Lost, Own};
+use crate::statement::{Balance, Faults, Frame, MappingRef};
+use crate::units::Amounts;
+use crate::views::words::{self, signal_name, syscall_label};
+use crate::views::{Scale, quantile_ns};
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+/// Signed bytes per class.
+#[derive(Serialize)]
+pub(super) struct Delta {
+    anon: i64,
+    file: i64,
+    shmem: i64,
+    swap: i64,
+}
+
+impl Delta {
+    pub(super) const fn of(pages: Amounts, scale: Scale) -> Self {
+        let Amounts { anon, file, shmem, swap } = scale.amounts(pages);
+        Self { anon, file, shmem, swap }
+    }
+}
+
+/// A balance in bytes, with its RES and, where known, its VIRT.
+#[derive(Serialize)]
+pub(super) struct Level {
+    #[serde(flatten)]
+    classes: Delta,
+    res: i64,
+    virt: Option<i64>,
+}
+
+impl Level {
+    pub(super) fn of(balance: Balance, scale: Scale) -> Self {
+        Self {
+            classes: Delta::of(balance.amounts, scale),
+            res: scale.bytes(balance.amounts.res()),
+            virt: balance.virt.map(|pages| scale.bytes(i64::try_from(pages).unwrap_or(i64::MAX))),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct FaultFields {
+    minor: u64,
+    major: u64,
+}
+
+impl From<Faults> for FaultFields {
+    fn from(faults: Faults) -> Self {
+        Self { minor: faults.minor, major: faults.major }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct LatencyFields {
+    sum: u64,
+    max: u64,
+    p50: Option<u64>,
+    p99: Option<u64>,
+    samples: u64,
+}
+
+impl LatencyFields {
+    pub(super) fn of(latency: &Latency) -> Option<Self> {
+        (latency.samples > 0).then(|| Self {
+            sum: latency.sum_ns,
+            max: latency.max_ns,
+            p50: quantile_ns(latency, 500),
+            p99: quantile_ns(latency, 990),
+            samples: latency.samples,
+        })
+    }
+}
+
+pub(super) struct LostFields(pub Lost);
+
+impl Serialize for LostFields {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("total", &self.0.total())?;
+        for (name, count, _) in words::losses(self.0) {
+            map.serialize_entry(name, &count)?;
+        }
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct MappingFields<'a> {
+    id: u64,
+    kind: &'static str,
+    name: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_hex: Option<Hex<'a>>,
+    start: Address,
+    end: Address,
+    permissions: String,
+    born_ns: Option<u64>,
+    born_syscall: Option<String>,
+    born_tid: Option<u32>,
+}
+
+impl<'a> From<&'a MappingRef> for MappingFields<'a> {
+    fn from(mapping: &'a MappingRef) -> Self {
+        let birth = mapping.birth.as_ref();
+        Self {
+            id: mapping.id,
+            kind: mapping.kind.name(),
+            name: Text(&mapping.name),
+            name_hex: Hex::twin(&mapping.name),
+            start: Address(mapping.start),
+            end: Address(mapping.end),
+            permissions: words::permissions(mapping.permissions),
+            born_ns: birth.map(|b| b.ts_ns),
+            born_syscall: birth.map(|b| syscall_label(b.nr)),
+            born_tid: birth.map(|b| b.tid),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct CodeFields<'a> {
+    ip: Address,
+    module: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    module_hex: Option<Hex<'a>>,
+    offset: Option<Address>,
+}
+
+impl<'a> From<&'a Frame> for CodeFields<'a> {
+    fn from(code: &'a Frame) -> Self {
+        Self {
+            ip: Address(code.ip),
+            module: Text(&code.module),
+            module_hex: Hex::twin(&code.module),
+            offset: (!code.module.is_empty()).then_some(Address(code.offset)),
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Serialize)]
+pub(super) struct ExitFields {
+    status: Option<u32>,
+    signal: Option<String>,
+}
+
+impl From<u32> for ExitFields {
+    fn from(code: u32) -> Self {
+        match code & 0x7f {
+            0 => Self { status: Some(code >> 8 & 0xff), signal: None },
+            signal => Self { status: None, signal: Some(signal_name(signal)) },
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct OwnFields {
+    cpu_ns: u64,
+    bpf_ns: Option<u64>,
+    bpf_runs: Option<u64>,
+    bpf_ns_per_fault: Option<u64>,
+    max_rss: u64,
+}
+
+impl OwnFields {
+    pub(super) fn of(own: Own, faults: Faults) -> Self {
+        Self {
+            cpu_ns: own.cpu_ns,
+            bpf_ns: own.bpf_ns,
+            bpf_runs: own.bpf_runs,
+            bpf_ns_per_fault: words::bpf_ns_per_fault(own, faults),
+            max_rss: own.max_rss,
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! NDJSON, schema 1: one object a line, documented field by field in docs/ndjson.md.
+//! Says everything that the reports say; leaves nothing out because it looks dull.
+
+mod fields;
+mod lines;
+mod untrusted;
+
+use crate::statement::Report;
+use crate::views::{Scale, View, before_meta, escape};
+use lines::Line;
+use serde::Serialize;
+use serde_json::ser::Formatter;
+use std::io::{self, Write};
+
+/// Version of the contract in docs/ndjson.md; a field may be added within it, none changes its meaning.
+pub const SCHEMA: u32 = 1;
+
+/// Writes one JSON object a line.
+#[derive(Debug)]
+pub struct JsonView<W> {
+    out: W,
+    scale: Option<Scale>,
+    line: Vec<u8>,
+}
+
+impl<W: Write> JsonView<W> {
+    /// A view that writes to `out`, one `write` call per line.
+    pub const fn new(out: W) -> Self {
+        Self { out, scale: None, line: Vec::new() }
+    }
+}
+
+impl<W: Write> View for JsonView<W> {
+    fn render(&mut self, report: &Report) -> io::Result<()> {
+        if let Report::Meta(meta) = report {
+            self.scale = Some(Scale::of(meta));
+        }
+        let scale = self.scale.ok_or_else(before_meta)?;
+        self.line.clear();
+        let mut serializer = serde_json::Serializer::with_formatter(&mut self.line, TerminalSafe);
+        Line::of(report, scale).serialize(&mut serializer)?;
+        self.line.push(b'\n');
+        self.out.write_all(&self.line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Compact JSON in which characters that could drive or deceive a terminal are written as `\uNNNN`: the same
+/// value to every parser, harmless to `tail -f`.
+struct TerminalSafe;
+
+impl Formatter for TerminalSafe {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut plain = 0;
+        for (at, character) in fragment.char_indices() {
+            if character.is_control() || escape::deceives(character) {
+                writer.write_all(&fragment.as_bytes()[plain..at])?;
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    write!(writer, "\\u{unit:04x}")?;
+                }
+                plain = at + character.len_utf8();
+            }
+        }
+        writer.write_all(&fragment.as_bytes()[plain..])
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+use super::*;
+use crate::event::{EndReason, TaskWhat};
+use crate::statement::{EndReport, ProcessChange};
+use crate::views::sample;
+use memtrace_common::Cause;
+use proptest::prelude::*;
+use serde_json::Value;
+
+fn lines(reports: &[Report]) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut view = JsonView::new(&mut out);
+    for report in reports {
+        view.render(report).expect("a Vec takes everything");
+    }
+    String::from_utf8(out).expect("JSON is UTF-8").lines().map(str::to_owned).collect()
+}
+
+fn values(reports: &[Report]) -> Vec<Value> {
+    lines(reports).iter().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+}
+
+fn with_meta(report: Report) -> Value {
+    values(&[Report::Meta(sample::meta()), report]).remove(1)
+}
+
+const CLASSES: [&str; 4] = ["anon", "file", "shmem", "swap"];
+
+#[test]
+fn the_sample_session() {
+    insta::assert_snapshot!(lines(&sample::session()).join("\n"));
+}
+
+#[test]
+fn every_line_says_what_and_when() {
+    for value in values(&sample::session()) {
+        let keys: Vec<_> = value.as_object().expect("an object").keys().take(3).cloned().collect();
+        assert_eq!(keys, ["type", "ts_ns", "time"]);
+    }
+    assert_eq!(values(&sample::session())[0]["time"], "2026-01-31T12:00:00.000000000Z");
+}
+
+#[test]
+fn the_books_close_in_bytes_on_every_line() {
+    for value in values(&sample::session()) {
+        for class in CLASSES {
+            let of = |v: &Value| v[class].as_i64().expect("bytes");
+            let sum: i64 = match value["type"].as_str() {
+                Some("statement") => value["entries"].as_array().unwrap().iter().map(|e| of(&e["delta"])).sum(),
+                Some("closing" | "end") => value["by_cause"].as_object().unwrap().values().map(of).sum(),
+                _ => continue,
+            };
+            assert_eq!(of(&value["closing"]) - of(&value["opening"]), sum + of(&value["unexplained"]));
+            assert_eq!(sum % 4096, 0);
+        }
+    }
+}
+
+#[test]
+fn untrusted_strings_are_lossless_and_harmless() {
+    let mut statement = sample::growth();
+    statement.comm = b"a\xff\x1b[2J".to_vec();
+    statement.entries[0].comm = "\u{202e}\u{9b}é\"".as_bytes().to_vec();
+    statement.entries[1].comm = Vec::new();
+    let reports = [Report::Meta(sample::meta()), Report::Statement(statement)];
+    let line = &lines(&reports)[1];
+    assert!(line.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{line}");
+
+    let value = &values(&reports)[1];
+    assert_eq!(value["comm"], "a\u{fffd}\x1b[2J");
+    assert_eq!(value["comm_hex"], "61ff1b5b324a");
+    assert_eq!(value["entries"][0]["comm"], "\u{202e}\u{9b}é\"");
+    assert_eq!(value["entries"][0].get("comm_hex"), None);
+    assert_eq!(value["entries"][1]["comm"], Value::Null);
+}
+
+proptest! {
+    #[test]
+    fn any_name_can_be_had_back(name in proptest::collection::vec(any::<u8>(), 0..40)) {
+        let mut statement = sample::growth();
+        statement.comm = name.clone();
+        let value = with_meta(Report::Statement(statement));
+        let back = match (value.get("comm_hex"), value["comm"].as_str()) {
+            (Some(hex), _) => {
+                let hex = hex.as_str().expect("a string");
+                (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).expect("hex")).collect()
+            }
+            (None, Some(text)) => text.as_bytes().to_vec(),
+            (None, None) => Vec::new(),
+        };
+        prop_assert_eq!(back, name);
+    }
+}
+
+#[test]
+fn long_strings_are_capped() {
+    let mut meta = sample::meta();
+    meta.exe = "é".repeat(4000).into_bytes();
+    meta.cmdline = b"x\0\xff y\0".to_vec();
+    let value = values(&[Report::Meta(meta)]).remove(0);
+    assert_eq!(value["exe"].as_str().expect("a string"), "é".repeat(2048));
+    assert_eq!(value["exe_hex"].as_str().expect("its twin").len(), 8192);
+    assert_eq!(value["cmdline"], serde_json::json!(["x", "\u{fffd} y"]));
+    assert_eq!(value["cmdline_hex"], "7800ff207900");
+}
+
+#[test]
+fn what_is_unknown_is_null() {
+    let mut statement = sample::growth();
+    statement.closing.virt = None;
+    statement.entries[0].mapping = None;
+    statement.entries[0].latency = crate::event::Latency::default();
+    statement.entries[0].stack[0].module.clear();
+    statement.entries[0].syscall = Some(999);
+    let value = with_meta(Report::Statement(statement));
+    assert!(value["closing"]["virt"].is_null());
+    let entry = &value["entries"][0];
+    assert!(entry["mapping"].is_null() && entry["fault_ns"].is_null() && entry["stack"][0]["offset"].is_null());
+    assert_eq!(entry["syscall"], "syscall_999");
+}
+
+#[test]
+fn exits_by_signal() {
+    let task = sample::task(TaskWhat::ProcessExited { code: 9 });
+    let value = with_meta(Report::Process(ProcessChange { task }));
+    assert_eq!(value["exit"], serde_json::json!({"status": null, "signal": "SIGKILL"}));
+    let mut end = sample::end();
+    end.end.reason = EndReason::Truncated;
+    assert!(with_meta(Report::End(end))["exit"].is_null());
+}
+
+#[test]
+fn nothing_measured_is_not_zero() {
+    let mut end = sample::end();
+    end.own.bpf_ns = None;
+    end.total.faults = crate::statement::Faults::default();
+    let value = with_meta(Report::End(EndReport { ..end }));
+    assert!(value["own"]["bpf_ns"].is_null() && value["own"]["bpf_ns_per_fault"].is_null());
+}
+
+#[test]
+fn a_report_before_the_meta_is_refused() {
+    let error = JsonView::new(Vec::new()).render(&Report::Statement(sample::growth())).expect_err("no page size yet");
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+}
+
+#[test]
+fn a_closed_pipe_comes_out_as_it_is() {
+    struct Closed;
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    }
+    let mut view = JsonView::new(Closed);
+    let error = view.render(&Report::Meta(sample::meta())).expect_err("nobody reads");
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(view.flush().expect_err("nobody reads").kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn absurd_amounts_do_not_panic() {
+    let mut statement = sample::growth();
+    statement.closing.amounts.swap = i64::MAX;
+    statement.closing.virt = Some(u64::MAX);
+    statement.entries[0].cause = Cause::Other;
+    let value = with_meta(Report::Statement(statement));
+    assert_eq!(value["closing"]["swap"], i64::MAX);
+}
+
+/// The examples in docs/ndjson.md are lines of the sample session. `MEMTRACE_BLESS=1 cargo test -p memtrace
+/// --no-default-features --lib the_documented_examples` writes them anew.
+#[test]
+fn the_documented_examples_are_real() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/ndjson.md");
+    let document = std::fs::read_to_string(path).expect("docs/ndjson.md is in the repository");
+    let values = values(&sample::session());
+    let mut fresh = String::new();
+    let mut documented = Vec::new();
+    let mut rest = document.as_str();
+    while let Some((before, block)) = rest.split_once("```json\n") {
+        let (example, after) = block.split_once("```").expect("a block that ends");
+        let kind = serde_json::from_str::<Value>(example).expect("an example that parses")["type"].clone();
+        let value = values.iter().find(|v| v["type"] == kind).expect("an example of a type that exists");
+        documented.push(kind);
+        let pretty = serde_json::to_string_pretty(value).expect("a value prints");
+        fresh.push_str(&format!("{before}```json\n{pretty}\n```"));
+        rest = after;
+    }
+    fresh.push_str(rest);
+    for value in &values {
+        assert!(documented.contains(&value["type"]), "docs/ndjson.md has no example of {}", value["type"]);
+    }
+    if std::env::var_os("MEMTRACE_BLESS").is_some() {
+        std::fs::write(path, fresh).expect("docs/ndjson.md can be written");
+    } else {
+        assert!(
+            document == fresh,
+            "docs/ndjson.md is stale: MEMTRACE_BLESS=1 cargo test -p memtrace --no-default-features --lib the_documented_examples"
+        );
+    }
+}

@@ -1,0 +1,260 @@
+//! A hand-made session that shows every kind of report, for the views' tests and for docs/ndjson.md.
+//! Its books close; the tests rely on that.
+
+use crate::event::{End, EndReason, Latency, Lost, Meta, MmId, Mode, Overview, Own, Task, TaskWhat, permission};
+use crate::statement::{
+    Audit, AuditDifference, Balance, Birth, ClosingStatement, EndReport, Entry, Faults, Frame, Kind, MappingChange,
+    MappingRef, MappingWhat, ProcessChange, Report, Statement, Sum,
+};
+use crate::units::Amounts;
+use memtrace_common::{Cause, HIST_BUCKETS};
+use std::sync::Arc;
+
+const PID: u32 = 4711;
+const MM: MmId = MmId(0);
+/// Monotonic begin: 2 h 46 min 40 s after boot.
+pub(in crate::views) const BEGIN: u64 = 10_000_000_000_000;
+const MS: u64 = 1_000_000;
+
+const fn amounts(anon: i64, file: i64, shmem: i64, swap: i64) -> Amounts {
+    Amounts { anon, file, shmem, swap }
+}
+
+/// `n` samples of about `ns` each.
+fn latency(n: u32, ns: u64) -> Latency {
+    let mut hist = [0; HIST_BUCKETS];
+    let bucket = (ns.ilog2() as usize).saturating_sub(7).min(HIST_BUCKETS - 1);
+    hist[bucket] = n - n / 20;
+    hist[(bucket + 1).min(HIST_BUCKETS - 1)] += n / 20;
+    Latency { samples: u64::from(n), sum_ns: u64::from(n) * ns, max_ns: ns * 3, hist }
+}
+
+pub(in crate::views) fn meta() -> Meta {
+    Meta {
+        version: "0.1.0".into(),
+        pid: PID,
+        comm: b"postgres".to_vec(),
+        exe: b"/usr/lib/postgresql/15/bin/postgres".to_vec(),
+        cmdline: b"postgres: 15/main: shop shop [local] SELECT\0".to_vec(),
+        kernel: "6.18.44-amd64".into(),
+        page_size: 4096,
+        mode: Mode::Exact,
+        mode_reason: String::new(),
+        interval_ns: 100 * MS,
+        ts_ns: BEGIN,
+        wall_ns: 1_769_860_800_000_000_000,
+        spawned: false,
+        follow: false,
+    }
+}
+
+pub(in crate::views) fn overview() -> Overview {
+    Overview {
+        mm: MM,
+        ts_ns: BEGIN + 2 * MS,
+        virt: 1_717_986_918,
+        anon: 10_496 * 4096,
+        file: 4_659 * 4096,
+        shmem: 64_819 * 4096,
+        swap: 0,
+        uss: Some((10_240 + 794) * 4096),
+        private_file: Some(794 * 4096),
+        pss: Some(100_663_296),
+        hugetlb: 0,
+    }
+}
+
+pub(in crate::views) fn hash_table() -> Arc<MappingRef> {
+    Arc::new(MappingRef {
+        id: 214,
+        kind: Kind::Anon,
+        name: Vec::new(),
+        start: 0x7f12_a400_0000,
+        end: 0x7f12_aa00_0000,
+        permissions: permission::READ | permission::WRITE,
+        birth: Some(Birth { ts_ns: BEGIN + 3_117 * MS, nr: 9, tid: PID }),
+    })
+}
+
+pub(in crate::views) fn shared_buffers() -> Arc<MappingRef> {
+    Arc::new(MappingRef {
+        id: 17,
+        kind: Kind::SharedAnon,
+        name: b"/dev/zero (deleted)".to_vec(),
+        start: 0x7f11_0000_0000,
+        end: 0x7f11_4000_0000,
+        permissions: permission::READ | permission::WRITE | permission::SHARED,
+        birth: None,
+    })
+}
+
+fn code(offset: u64) -> Vec<Frame> {
+    vec![Frame { ip: 0x5581_0000_0000 + offset, module: b"/usr/lib/postgresql/15/bin/postgres".to_vec(), offset }]
+}
+
+pub(in crate::views) fn entry(cause: Cause, delta: Amounts, mapping: Option<Arc<MappingRef>>) -> Entry {
+    Entry {
+        cause,
+        delta,
+        faults: Faults::default(),
+        mapping,
+        tid: PID,
+        comm: b"postgres".to_vec(),
+        syscall: None,
+        latency: Latency::default(),
+        stack: code(0x5d_1a50),
+        first_ns: BEGIN + 3_120 * MS,
+        last_ns: BEGIN + 3_331 * MS,
+    }
+}
+
+const OPENING: Balance = Balance { amounts: amounts(10_496, 4_659, 64_819, 0), virt: Some(419_430) };
+const GROWN: Balance = Balance { amounts: amounts(25_907, 4_659, 65_869, 0), virt: Some(444_006) };
+const SHRUNK: Balance = Balance { amounts: amounts(10_496, 4_659, 65_869, 0), virt: Some(419_430) };
+
+pub(in crate::views) fn growth() -> Statement {
+    Statement {
+        mm: MM,
+        pid: PID,
+        comm: b"postgres".to_vec(),
+        start_ns: BEGIN + 3_120 * MS,
+        ts_ns: BEGIN + 3_332 * MS,
+        opening: OPENING,
+        closing: GROWN,
+        entries: vec![
+            Entry {
+                faults: Faults { minor: 15_411, major: 0 },
+                latency: latency(963, 2_000),
+                ..entry(Cause::FaultAnon, amounts(15_411, 0, 0, 0), Some(hash_table()))
+            },
+            Entry {
+                faults: Faults { minor: 1_049, major: 1 },
+                latency: latency(65, 2_300),
+                syscall: Some(17),
+                stack: code(0x4a_7711),
+                ..entry(Cause::FaultShmem, amounts(0, 0, 1_050, 0), Some(shared_buffers()))
+            },
+        ],
+        unexplained: Amounts::ZERO,
+        lost: Lost::default(),
+    }
+}
+
+pub(in crate::views) fn shrinkage() -> Statement {
+    Statement {
+        start_ns: BEGIN + 4_800 * MS,
+        ts_ns: BEGIN + 4_900 * MS,
+        opening: GROWN,
+        closing: SHRUNK,
+        entries: vec![Entry {
+            syscall: Some(11),
+            ..entry(Cause::Munmap, amounts(-15_411, 0, 0, 0), Some(hash_table()))
+        }],
+        ..growth()
+    }
+}
+
+/// The `nth` change that is too small to tell: three pages.
+pub(in crate::views) fn ripple(nth: u32) -> Statement {
+    let grown = |times: u32| Balance { amounts: OPENING.amounts + amounts(3 * i64::from(times), 0, 0, 0), ..OPENING };
+    Statement {
+        start_ns: BEGIN + u64::from(nth - 1) * 100 * MS,
+        ts_ns: BEGIN + u64::from(nth) * 100 * MS,
+        opening: grown(nth - 1),
+        closing: grown(nth),
+        entries: vec![Entry {
+            faults: Faults { minor: 3, major: 0 },
+            ..entry(Cause::FaultAnon, amounts(3, 0, 0, 0), Some(hash_table()))
+        }],
+        ..growth()
+    }
+}
+
+pub(in crate::views) fn audit(differs: bool) -> Audit {
+    let differing = AuditDifference { mapping: hash_table(), smaps: 12, ledger: 0 };
+    Audit {
+        ts_ns: BEGIN + 5_000 * MS,
+        mm: MM,
+        pid: PID,
+        quiet: true,
+        ledger: SHRUNK.amounts,
+        status: SHRUNK.amounts + if differs { amounts(12, 0, 0, 0) } else { Amounts::ZERO },
+        smaps_rss: SHRUNK.amounts.res() + if differs { 12 } else { 0 },
+        difference: if differs { amounts(12, 0, 0, 0) } else { Amounts::ZERO },
+        moved: Amounts::ZERO,
+        mappings: 214,
+        differing: if differs { vec![differing] } else { Vec::new() },
+        differing_count: usize::from(differs),
+        placeless: 0,
+        cost_ns: 1_200_000,
+        longest_hold_ns: 200_000,
+    }
+}
+
+pub(in crate::views) const LOST: Lost = Lost { records: 12, ring: 0, skipped: 1, threads: 0, mms: 0, undecodable: 0 };
+
+pub(in crate::views) fn task(what: TaskWhat) -> Task {
+    Task { mm: Some(MM), ts_ns: BEGIN + 4_950 * MS, pid: PID, tid: PID, what, comm: b"postgres".to_vec() }
+}
+
+pub(in crate::views) fn closing() -> ClosingStatement {
+    let [anon, shmem] = [&growth().entries[0], &growth().entries[1]].map(|e| Sum {
+        delta: e.delta,
+        faults: e.faults,
+        latency: e.latency,
+    });
+    let munmap = Sum { delta: amounts(-15_411, 0, 0, 0), ..Sum::default() };
+    let table = Sum { delta: Amounts::ZERO, ..anon.clone() };
+    ClosingStatement {
+        mm: MM,
+        pid: PID,
+        comm: b"postgres".to_vec(),
+        start_ns: BEGIN,
+        ts_ns: BEGIN + 5_000 * MS,
+        opening: OPENING,
+        closing: SHRUNK,
+        peak_res: GROWN.amounts.res(),
+        by_cause: vec![(Cause::FaultAnon, anon), (Cause::FaultShmem, shmem.clone()), (Cause::Munmap, munmap)],
+        by_mapping: vec![(Some(hash_table()), table), (Some(shared_buffers()), shmem)],
+        faults: Faults { minor: 16_460, major: 1 },
+        unexplained: Amounts::ZERO,
+    }
+}
+
+pub(in crate::views) fn end() -> EndReport {
+    EndReport {
+        end: End { ts_ns: BEGIN + 5_000 * MS, reason: EndReason::Exited { code: Some(0) } },
+        total: closing(),
+        lost: LOST,
+        own: Own { cpu_ns: 20 * MS, bpf_ns: Some(1_200_000), bpf_runs: Some(33_000), max_rss: 12_582_912 },
+        mms: 1,
+    }
+}
+
+/// The whole session, one report of each type at least.
+pub(in crate::views) fn session() -> Vec<Report> {
+    let mapping = |what, at_ms: u64, nr| {
+        Report::Mapping(MappingChange {
+            ts_ns: BEGIN + at_ms * MS,
+            mm: MM,
+            pid: PID,
+            what,
+            mapping: hash_table(),
+            syscall: Some(nr),
+            tid: PID,
+        })
+    };
+    vec![
+        Report::Meta(meta()),
+        Report::Overview(overview()),
+        mapping(MappingWhat::Born, 3_117, 9),
+        Report::Statement(growth()),
+        mapping(MappingWhat::Died, 4_871, 11),
+        Report::Statement(shrinkage()),
+        Report::Process(ProcessChange { task: task(TaskWhat::ProcessExited { code: 0 }) }),
+        Report::Audit(audit(false)),
+        Report::Loss { ts_ns: BEGIN + 5_000 * MS, lost: LOST },
+        Report::Closing(closing()),
+        Report::End(end()),
+    ]
+}

@@ -1,0 +1,232 @@
+//! Text for people: a header that reads like `top` and corrects it, one paragraph per change worth telling,
+//! a closing statement. Quiet intervals stay quiet; what was too small to tell is told once it has added up.
+
+mod closing;
+mod header;
+mod incident;
+mod paragraph;
+mod sheet;
+
+use crate::event::{Meta, MmId};
+use crate::hints;
+use crate::statement::{ClosingStatement, Report, Statement};
+use crate::views::clock::Clock;
+use crate::views::escape::escape;
+use crate::views::{Scale, View, before_meta};
+use memtrace_common::Cause;
+use paragraph::{Key, Pending};
+use sheet::{Look, Sheet};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use time::UtcOffset;
+
+/// How the text looks and how much of it there is.
+#[derive(Clone, Copy, Debug)]
+pub struct TextOptions {
+    /// Terminal colours.
+    pub color: bool,
+    /// Gross change in bytes from which on a paragraph is written; `None` for the default, the larger of
+    /// 256 KiB and 0.5 % of RES.
+    pub threshold_bytes: Option<u64>,
+    /// Columns; longer sentences are wrapped.
+    pub width: usize,
+    /// Zone of the printed times. UTC unless asked, so that a replay reads the same everywhere.
+    pub utc_offset: UtcOffset,
+    /// Nothing but the closing statement.
+    pub closing_only: bool,
+    /// Also mappings as they are born and die, threads as they come and go, and audits that agree.
+    pub verbose: bool,
+}
+
+impl Default for TextOptions {
+    fn default() -> Self {
+        Self {
+            color: false,
+            threshold_bytes: None,
+            width: 100,
+            utc_offset: UtcOffset::UTC,
+            closing_only: false,
+            verbose: false,
+        }
+    }
+}
+
+impl TextOptions {
+    /// Smallest default threshold: below this, a change is noise to a reader.
+    const FLOOR: u64 = 256 << 10;
+
+    fn threshold(&self, res_bytes: i64) -> u64 {
+        self.threshold_bytes.unwrap_or_else(|| Self::FLOOR.max(u64::try_from(res_bytes).unwrap_or(0) / 200))
+    }
+}
+
+/// Writes text.
+#[derive(Debug)]
+pub struct TextView<W> {
+    out: W,
+    options: TextOptions,
+    session: Option<Session>,
+}
+
+impl<W: Write> TextView<W> {
+    /// A view that writes to `out`, one `write` call per report.
+    pub const fn new(out: W, options: TextOptions) -> Self {
+        Self { out, options, session: None }
+    }
+}
+
+impl<W: Write> View for TextView<W> {
+    fn render(&mut self, report: &Report) -> io::Result<()> {
+        if let Report::Meta(meta) = report {
+            self.session = Some(Session::of(meta, self.options));
+        }
+        let session = self.session.as_mut().ok_or_else(before_meta)?;
+        session.tell(report);
+        let text = std::mem::take(&mut session.sheet.text);
+        if text.is_empty() { Ok(()) } else { self.out.write_all(text.as_bytes()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// What the text view remembers between reports.
+#[derive(Debug)]
+struct Session {
+    options: TextOptions,
+    scale: Scale,
+    sheet: Sheet,
+    meta: Meta,
+    /// Date of the last line; a new one gets a rule.
+    date: String,
+    /// Process of each mm, as far as it was named.
+    names: BTreeMap<MmId, (u32, Vec<u8>)>,
+    overviews: BTreeSet<MmId>,
+    pending: BTreeMap<MmId, Pending>,
+    /// What each mm's last paragraph was about, and when: not explained again at once.
+    told: BTreeMap<MmId, (u64, BTreeSet<Key>)>,
+    hinted: BTreeSet<Cause>,
+    audits: incident::Audits,
+    /// The last closing statement, until it is known whether the end says the same.
+    held: Option<ClosingStatement>,
+}
+
+impl Session {
+    fn of(meta: &Meta, options: TextOptions) -> Self {
+        let scale = Scale::of(meta);
+        Self {
+            options,
+            scale,
+            sheet: Sheet::new(options.color, options.width),
+            meta: meta.clone(),
+            date: String::new(),
+            names: BTreeMap::new(),
+            overviews: BTreeSet::new(),
+            pending: BTreeMap::new(),
+            told: BTreeMap::new(),
+            hinted: BTreeSet::new(),
+            audits: incident::Audits::default(),
+            held: None,
+        }
+    }
+
+    const fn clock(&self) -> Clock {
+        self.scale.clock
+    }
+
+    fn tell(&mut self, report: &Report) {
+        if self.options.closing_only && !matches!(report, Report::Closing(_) | Report::End(_) | Report::Audit(_)) {
+            return;
+        }
+        if !matches!(report, Report::Closing(_) | Report::End(_) | Report::Overview(_) | Report::Process(_)) {
+            self.release_held();
+        }
+        match report {
+            Report::Meta(meta) => self.meta(meta),
+            Report::Overview(overview) => self.overview(overview),
+            Report::Statement(statement) => self.statement(statement),
+            Report::Mapping(change) => self.mapping(change),
+            Report::Process(change) => self.process(&change.task),
+            Report::Audit(audit) => self.audit(audit),
+            Report::Loss { ts_ns, lost } => self.loss(*ts_ns, *lost),
+            Report::Closing(closing) => {
+                self.release_held();
+                self.forget(closing.mm);
+                self.held = Some(closing.clone());
+            }
+            Report::End(end) => {
+                // With one mm, the session's total is that mm's closing statement.
+                if end.mms > 1 {
+                    self.release_held();
+                }
+                self.end(end);
+            }
+        }
+    }
+
+    fn statement(&mut self, statement: &Statement) {
+        self.names.insert(statement.mm, (statement.pid, statement.comm.clone()));
+        let pending = self.pending.entry(statement.mm).or_insert_with(|| Pending::open(statement));
+        pending.add(statement);
+        let threshold = self.options.threshold(self.scale.bytes(statement.closing.amounts.res()));
+        if pending.is_worth_telling(self.scale, threshold)
+            && let Some(pending) = self.pending.remove(&statement.mm)
+        {
+            self.paragraph(pending);
+        }
+    }
+
+    fn forget(&mut self, mm: MmId) {
+        self.pending.remove(&mm);
+        self.told.remove(&mm);
+        self.names.remove(&mm);
+    }
+
+    fn release_held(&mut self) {
+        if let Some(closing) = self.held.take() {
+            self.closing(&closing);
+        }
+    }
+
+    /// `12:00:03.120  `, and before it the date when that is a new one.
+    fn stamp(&mut self, ts_ns: u64) -> String {
+        let (date, time) = self.clock().date_and_time(ts_ns, self.options.utc_offset);
+        if date != self.date {
+            if !self.date.is_empty() {
+                self.sheet.rule(&date);
+            }
+            self.date = date;
+        }
+        format!("{time}  ")
+    }
+
+    /// `postgres[4711]  ` where lines of several processes mix, else nothing.
+    fn whose(&self, pid: u32, comm: &[u8]) -> String {
+        if self.meta.follow || pid != self.meta.pid { format!("{}  ", process_name(pid, comm)) } else { String::new() }
+    }
+
+    fn whose_mm(&self, mm: MmId) -> String {
+        match self.names.get(&mm) {
+            Some((pid, comm)) => self.whose(*pid, comm),
+            None if self.meta.follow => format!("mm {}  ", mm.0),
+            None => String::new(),
+        }
+    }
+
+    /// Advice about a cause, once a session.
+    fn hint_once(&mut self, cause: Cause, indent: usize) {
+        if let Some(hint) = hints::for_cause(cause)
+            && self.hinted.insert(cause)
+        {
+            self.sheet.wrapped((Look::Plain, &" ".repeat(indent)), indent + 2, (Look::Faint, &format!("→ {hint}")));
+        }
+    }
+}
+
+fn process_name(pid: u32, comm: &[u8]) -> String {
+    format!("{}[{pid}]", escape(comm, 32))
+}
+
+#[cfg(test)]
+mod tests;

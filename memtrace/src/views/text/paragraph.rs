@@ -1,0 +1,326 @@
+//! Changes worth telling: statements add up until they are, then make one paragraph.
+
+use super::{Look, Session};
+use crate::event::{Lost, MmId};
+use crate::statement::{Entry, Faults, Kind, MappingRef, Statement};
+use crate::units::Amounts;
+use crate::views::Scale;
+use crate::views::escape::{basename, escape};
+use crate::views::human::{count, counted, duration, exact, level, percent, signed_size, size};
+use crate::views::latency::{self, estimated_total_ns, quantile_ns};
+use crate::views::words::{cause_phrase, losses, mapping_phrase, syscall_adds, syscall_label};
+use memtrace_common::Cause;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Entries that a paragraph shows; the rest is summed.
+const SHOWN: usize = 6;
+/// Distinct entries that may wait to be told. A process that makes more of them has something to tell.
+const WAITING: usize = 4096;
+/// A paragraph this much later explains everything anew.
+const FORGET_NS: u64 = 10_000_000_000;
+/// Column at which an entry's words begin.
+const INDENT: usize = 15;
+
+/// What entries are merged by: cause, mapping's life, thread.
+pub(super) type Key = (Cause, Option<(u64, u64)>, u32);
+
+fn key(entry: &Entry) -> Key {
+    // A range over several mappings is no life of its own; its bounds tell it apart.
+    let place = entry.mapping.as_ref().map(|m| match m.kind {
+        Kind::Several => (m.start, m.end),
+        _ => (m.id, 0),
+    });
+    (entry.cause, place, entry.tid)
+}
+
+#[derive(Debug)]
+struct Merged {
+    entry: Entry,
+    /// Gross pages of the largest part, from which code and system call are taken.
+    largest: i64,
+}
+
+/// Statements of one mm that have not been told yet.
+#[derive(Debug)]
+pub(super) struct Pending {
+    mm: MmId,
+    pid: u32,
+    comm: Vec<u8>,
+    start_ns: u64,
+    ts_ns: u64,
+    opening: Amounts,
+    closing: Amounts,
+    gross: i64,
+    merged: BTreeMap<Key, Merged>,
+    unexplained: Amounts,
+    has_unexplained: bool,
+    lost: Lost,
+}
+
+impl Pending {
+    /// Nothing yet; begins where `statement` begins.
+    pub(super) fn open(statement: &Statement) -> Self {
+        Self {
+            mm: statement.mm,
+            pid: statement.pid,
+            comm: Vec::new(),
+            start_ns: statement.start_ns,
+            ts_ns: statement.ts_ns,
+            opening: statement.opening.amounts,
+            closing: statement.opening.amounts,
+            gross: 0,
+            merged: BTreeMap::new(),
+            unexplained: Amounts::ZERO,
+            has_unexplained: false,
+            lost: Lost::default(),
+        }
+    }
+
+    pub(super) fn add(&mut self, statement: &Statement) {
+        self.pid = statement.pid;
+        self.comm.clone_from(&statement.comm);
+        self.ts_ns = statement.ts_ns;
+        self.closing = statement.closing.amounts;
+        self.unexplained += statement.unexplained;
+        self.has_unexplained |= !statement.unexplained.is_zero();
+        self.lost = add_lost(self.lost, statement.lost);
+        for entry in &statement.entries {
+            let gross = entry.delta.gross();
+            self.gross = self.gross.saturating_add(gross);
+            self.merged
+                .entry(key(entry))
+                .and_modify(|merged| merged.add(entry, gross))
+                .or_insert_with(|| Merged { entry: entry.clone(), largest: gross });
+        }
+    }
+
+    /// The gross change reached the threshold, or the books of an interval did not close, or something was lost.
+    pub(super) fn is_worth_telling(&self, scale: Scale, threshold_bytes: u64) -> bool {
+        self.has_unexplained
+            || self.lost.total() > 0
+            || self.merged.len() > WAITING
+            || (self.gross > 0 && scale.bytes(self.gross).unsigned_abs() >= threshold_bytes)
+    }
+}
+
+impl Merged {
+    fn add(&mut self, more: &Entry, gross: i64) {
+        let entry = &mut self.entry;
+        entry.delta += more.delta;
+        entry.faults.minor += more.faults.minor;
+        entry.faults.major += more.faults.major;
+        entry.mapping.clone_from(&more.mapping);
+        entry.comm.clone_from(&more.comm);
+        latency::add(&mut entry.latency, &more.latency);
+        entry.last_ns = entry.last_ns.max(more.last_ns);
+        if gross > self.largest {
+            self.largest = gross;
+            entry.stack.clone_from(&more.stack);
+            entry.syscall = more.syscall;
+        }
+    }
+}
+
+fn add_lost(a: Lost, b: Lost) -> Lost {
+    Lost {
+        records: a.records.saturating_add(b.records),
+        ring: a.ring.saturating_add(b.ring),
+        skipped: a.skipped.saturating_add(b.skipped),
+        threads: a.threads.saturating_add(b.threads),
+        mms: a.mms.saturating_add(b.mms),
+        undecodable: a.undecodable.saturating_add(b.undecodable),
+    }
+}
+
+const fn all(faults: Faults) -> u64 {
+    faults.minor.saturating_add(faults.major)
+}
+
+impl Session {
+    pub(super) fn paragraph(&mut self, pending: Pending) {
+        let scale = self.scale;
+        let span = pending.ts_ns.saturating_sub(pending.start_ns);
+        self.head(&pending, span);
+
+        let known = match self.told.remove(&pending.mm) {
+            Some((ts_ns, keys)) if pending.start_ns.saturating_sub(ts_ns) <= FORGET_NS => keys,
+            _ => BTreeSet::new(),
+        };
+        let mut entries: Vec<(Key, Entry)> = pending.merged.into_iter().map(|(k, m)| (k, m.entry)).collect();
+        // The map's order decides among equals, so that a replay prints the same.
+        entries.sort_by_key(|(_, e)| std::cmp::Reverse((e.delta.gross(), all(e.faults))));
+
+        let mut shown = BTreeSet::new();
+        for (key, entry) in entries.iter().take(SHOWN) {
+            self.entry(entry, span, known.contains(key));
+            shown.insert(*key);
+        }
+        if let Some(rest) = entries.get(SHOWN..).filter(|rest| !rest.is_empty()) {
+            let res: i64 = rest.iter().map(|(_, e)| e.delta.res()).sum();
+            let faults: u64 = rest.iter().map(|(_, e)| all(e.faults)).sum();
+            let mut text = format!("and {} more, together {}", count(rest.len() as u64), signed_size(scale.bytes(res)));
+            if faults > 0 {
+                text.push_str(&format!(", {}", counted(faults, "fault", "faults")));
+            }
+            self.sheet.wrapped((Look::Plain, &" ".repeat(INDENT)), INDENT, (Look::Faint, &text));
+        }
+        if pending.has_unexplained {
+            self.unexplained(pending.unexplained);
+        }
+        if pending.lost.total() > 0 {
+            for (name, n, meaning) in losses(pending.lost).into_iter().filter(|&(_, n, _)| n > 0) {
+                let text = format!("{name} {}: {meaning}", count(n));
+                self.sheet.wrapped((Look::Alarm, &format!("{:>13}  ", "lost")), INDENT, (Look::Alarm, &text));
+            }
+        }
+        self.told.insert(pending.mm, (pending.ts_ns, shown));
+    }
+
+    /// `12:00:03.332  RES +64.3 MiB → 376.7 MiB in 212 ms`
+    fn head(&mut self, pending: &Pending, span: u64) {
+        let scale = self.scale;
+        let stamp = self.stamp(pending.ts_ns);
+        let whose = self.whose(pending.pid, &pending.comm);
+        let change = pending.closing - pending.opening;
+        let res = scale.bytes(change.res());
+        let (mut up, mut down) = (0_i64, 0_i64);
+        for merged in pending.merged.values() {
+            let part = merged.entry.delta.res();
+            *(if part > 0 { &mut up } else { &mut down }) += part;
+        }
+        let amount = format!("RES {}", signed_size(res));
+        let mut rest = format!(" → {}", level(scale.bytes(pending.closing.res())));
+        if up > 0 && down < 0 {
+            rest.push_str(&format!(" ({} {})", signed_size(scale.bytes(up)), signed_size(scale.bytes(down))));
+        }
+        if change.swap != 0 {
+            rest.push_str(&format!(", swap {}", signed_size(scale.bytes(change.swap))));
+        }
+        rest.push_str(&format!(" in {}", duration(span)));
+        self.sheet.line(&[
+            (Look::Faint, &stamp),
+            (Look::Strong, &whose),
+            (Look::of(res), &amount),
+            (Look::Strong, &rest),
+        ]);
+    }
+
+    fn entry(&mut self, entry: &Entry, span: u64, known: bool) {
+        let scale = self.scale;
+        let res = scale.bytes(entry.delta.res());
+        let label = format!("{:>13}  ", signed_size(res));
+        let mut what = cause_phrase(entry.cause).to_owned();
+        if let Some(nr) = entry.syscall.filter(|_| syscall_adds(entry.cause)) {
+            what.push_str(&format!(" inside {}", syscall_label(nr)));
+        }
+        if let Some(classes) = classes(entry.delta, scale) {
+            what.push_str(&format!(" ({classes})"));
+        }
+        if let Some(mapping) = &entry.mapping {
+            what.push_str(" · ");
+            what.push_str(&place(mapping, entry, known));
+        }
+        let details = [faults(entry, span, known), who(entry)];
+        let indent = " ".repeat(INDENT);
+        if known {
+            let [faults, who] = details;
+            let line = [Some(what), faults, who].into_iter().flatten().collect::<Vec<_>>().join(" · ");
+            self.sheet.wrapped((Look::of(res), &label), INDENT, (Look::Plain, &line));
+        } else {
+            self.sheet.wrapped((Look::of(res), &label), INDENT, (Look::Plain, &what));
+            for detail in details.iter().flatten() {
+                self.sheet.wrapped((Look::Plain, &indent), INDENT, (Look::Faint, detail));
+            }
+        }
+        self.hint_once(entry.cause, INDENT);
+    }
+
+    fn unexplained(&mut self, pages: Amounts) {
+        let bytes = self.scale.amounts(pages);
+        let text = format!(
+            "{} B of RES (anon {}, file {}, shmem {}; swap {}): the entries do not explain this",
+            exact(bytes.res()),
+            exact(bytes.anon),
+            exact(bytes.file),
+            exact(bytes.shmem),
+            exact(bytes.swap)
+        );
+        self.sheet.wrapped((Look::Alarm, &format!("{:>13}  ", "unexplained")), INDENT, (Look::Alarm, &text));
+    }
+}
+
+/// `anon +60.2 MiB, file −60.2 MiB`, where RES alone does not say it.
+pub(super) fn classes(pages: Amounts, scale: Scale) -> Option<String> {
+    let moved: Vec<String> = [("anon", pages.anon), ("file", pages.file), ("shmem", pages.shmem), ("swap", pages.swap)]
+        .into_iter()
+        .filter(|&(_, pages)| pages != 0)
+        .map(|(name, pages)| format!("{name} {}", signed_size(scale.bytes(pages))))
+        .collect();
+    (moved.len() > 1 || pages.swap != 0).then(|| moved.join(", "))
+}
+
+fn place(mapping: &MappingRef, entry: &Entry, known: bool) -> String {
+    let name = mapping_phrase(mapping);
+    let extent = size(mapping.end.saturating_sub(mapping.start));
+    if known {
+        return format!("the same {name}, now {extent}");
+    }
+    match &mapping.birth {
+        Some(birth) => {
+            let age = duration(entry.first_ns.saturating_sub(birth.ts_ns));
+            let by = if birth.tid == entry.tid { String::new() } else { format!(" by tid {}", birth.tid) };
+            format!("{name} {extent}, {age} old ({}{by})", syscall_label(birth.nr))
+        }
+        None => format!("{name} {extent}"),
+    }
+}
+
+fn faults(entry: &Entry, span: u64, brief: bool) -> Option<String> {
+    let Faults { minor, major } = entry.faults;
+    if all(entry.faults) == 0 {
+        return None;
+    }
+    let mut parts = Vec::new();
+    if minor > 0 {
+        parts.push(counted(minor, "minor fault", "minor faults"));
+    }
+    if major > 0 {
+        parts.push(counted(major, "major fault", "major faults"));
+    }
+    if let Some(p50) = quantile_ns(&entry.latency, 500) {
+        parts.push(format!("p50 {}", duration(p50)));
+    }
+    if let Some(p99) = quantile_ns(&entry.latency, 990).filter(|_| !brief) {
+        parts.push(format!("p99 {}", duration(p99)));
+    }
+    if let Some(total) = estimated_total_ns(&entry.latency, all(entry.faults)) {
+        let share = percent(total, span).map_or_else(String::new, |share| format!(" ({share} of the time)"));
+        parts.push(format!("about {} in faults{share}", duration(total)));
+    }
+    Some(parts.join(", "))
+}
+
+/// `tid 4711 postgres · in postgres+0x5d1a50`
+fn who(entry: &Entry) -> Option<String> {
+    let mut text = match entry.tid {
+        0 => String::new(),
+        tid if entry.comm.is_empty() => format!("tid {tid}"),
+        tid => format!("tid {tid} {}", escape(&entry.comm, 32)),
+    };
+    let frames: Vec<String> = entry
+        .stack
+        .iter()
+        .take(4)
+        .map(|f| match f.module.as_slice() {
+            [] => format!("{:#x}", f.ip),
+            module => format!("{}+{:#x}", escape(basename(module), 48), f.offset),
+        })
+        .collect();
+    if !frames.is_empty() {
+        if !text.is_empty() {
+            text.push_str(" · ");
+        }
+        text.push_str(&format!("at {}", frames.join(" ← ")));
+    }
+    (!text.is_empty()).then_some(text)
+}

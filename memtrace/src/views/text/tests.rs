@@ -1,0 +1,229 @@
+use super::*;
+use crate::event::{EndReason, Lost, Mode, TaskWhat};
+use crate::statement::{Balance, Entry, Faults, ProcessChange};
+use crate::units::Amounts;
+use crate::views::sample;
+
+fn text_with(options: TextOptions, reports: &[Report]) -> String {
+    let mut out = Vec::new();
+    let mut view = TextView::new(&mut out, options);
+    for report in reports {
+        view.render(report).expect("a Vec takes everything");
+    }
+    String::from_utf8(out).expect("text is UTF-8")
+}
+
+fn text(reports: &[Report]) -> String {
+    text_with(TextOptions::default(), reports)
+}
+
+/// Without the header.
+fn told(reports: Vec<Report>) -> String {
+    let header = text(&[Report::Meta(sample::meta())]);
+    let mut all = vec![Report::Meta(sample::meta())];
+    all.extend(reports);
+    text(&all)[header.len()..].to_owned()
+}
+
+#[test]
+fn the_sample_session() {
+    insta::assert_snapshot!(text(&sample::session()));
+}
+
+#[test]
+fn the_sample_session_in_colour_and_verbose() {
+    let options = TextOptions { color: true, verbose: true, width: 72, ..TextOptions::default() };
+    insta::assert_snapshot!(text_with(options, &sample::session()).replace('\x1b', "␛"));
+}
+
+#[test]
+fn only_the_closing_statement() {
+    let options = TextOptions { closing_only: true, ..TextOptions::default() };
+    let text = text_with(options, &sample::session());
+    assert!(text.starts_with("── closing statement, 5.0 s"), "{text}");
+}
+
+#[test]
+fn colour_changes_nothing_but_colour() {
+    let plain = text(&sample::session());
+    let mut colored = text_with(TextOptions { color: true, ..TextOptions::default() }, &sample::session());
+    while let Some(start) = colored.find('\x1b') {
+        let end = start + colored[start..].find('m').expect("an SGR sequence ends");
+        colored.replace_range(start..=end, "");
+    }
+    let trimmed = |text: &str| text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+    assert_eq!(trimmed(&colored), trimmed(&plain));
+}
+
+#[test]
+fn quiet_intervals_stay_quiet_until_they_have_added_up() {
+    assert_eq!(told((1..20).map(|i| Report::Statement(sample::ripple(i))).collect()), "");
+    // The default threshold is 0.5 % of 312 MiB: 134 ripples of three pages.
+    let reports: Vec<_> = (1..=134).map(|i| Report::Statement(sample::ripple(i))).collect();
+    insta::assert_snapshot!(told(reports));
+}
+
+#[test]
+fn the_threshold_can_be_chosen() {
+    let options = TextOptions { threshold_bytes: Some(3 * 4096), ..TextOptions::default() };
+    let reports = [Report::Meta(sample::meta()), Report::Statement(sample::ripple(1))];
+    assert!(text_with(options, &reports).contains("RES +12 KiB"));
+    let options = TextOptions { threshold_bytes: Some(3 * 4096 + 1), ..TextOptions::default() };
+    assert!(!text_with(options, &reports).contains("RES +12 KiB"));
+}
+
+#[test]
+fn what_does_not_add_up_is_told_at_once() {
+    let mut statement = sample::ripple(1);
+    statement.closing.amounts.anon += 2;
+    statement.unexplained = Amounts { anon: 2, ..Amounts::ZERO };
+    statement.lost = Lost { skipped: 1, ..Lost::default() };
+    insta::assert_snapshot!(told(vec![Report::Statement(statement)]));
+}
+
+#[test]
+fn a_repeated_entry_is_told_in_one_line() {
+    let mut again = sample::growth();
+    again.start_ns = again.ts_ns;
+    again.ts_ns += 100_000_000;
+    insta::assert_snapshot!(told(vec![Report::Statement(sample::growth()), Report::Statement(again)]));
+}
+
+#[test]
+fn many_entries_are_cut_and_summed() {
+    let mut statement = sample::growth();
+    statement.entries = (0..9)
+        .map(|i| Entry {
+            tid: 100 + i,
+            faults: Faults { minor: 1000, major: 0 },
+            ..sample::entry(
+                Cause::FaultAnon,
+                Amounts { anon: 1000 - i64::from(i), ..Amounts::ZERO },
+                Some(sample::hash_table()),
+            )
+        })
+        .collect();
+    let text = told(vec![Report::Statement(statement)]);
+    assert_eq!(text.matches("first touch").count(), 6, "{text}");
+    assert!(text.contains("and 3 more, together +11.6 MiB, 3,000 faults"), "{text}");
+}
+
+#[test]
+fn zero_sum_moves_show_both_classes() {
+    let mut statement = sample::growth();
+    let moves = |cause, delta| Entry { stack: Vec::new(), ..sample::entry(cause, delta, None) };
+    statement.entries = vec![
+        moves(Cause::FaultCow, Amounts { anon: 2560, file: -2560, ..Amounts::ZERO }),
+        moves(Cause::ReclaimKswapd, Amounts { anon: -1280, swap: 1280, ..Amounts::ZERO }),
+    ];
+    statement.entries[1].tid = 61;
+    statement.entries[1].comm = b"kswapd0".to_vec();
+    statement.closing = Balance {
+        amounts: statement.opening.amounts + Amounts { anon: 1280, file: -2560, shmem: 0, swap: 1280 },
+        virt: None,
+    };
+    insta::assert_snapshot!(told(vec![Report::Statement(statement)]));
+}
+
+#[test]
+fn the_header_says_less_where_less_is_known() {
+    let mut meta = sample::meta();
+    meta.mode = Mode::Batched;
+    meta.mode_reason = "rss_stat fires in batches on this kernel".into();
+    meta.cmdline.clear();
+    let mut overview = sample::overview();
+    overview.uss = None;
+    overview.private_file = None;
+    overview.pss = None;
+    overview.swap = 5 << 20;
+    overview.hugetlb = 2 << 20;
+    insta::assert_snapshot!(text(&[Report::Meta(meta), Report::Overview(overview)]));
+}
+
+#[test]
+fn audits_are_told_when_they_are_news() {
+    let agreeing = Report::Audit(sample::audit(false));
+    let differing = Report::Audit(sample::audit(true));
+    assert_eq!(told(vec![agreeing.clone(), agreeing.clone(), agreeing.clone()]).lines().count(), 1);
+    insta::assert_snapshot!(told(vec![agreeing.clone(), differing, agreeing.clone(), agreeing]));
+}
+
+#[test]
+fn processes_and_losses() {
+    let process = |what| Report::Process(ProcessChange { task: sample::task(what) });
+    insta::assert_snapshot!(told(vec![
+        process(TaskWhat::Forked { child: 4720 }),
+        process(TaskWhat::SharedMm { child: 4721 }),
+        process(TaskWhat::ThreadStarted { child: 4722 }),
+        process(TaskWhat::Execed),
+        process(TaskWhat::OomVictim),
+        process(TaskWhat::ProcessExited { code: 9 }),
+        Report::Loss { ts_ns: sample::BEGIN, lost: sample::LOST },
+    ]));
+}
+
+#[test]
+fn a_followed_child_has_its_own_name_and_books() {
+    let mut meta = sample::meta();
+    meta.follow = true;
+    let mut child = sample::growth();
+    child.mm = MmId(1);
+    child.pid = 4720;
+    let mut child_closing = sample::closing();
+    child_closing.mm = MmId(1);
+    child_closing.pid = 4720;
+    let mut end = sample::end();
+    end.mms = 2;
+    end.end.reason = EndReason::Interrupted;
+    let text = text(&[
+        Report::Meta(meta),
+        Report::Statement(child),
+        Report::Closing(child_closing),
+        Report::Statement(sample::shrinkage()),
+        Report::Closing(sample::closing()),
+        Report::End(end),
+    ]);
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn books_that_do_not_close_are_called_so() {
+    let mut end = sample::end();
+    end.total.closing.amounts.anon += 1;
+    let text = told(vec![Report::End(end.clone())]);
+    assert!(text.contains("DOES NOT CLOSE: "), "{text}");
+    end.total.unexplained.anon = 1;
+    let text = told(vec![Report::End(end)]);
+    assert!(text.contains("closes, not all explained: "), "{text}");
+    assert!(text.contains("unexplained 4,096 B"), "{text}");
+}
+
+#[test]
+fn hostile_names_stay_visible_and_short() {
+    let mut statement = sample::growth();
+    let mut mapping = (*sample::hash_table()).clone();
+    mapping.name = [b"\x1b]0;owned\x07\xff".as_slice(), &[b'A'; 5000]].concat();
+    statement.entries[0].mapping = Some(mapping.into());
+    statement.entries[0].comm = "\u{202e}evil\n".as_bytes().to_vec();
+    statement.entries[0].stack[0].module = b"/tmp/\r\x1b[A".to_vec();
+    let text = told(vec![Report::Statement(statement)]);
+    assert!(text.chars().all(|c| c == '\n' || (!c.is_control() && c != '\u{202e}')), "{text}");
+    assert!(text.contains("\\x1b]0;owned\\x07\\xff") && text.contains("\\u{202e}evil\\x0a"), "{text}");
+    assert!(text.len() < 2000);
+}
+
+#[test]
+fn a_new_day_gets_a_rule() {
+    let mut late = sample::growth();
+    late.start_ns += 86_400_000_000_000;
+    late.ts_ns += 86_400_000_000_000;
+    let text = told(vec![Report::Statement(sample::growth()), Report::Statement(late)]);
+    assert_eq!(text.matches("── 2026-02-01 ─").count(), 1, "{text}");
+}
+
+#[test]
+fn a_report_before_the_meta_is_refused() {
+    let mut view = TextView::new(Vec::new(), TextOptions::default());
+    let error = view.render(&Report::End(sample::end())).expect_err("no page size yet");
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+}

@@ -1,0 +1,292 @@
+//! The words for causes, mappings and system calls. A database administrator at three in the morning reads
+//! these; the machine names stay beside them so that text and NDJSON can be matched.
+
+use crate::event::{Lost, Own, permission};
+use crate::statement::{Faults, Kind, MappingRef};
+use crate::views::escape::{basename, escape};
+use memtrace_common::Cause;
+
+/// What happened, in a few words.
+#[must_use]
+pub const fn cause_phrase(cause: Cause) -> &'static str {
+    match cause {
+        Cause::FaultAnon => "first touch of anonymous memory",
+        Cause::FaultThp => "first touch, huge page",
+        Cause::FaultCow => "private copy of a shared page (copy on write)",
+        Cause::FaultFile => "file pages mapped in from the page cache",
+        Cause::FaultFileRead => "file pages read from disk",
+        Cause::FaultShmem => "first touch of shared memory",
+        Cause::FaultSwapin => "read back from swap",
+        Cause::FaultNone => "faults that brought no page",
+        Cause::Populate => "brought in by the kernel on request",
+        Cause::Fork => "copied from the parent by fork",
+        Cause::Exec => "program started or replaced (exec)",
+        Cause::Khugepaged => "collapsed into huge pages",
+        Cause::Uffd => "filled in through userfaultfd",
+        Cause::Remote => "touched by another process",
+        Cause::Swapoff => "brought back by swapoff",
+        Cause::Munmap => "given back by munmap",
+        Cause::Brk => "given back by shrinking the heap (brk)",
+        Cause::Mremap => "given back by mremap",
+        Cause::MadviseDontneed => "given back by madvise(DONTNEED)",
+        Cause::MadviseFree => "offered by madvise(FREE), taken now",
+        Cause::MadviseRemove => "punched out of its file (madvise REMOVE)",
+        Cause::MadvisePageout => "paged out on request (madvise PAGEOUT)",
+        Cause::MmapFixed => "overwritten by mmap(MAP_FIXED)",
+        Cause::Truncate => "file cut short under the mapping",
+        Cause::ReclaimKswapd => "taken by kswapd: the machine is short of memory",
+        Cause::ReclaimDirect => "taken by direct reclaim: very short of memory",
+        Cause::ReclaimMemcg => "taken at the cgroup's limit",
+        Cause::Ksm => "merged with equal pages (KSM)",
+        Cause::OomReaper => "taken by the OOM reaper",
+        Cause::Exit => "given back because the process ended",
+        Cause::Other => "changed in a way without a name here",
+    }
+}
+
+/// The system call says more than the cause does: `fault.anon` inside `read`, but not `munmap` inside `munmap`.
+pub(super) const fn syscall_adds(cause: Cause) -> bool {
+    !matches!(
+        cause,
+        Cause::Fork
+            | Cause::Exec
+            | Cause::Munmap
+            | Cause::Brk
+            | Cause::Mremap
+            | Cause::MadviseDontneed
+            | Cause::MadviseFree
+            | Cause::MadviseRemove
+            | Cause::MadvisePageout
+            | Cause::MmapFixed
+            | Cause::Exit
+    )
+}
+
+/// One mapping, for a sentence: `heap`, `library libc.so.6`, `anonymous mapping [anon: work_mem]`.
+pub(super) fn mapping_phrase(mapping: &MappingRef) -> String {
+    let noun = match mapping.kind {
+        Kind::Heap => return "heap".to_owned(),
+        Kind::Stack => return "main thread's stack".to_owned(),
+        Kind::Several => return "several mappings".to_owned(),
+        Kind::ThreadStack => "thread stack",
+        Kind::Anon => "anonymous mapping",
+        Kind::Arena => "malloc arena",
+        Kind::Program => "program",
+        Kind::Library => "library",
+        Kind::File => "file",
+        Kind::SharedAnon => "shared anonymous memory",
+        Kind::SysvShm => "System V shared memory",
+        Kind::PosixShm => "POSIX shared memory",
+        Kind::Memfd => "memfd",
+        Kind::Hugetlb => "huge pages (hugetlb, not in RES)",
+        Kind::Vdso => "kernel's vdso",
+        Kind::Device => "device",
+        Kind::Guard => "guard range (no access)",
+    };
+    // A program's and a library's own name says enough; of a data file the directory matters too.
+    let name = match mapping.kind {
+        Kind::Program | Kind::Library => escape(basename(&mapping.name), 60),
+        // `/dev/zero` is how the kernel names what has no name.
+        Kind::SharedAnon if mapping.name.starts_with(b"/dev/zero") => String::new(),
+        Kind::Vdso => String::new(),
+        _ => escape(&mapping.name, 80),
+    };
+    if name.is_empty() { noun.to_owned() } else { format!("{noun} {name}") }
+}
+
+/// Each cause of loss: name in the NDJSON contract, count, what it means.
+pub(super) const fn losses(lost: Lost) -> [(&'static str, u64, &'static str); 6] {
+    [
+        ("records", lost.records, "changes whose record had no room: their causes are known, their mappings are not"),
+        ("ring", lost.ring, "mapping and task events that had no room: the address space was read again"),
+        (
+            "skipped",
+            lost.skipped,
+            "runs of the probes that the kernel skipped: their amounts are in that CPU's next change",
+        ),
+        ("threads", lost.threads, "threads without room: their faults have no address and no latency"),
+        ("mms", lost.mms, "children or programs without room: not followed"),
+        ("undecodable", lost.undecodable, "records that could not be decoded"),
+    ]
+}
+
+/// Name of a system call of x86-64, for those that move memory or often fault; `None` for others.
+#[must_use]
+pub const fn syscall_name(nr: u32) -> Option<&'static str> {
+    Some(match nr {
+        0 => "read",
+        1 => "write",
+        2 => "open",
+        3 => "close",
+        4 => "stat",
+        5 => "fstat",
+        6 => "lstat",
+        7 => "poll",
+        9 => "mmap",
+        10 => "mprotect",
+        11 => "munmap",
+        12 => "brk",
+        13 => "rt_sigaction",
+        14 => "rt_sigprocmask",
+        15 => "rt_sigreturn",
+        16 => "ioctl",
+        17 => "pread64",
+        18 => "pwrite64",
+        19 => "readv",
+        20 => "writev",
+        23 => "select",
+        25 => "mremap",
+        26 => "msync",
+        27 => "mincore",
+        28 => "madvise",
+        30 => "shmat",
+        31 => "shmctl",
+        44 => "sendto",
+        45 => "recvfrom",
+        46 => "sendmsg",
+        47 => "recvmsg",
+        56 => "clone",
+        57 => "fork",
+        58 => "vfork",
+        59 => "execve",
+        60 => "exit",
+        61 => "wait4",
+        67 => "shmdt",
+        76 => "truncate",
+        77 => "ftruncate",
+        78 => "getdents",
+        89 => "readlink",
+        101 => "ptrace",
+        149 => "mlock",
+        150 => "munlock",
+        151 => "mlockall",
+        152 => "munlockall",
+        157 => "prctl",
+        158 => "arch_prctl",
+        167 => "swapon",
+        168 => "swapoff",
+        202 => "futex",
+        209 => "io_submit",
+        216 => "remap_file_pages",
+        217 => "getdents64",
+        228 => "clock_gettime",
+        231 => "exit_group",
+        232 => "epoll_wait",
+        237 => "mbind",
+        256 => "migrate_pages",
+        257 => "openat",
+        262 => "newfstatat",
+        273 => "set_robust_list",
+        275 => "splice",
+        278 => "vmsplice",
+        279 => "move_pages",
+        281 => "epoll_pwait",
+        285 => "fallocate",
+        295 => "preadv",
+        296 => "pwritev",
+        299 => "recvmmsg",
+        302 => "prlimit64",
+        307 => "sendmmsg",
+        310 => "process_vm_readv",
+        311 => "process_vm_writev",
+        318 => "getrandom",
+        319 => "memfd_create",
+        321 => "bpf",
+        322 => "execveat",
+        323 => "userfaultfd",
+        325 => "mlock2",
+        326 => "copy_file_range",
+        327 => "preadv2",
+        328 => "pwritev2",
+        329 => "pkey_mprotect",
+        332 => "statx",
+        334 => "rseq",
+        426 => "io_uring_enter",
+        435 => "clone3",
+        437 => "openat2",
+        440 => "process_madvise",
+        448 => "process_mrelease",
+        453 => "map_shadow_stack",
+        462 => "mseal",
+        _ => return None,
+    })
+}
+
+/// The call's name, or `syscall_N`.
+pub(super) fn syscall_label(nr: u32) -> String {
+    syscall_name(nr).map_or_else(|| format!("syscall_{nr}"), str::to_owned)
+}
+
+/// `rw-p`, as `/proc/PID/maps` prints it.
+pub(super) fn permissions(bits: u8) -> String {
+    let letter = |bit: u8, letter: char| if bits & bit != 0 { letter } else { '-' };
+    let shared = if bits & permission::SHARED != 0 { 's' } else { 'p' };
+    [letter(permission::READ, 'r'), letter(permission::WRITE, 'w'), letter(permission::EXECUTE, 'x'), shared]
+        .into_iter()
+        .collect()
+}
+
+/// All time in memtrace's BPF programs divided by the target's faults: an upper bound of what a fault paid,
+/// because the programs also run for other events and other processes. `None` where not measured.
+pub(super) const fn bpf_ns_per_fault(own: Own, faults: Faults) -> Option<u64> {
+    match own.bpf_ns {
+        Some(ns) => ns.checked_div(faults.minor.saturating_add(faults.major)),
+        None => None,
+    }
+}
+
+/// The kernel's release without the build's suffix: `6.18` of `6.18.44-amd64`.
+pub(super) fn kernel_series(release: &str) -> String {
+    let digits: Vec<&str> = release.splitn(3, ['.', '-']).take(2).collect();
+    escape(digits.join(".").as_bytes(), 40)
+}
+
+/// What `wait` would tell of an exit code.
+pub(super) fn exit_phrase(code: u32) -> String {
+    match code & 0x7f {
+        0 => format!("exited with status {}", code >> 8 & 0xff),
+        signal => format!("was killed by {}", signal_name(signal)),
+    }
+}
+
+/// `SIGKILL`, or `signal 40`.
+pub(super) fn signal_name(signal: u32) -> String {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+        "WINCH", "IO", "PWR", "SYS",
+    ];
+    match NAMES.get((signal as usize).wrapping_sub(1)) {
+        Some(name) => format!("SIG{name}"),
+        None => format!("signal {signal}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_cause_has_its_own_words() {
+        let phrases: BTreeSet<_> = Cause::ALL.iter().map(|&c| cause_phrase(c)).collect();
+        assert_eq!(phrases.len(), Cause::ALL.len());
+        assert!(phrases.iter().all(|p| p.chars().count() <= 48), "the closing statement has 48 columns for it");
+    }
+
+    #[test]
+    fn exits() {
+        assert_eq!(exit_phrase(0), "exited with status 0");
+        assert_eq!(exit_phrase(3 << 8), "exited with status 3");
+        assert_eq!(exit_phrase(9), "was killed by SIGKILL");
+        assert_eq!(exit_phrase(0x8b), "was killed by SIGSEGV");
+        assert_eq!(exit_phrase(64), "was killed by signal 64");
+    }
+
+    #[test]
+    fn kernels() {
+        assert_eq!(kernel_series("6.18.44-amd64"), "6.18");
+        assert_eq!(kernel_series("6.1-rc3"), "6.1");
+        assert_eq!(kernel_series(""), "");
+    }
+}

@@ -1,0 +1,259 @@
+//! Real servers of one's own: PostgreSQL as its own user on a socket in a temporary directory, Redis likewise.
+
+use crate::machine::TempDir;
+use crate::runner::skip;
+use crate::target::Target;
+use crate::tool::PATIENCE;
+use anyhow::{Context, Result, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The program, or the reason to skip with what to install.
+///
+/// # Errors
+/// It is not installed: skipped.
+pub fn program(candidates: &[&str], package: &str) -> Result<PathBuf> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = candidates.iter().find_map(|candidate| {
+        if candidate.starts_with('/') {
+            return Path::new(candidate)
+                .is_file()
+                .then(|| PathBuf::from(candidate));
+        }
+        std::env::split_paths(&paths)
+            .map(|dir| dir.join(candidate))
+            .find(|path| path.is_file())
+    });
+    match found {
+        Some(path) => Ok(path),
+        None => {
+            skip(format!(
+                "{} is not installed; type: apt-get install -y {package}",
+                candidates.join(" or ")
+            ))?;
+            bail!("skipped")
+        }
+    }
+}
+
+/// A cluster. Stopped on drop, before its directory goes.
+#[derive(Debug)]
+pub struct Postgres {
+    bin: PathBuf,
+    data: PathBuf,
+    server: Option<Target>,
+    dir: TempDir,
+}
+
+impl Postgres {
+    /// `initdb`, as the user `postgres`, who owns the directory.
+    ///
+    /// # Errors
+    /// PostgreSQL 15 or its user is missing: skipped.
+    pub fn create() -> Result<Self> {
+        let bin = program(&["/usr/lib/postgresql/15/bin/postgres"], "postgresql-15")?;
+        let bin = bin.parent().context("a directory")?.to_owned();
+        let dir = TempDir::new()?;
+        let data = dir.path().join("data");
+        if !Command::new("chown")
+            .arg("postgres:")
+            .arg(dir.path())
+            .status()?
+            .success()
+        {
+            skip("there is no user postgres; type: apt-get install -y postgresql-15")?;
+        }
+        let made = as_postgres(&bin.join("initdb"))
+            .args([
+                "--auth=trust",
+                "--no-sync",
+                "--no-locale",
+                "--encoding=UTF8",
+                "-D",
+            ])
+            .arg(&data)
+            .stdin(Stdio::null())
+            .output()?;
+        ensure!(
+            made.status.success(),
+            "initdb: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let cluster = Self {
+            bin,
+            data,
+            server: None,
+            dir,
+        };
+        let settings = format!(
+            "listen_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\nautovacuum = off\n\
+             shared_buffers = 256MB\nwork_mem = 2GB\nhash_mem_multiplier = 1\nmaintenance_work_mem = 1GB\n\
+             max_parallel_workers_per_gather = 0\nmax_parallel_maintenance_workers = 0\njit = off\n\
+             max_wal_size = 8GB\nlogging_collector = off\n",
+            cluster.dir.path().display()
+        );
+        std::fs::write(cluster.data.join("postgresql.auto.conf"), settings)?;
+        Ok(cluster)
+    }
+
+    /// Starts the server and waits until it accepts connections.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn start(&mut self) -> Result<()> {
+        let mut server = as_postgres(&self.bin.join("postgres"));
+        server.arg("-D").arg(&self.data).stderr(Stdio::null());
+        self.server = Some(Target::start(&mut server)?);
+        let deadline = Instant::now() + PATIENCE;
+        // It announces readiness to nobody: its socket is tried.
+        while !self
+            .bin_command("pg_isready")
+            .arg("--quiet")
+            .stdin(Stdio::null())
+            .status()?
+            .success()
+        {
+            ensure!(Instant::now() < deadline, "the server does not come up");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn bin_command(&self, name: &str) -> Command {
+        let mut command = Command::new(self.bin.join(name));
+        command
+            .env("PGHOST", self.dir.path())
+            .env("PGUSER", "postgres")
+            .env("PGDATABASE", "postgres");
+        command
+    }
+
+    /// A session and the process id of its backend. SQL goes in by [`Target::send`].
+    ///
+    /// # Errors
+    /// It does not connect.
+    pub fn session(&self) -> Result<(Target, u32)> {
+        let mut psql = self.bin_command("psql");
+        psql.args([
+            "--no-psqlrc",
+            "--quiet",
+            "--tuples-only",
+            "--no-align",
+            "--set=ON_ERROR_STOP=1",
+        ]);
+        let mut psql = Target::start(&mut psql)?;
+        psql.send("select pg_backend_pid();\n")?;
+        let pid = psql.line()?.trim().parse().context("a process id")?;
+        Ok((psql, pid))
+    }
+
+    /// A single-user backend on the cluster (with no server running): a command for memtrace to start.
+    #[must_use]
+    pub fn single_user(&self) -> Vec<String> {
+        let postgres = self.bin.join("postgres").display().to_string();
+        let data = self.data.display().to_string();
+        [
+            "setpriv",
+            "--reuid=postgres",
+            "--regid=postgres",
+            "--clear-groups",
+            &postgres,
+            "--single",
+            "-D",
+            &data,
+            "postgres",
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+
+    /// The postmaster.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.server.as_ref().map(Target::pid)
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            // Immediate shutdown: the backends go with it.
+            server.signal(libc::SIGQUIT);
+            let _ = server.wait();
+        }
+    }
+}
+
+fn as_postgres(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
+        .arg(program)
+        .current_dir("/");
+    command
+}
+
+/// A Redis server's command line on a socket in the directory, with nothing saved.
+///
+/// # Errors
+/// Redis is not installed: skipped.
+pub fn redis_command(dir: &TempDir) -> Result<Vec<String>> {
+    let server = program(&["redis-server"], "redis-server")?
+        .display()
+        .to_string();
+    let socket = dir.path().join("redis.sock").display().to_string();
+    let home = dir.path().display().to_string();
+    Ok([
+        &server,
+        "--port",
+        "0",
+        "--unixsocket",
+        &socket,
+        "--dir",
+        &home,
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--enable-debug-command",
+        "yes",
+        "--daemonize",
+        "no",
+    ]
+    .map(str::to_owned)
+    .to_vec())
+}
+
+/// Sends one command to the server in the directory; its answer.
+///
+/// # Errors
+/// It does not answer.
+pub fn redis(dir: &TempDir, command: &[&str]) -> Result<String> {
+    let client = program(&["redis-cli"], "redis-tools")?;
+    let output = Command::new(client)
+        .arg("-s")
+        .arg(dir.path().join("redis.sock"))
+        .args(command)
+        .output()?;
+    let answer = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    ensure!(
+        output.status.success(),
+        "redis-cli {command:?}: {answer} {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(answer)
+}
+
+/// Waits until the server in the directory answers.
+///
+/// # Errors
+/// It does not.
+pub fn redis_up(dir: &TempDir) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while redis(dir, &["ping"]).ok().as_deref() != Some("PONG") {
+        ensure!(Instant::now() < deadline, "the server does not come up");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}

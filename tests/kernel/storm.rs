@@ -1,0 +1,146 @@
+//! Half a million faults a second: nothing lost, every fault counted, attached in the middle of it, and the time
+//! from a change to its line.
+
+use anyhow::{Context, Result, ensure};
+use memtrace_tests::books::{Books, address};
+use memtrace_tests::machine::TempDir;
+use memtrace_tests::runner::{self, Test};
+use memtrace_tests::scene::{Play, assert_truth, close_stopped, options};
+use memtrace_tests::target::Target;
+use memtrace_tests::tool::{Record, Tool};
+use std::process::ExitCode;
+
+const TESTS: &[Test] = &[
+    ("storm", storm),
+    ("storm.attach_in_the_middle", attach_in_the_middle),
+    ("latency", latency),
+];
+
+fn main() -> ExitCode {
+    runner::run(TESTS)
+}
+
+/// Faults of a storm's thread outside its loop: waking up and reporting, on pages that are locked in.
+const HANDFUL: i64 = 16;
+
+/// Two threads for `MEMTRACE_STORM_SECONDS` (default 5).
+fn storm() -> Result<()> {
+    let seconds = std::env::var("MEMTRACE_STORM_SECONDS").unwrap_or_else(|_| "5".to_owned());
+    let dir = TempDir::new()?;
+    let play = Play {
+        options: &[("--seconds", &seconds)],
+        ..Play::default()
+    };
+    let mut target = Target::workload("storm", &options(&dir, &play))?;
+    let tool = Tool::attach(target.pid(), &[])?;
+    target.send("x")?;
+    let patience = std::time::Duration::from_secs_f64(seconds.parse::<f64>()? + 60.0);
+    let truth = serde_json::from_str(&target.line_within(patience)?)?;
+    let outcome = close_stopped(tool, target.pid())?;
+    assert_truth(&truth, &outcome.books, target.pid())?;
+    for thread in truth["more"]["threads"].as_array().context("threads")? {
+        let (tid, minor) = (
+            thread["tid"].as_i64(),
+            thread["minor"].as_i64().context("minor")?,
+        );
+        let (_, seen, major) = outcome.books.sum(|entry| Some(entry.tid) == tid);
+        ensure!(
+            major == 0,
+            "{major} major faults in a storm on anonymous memory"
+        );
+        ensure!(
+            (seen - minor).abs() <= HANDFUL,
+            "{seen} faults in the books, getrusage counted {minor}"
+        );
+    }
+    let own = &outcome.end()?["own"];
+    println!(
+        "    {} faults a second; own cost {own}",
+        truth["more"]["faults_per_second"]
+    );
+    Ok(())
+}
+
+/// Twenty sessions on the same storm, each opened and closed in the middle of it.
+fn attach_in_the_middle() -> Result<()> {
+    let dir = TempDir::new()?;
+    let target = Target::workload("storm.endless", &options(&dir, &Play::default()))?;
+    for round in 1..=20 {
+        attach_once(target.pid()).with_context(|| format!("round {round}"))?;
+    }
+    Ok(())
+}
+
+fn attach_once(pid: u32) -> Result<()> {
+    let mut tool = Tool::attach(pid, &[])?;
+    let mut statements = 0;
+    tool.wait_for("the third statement", |record| {
+        statements += usize::from(record.kind() == "statement");
+        statements == 3
+    })?;
+    let outcome = close_stopped(tool, pid)?;
+    let (_, faults, _) = outcome.books.sum(|entry| entry.cause == "fault.anon");
+    ensure!(
+        faults > 10_000,
+        "only {faults} faults in three statements of a storm"
+    );
+    Ok(())
+}
+
+/// From a change to its line, at the default interval: the median of twenty below 150 ms.
+fn latency() -> Result<()> {
+    const ROUNDS: usize = 20;
+    const LIMIT_NS: u64 = 150_000_000;
+    let dir = TempDir::new()?;
+    let mut target = Target::workload("latency", &options(&dir, &Play::default()))?;
+    let mut tool = Tool::attach(target.pid(), &["default-interval"])?;
+    let (mut delays, mut told) = (Vec::new(), 0);
+    for round in 1..=ROUNDS {
+        target.send(if round == 1 { "x" } else { "n" })?;
+        let truth = target.json()?;
+        let range = (address(&truth["start"])?, address(&truth["end"])?);
+        told += truth["bytes"].as_i64().context("bytes")?;
+        let stamp = truth["stamp_ns"].as_u64().context("stamp_ns")?;
+        // Statements are held on their way in, too: what earlier ones said of this mapping counts.
+        let mut seen: i64 = tool
+            .records()
+            .iter()
+            .map(|record| grown(record, range))
+            .sum();
+        let place = if seen >= told {
+            tool.records().len() - 1
+        } else {
+            tool.wait_for("the statement of the change", |record| {
+                seen += grown(record, range);
+                seen >= told
+            })?
+        };
+        delays.push(tool.records()[place].at_ns.saturating_sub(stamp));
+    }
+    target.send("q")?;
+    let truth = target.json()?;
+    let outcome = close_stopped(tool, target.pid())?;
+    assert_truth(&truth, &outcome.books, target.pid())?;
+    delays.sort_unstable();
+    let median = delays[ROUNDS / 2];
+    println!(
+        "    from change to line: median {} ms, worst {} ms",
+        median / 1_000_000,
+        delays[ROUNDS - 1] / 1_000_000
+    );
+    ensure!(
+        median < LIMIT_NS,
+        "median {median} ns, limit {LIMIT_NS} ns: {delays:?}"
+    );
+    Ok(())
+}
+
+/// Bytes that this line says came in by first touch in the range.
+fn grown(record: &Record, range: (u64, u64)) -> i64 {
+    let mut books = Books::default();
+    if record.kind() != "statement" || books.enter(&record.value).is_err() {
+        return 0;
+    }
+    let (delta, ..) = books.sum(|entry| entry.cause == "fault.anon" && entry.touches(range));
+    delta.anon * memtrace_tests::pages::page_size() as i64
+}

@@ -1,0 +1,256 @@
+//! The machine's settings that a case needs, each put back when its guard is dropped.
+
+use crate::runner::skip;
+use anyhow::{Context, Result, bail, ensure};
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const SWAP_FILE: &str = "/var/tmp/memtrace-kernel-tests.swap";
+const CGROUPS: &str = "/sys/fs/cgroup/memory";
+const FREEZERS: &str = "/sys/fs/cgroup/freezer";
+const GROUP_PREFIX: &str = "memtrace-tests-";
+
+/// Removes what a killed run left behind.
+pub fn clean_up() {
+    swap_off();
+    for root in [CGROUPS, FREEZERS] {
+        for group in fs::read_dir(root).into_iter().flatten().flatten() {
+            if group
+                .file_name()
+                .to_string_lossy()
+                .starts_with(GROUP_PREFIX)
+            {
+                let _ = fs::remove_dir(group.path());
+            }
+        }
+    }
+}
+
+fn swap_off() {
+    if fs::read_to_string("/proc/swaps").is_ok_and(|text| text.contains(SWAP_FILE))
+        && let Ok(path) = CString::new(SWAP_FILE)
+    {
+        // SAFETY: a NUL-terminated path.
+        unsafe { libc::swapoff(path.as_ptr()) };
+    }
+    let _ = fs::remove_file(SWAP_FILE);
+}
+
+/// A directory of its own under /var/tmp (a disk, not tmpfs: page cache, O_DIRECT). Removed on drop.
+#[derive(Debug)]
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// /var/tmp is not writable.
+    pub fn new() -> Result<Self> {
+        let template = CString::new("/var/tmp/memtrace-test-XXXXXX")?;
+        let raw = template.into_raw();
+        // SAFETY: mkdtemp writes into the template, which we own, and returns it or NULL.
+        let made = unsafe { libc::mkdtemp(raw) };
+        // SAFETY: the pointer came from into_raw above; its length is unchanged.
+        let path = unsafe { CString::from_raw(raw) };
+        ensure!(
+            !made.is_null(),
+            "failed to make a directory: {}",
+            std::io::Error::last_os_error()
+        );
+        Ok(Self(PathBuf::from(std::ffi::OsStr::from_bytes(
+            path.as_bytes(),
+        ))))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A swap file that is on. Off and removed on drop.
+#[derive(Debug)]
+pub struct Swap(());
+
+impl Swap {
+    /// Makes it, of this many MiB, and turns it on.
+    ///
+    /// # Errors
+    /// The machine has no swap support: skipped.
+    pub fn on(mebibytes: u64) -> Result<Self> {
+        if !Path::new("/proc/swaps").exists() {
+            skip("this kernel is built without CONFIG_SWAP")?;
+        }
+        let guard = Self(());
+        let file = fs::File::create(SWAP_FILE)?;
+        fs::set_permissions(
+            SWAP_FILE,
+            std::os::unix::fs::PermissionsExt::from_mode(0o600),
+        )?;
+        // A swap file has no holes: written, not just sized.
+        let block = vec![0_u8; 1 << 20];
+        for _ in 0..mebibytes {
+            std::io::Write::write_all(&mut &file, &block)?;
+        }
+        file.sync_all()?;
+        let made = Command::new("mkswap")
+            .arg("--quiet")
+            .arg(SWAP_FILE)
+            .output()
+            .context("failed to run mkswap")?;
+        ensure!(
+            made.status.success(),
+            "mkswap: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let path = CString::new(SWAP_FILE)?;
+        // SAFETY: a NUL-terminated path.
+        if unsafe { libc::swapon(path.as_ptr(), 0) } != 0 {
+            skip(format!(
+                "swapon {SWAP_FILE}: {}",
+                std::io::Error::last_os_error()
+            ))?;
+        }
+        Ok(guard)
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &'static str {
+        SWAP_FILE
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        swap_off();
+    }
+}
+
+/// A file of /sys or /proc/sys with another content. Put back on drop.
+#[derive(Debug)]
+pub struct Setting {
+    path: PathBuf,
+    before: String,
+}
+
+impl Setting {
+    /// Writes the value.
+    ///
+    /// # Errors
+    /// The kernel has no such setting: skipped.
+    pub fn set(path: &str, value: &str) -> Result<Self> {
+        let Ok(before) = fs::read_to_string(path) else {
+            skip(format!("this kernel has no {path}"))?;
+            bail!("skipped");
+        };
+        // Choices are shown as `always [madvise] never`.
+        let before = before
+            .split_once('[')
+            .and_then(|(_, rest)| rest.split_once(']'))
+            .map_or_else(|| before.trim().to_owned(), |(chosen, _)| chosen.to_owned());
+        let setting = Self {
+            path: path.into(),
+            before,
+        };
+        fs::write(path, value).with_context(|| format!("failed to write {value} to {path}"))?;
+        Ok(setting)
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.path, &self.before) {
+            eprintln!(
+                "failed to put {} back to {}: {error}",
+                self.path.display(),
+                self.before
+            );
+        }
+    }
+}
+
+/// A cgroup (version 1) of its own. Removed on drop, once it is empty.
+#[derive(Debug)]
+pub struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// A memory cgroup.
+    ///
+    /// # Errors
+    /// The controller is not mounted as version 1: skipped.
+    pub fn memory() -> Result<Self> {
+        Self::new(CGROUPS, "memory.limit_in_bytes", "memory")
+    }
+
+    /// A freezer cgroup.
+    ///
+    /// # Errors
+    /// The controller is not mounted as version 1: skipped.
+    pub fn freezer() -> Result<Self> {
+        Self::new(FREEZERS, "freezer.state", "freezer")
+    }
+
+    fn new(root: &str, file: &str, controller: &str) -> Result<Self> {
+        let path = Path::new(root).join(format!("{GROUP_PREFIX}{}", std::process::id()));
+        if fs::create_dir(&path).is_err() || !path.join(file).exists() {
+            let _ = fs::remove_dir(&path);
+            skip(format!(
+                "no version 1 {controller} controller at {root}; type: mkdir -p {root} && mount -t cgroup -o {controller} none {root}"
+            ))?;
+        }
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes one of its files.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn write(&self, file: &str, value: &str) -> Result<()> {
+        fs::write(self.0.join(file), value)
+            .with_context(|| format!("failed to write {value} to {file}"))
+    }
+
+    /// Reads one of its files.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn read(&self, file: &str) -> Result<String> {
+        fs::read_to_string(self.0.join(file)).with_context(|| format!("failed to read {file}"))
+    }
+
+    /// Moves a process in.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn join(&self, pid: u32) -> Result<()> {
+        self.write("cgroup.procs", &pid.to_string())
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // A killed member leaves its group a moment after it was reaped.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while fs::remove_dir(&self.0).is_err() && self.0.exists() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Runs tests one by one, as root, and does not let a test pass that could not run.
+//!
+//! Not libtest: these tests change the machine (swap, cgroups, KSM), so two at a time would see each other,
+//! and a test that finds out while it runs that the machine cannot produce its case has a third outcome.
+
+use anyhow::{Context, Result, bail};
+use std::cell::RefCell;
+use std::fmt;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// A test: its name and what it does. An error is a failure, unless it is a [`Skip`].
+pub type Test = (&'static str, fn() -> Result<()>);
+
+/// This machine cannot produce the case. Says why, and what would let it.
+#[derive(Debug)]
+pub struct Skip(pub String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// Ends a test as skipped.
+///
+/// # Errors
+/// Always: that is its purpose.
+pub fn skip(why: impl Into<String>) -> Result<()> {
+    bail!(Skip(why.into()))
+}
+
+thread_local! {
+    static CURRENT: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Where a test leaves what it saw, `KIND` being what it is: `target/kernel-tests/TEST.KIND`.
+#[must_use]
+pub fn keepsake(kind: &str) -> PathBuf {
+    let name = CURRENT.with_borrow(|name| name.replace(['/', ' '], "_"));
+    target_dir()
+        .join("kernel-tests")
+        .join(format!("{name}.{kind}"))
+}
+
+/// Cargo's target directory.
+#[must_use]
+pub fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || {
+            PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+                .parent()
+                .map(|top| top.join("target"))
+                .unwrap_or_default()
+        },
+        PathBuf::from,
+    )
+}
+
+/// Runs those of the tests whose name contains one of the arguments (all without arguments).
+#[must_use]
+pub fn run(tests: &[Test]) -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        for (name, _) in tests {
+            println!("{name}: test");
+        }
+        return ExitCode::SUCCESS;
+    }
+    let exact = arguments.iter().any(|argument| argument == "--exact");
+    let wanted: Vec<&String> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let chosen: Vec<&Test> = tests
+        .iter()
+        .filter(|(name, _)| {
+            wanted.is_empty()
+                || wanted.iter().any(|part| {
+                    if exact {
+                        name == part
+                    } else {
+                        name.contains(part.as_str())
+                    }
+                })
+        })
+        .collect();
+    if chosen.is_empty() {
+        println!("no test chosen of {}", tests.len());
+        return ExitCode::SUCCESS;
+    }
+    let _alone = match prepare() {
+        Ok(lock) => lock,
+        Err(error) => {
+            eprintln!("kernel tests cannot run: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (mut failed, mut skipped) = (Vec::new(), 0);
+    for (name, test) in &chosen {
+        CURRENT.replace((*name).to_owned());
+        let begin = Instant::now();
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(test)).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            bail!(
+                "panicked: {}",
+                text.or_else(|| panic.downcast_ref::<&str>().copied())
+                    .unwrap_or("?")
+            )
+        });
+        let took = begin.elapsed().as_secs_f64();
+        match outcome {
+            Ok(()) => println!("test {name} ... ok ({took:.1} s)"),
+            Err(error) => {
+                if let Some(Skip(why)) = error.downcast_ref::<Skip>() {
+                    skipped += 1;
+                    println!("test {name} ... skipped: {why}");
+                } else {
+                    println!(
+                        "test {name} ... FAILED ({took:.1} s)\n    {}",
+                        format!("{error:#}").replace('\n', "\n    ")
+                    );
+                    println!("    what it saw: {}", keepsake("*").display());
+                    failed.push(*name);
+                }
+            }
+        }
+    }
+    let passed = chosen.len() - failed.len() - skipped;
+    println!(
+        "\n{passed} passed, {} failed, {skipped} skipped of {} chosen",
+        failed.len(),
+        chosen.len()
+    );
+    if !failed.is_empty() {
+        println!("failed: {}", failed.join(", "));
+    } else if passed == 0 {
+        println!("all were skipped: nothing was tested, and that is a failure");
+    }
+    if failed.is_empty() && passed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Root, the binary, and nobody else running these tests. The lock lasts as long as the file.
+fn prepare() -> Result<File> {
+    // SAFETY: no memory is involved.
+    if unsafe { libc::geteuid() } != 0 {
+        bail!("loading probes needs root; type:\n    sudo -E env \"PATH=$PATH\" cargo xtask test");
+    }
+    crate::tool::binary()?;
+    std::fs::create_dir_all(target_dir().join("kernel-tests"))
+        .context("failed to make target/kernel-tests")?;
+    let lock = File::create("/var/tmp/memtrace-kernel-tests.lock")
+        .context("failed to make the lock file")?;
+    // SAFETY: no memory is involved.
+    if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) } != 0 {
+        bail!("failed to lock: {}", std::io::Error::last_os_error());
+    }
+    crate::machine::clean_up();
+    Ok(lock)
+}

@@ -1,0 +1,73 @@
+//! A program that does one thing to its memory and says exactly what it did.
+//!
+//! `workload NAME [--dir DIR] [--cgroup DIR] [--swap FILE] [--seconds N]`. One line `{"ready":true,…}` when everything
+//! is prepared, then one byte on stdin is awaited; the thing is done; one line `{"done":true,…}` says what it
+//! was, after it was held against the process's own `/proc/self/status` and `getrusage`; another byte is awaited
+//! before the exit. `workload --list` names them all. It refuses to report a truth that the kernel contradicts: exit 1.
+
+mod children;
+mod fault;
+mod file;
+mod helper;
+mod others;
+mod reclaim;
+mod region;
+mod shrink;
+mod stage;
+mod storm;
+
+use stage::Stage;
+use std::process::ExitCode;
+
+type Scene = fn(&mut Stage);
+
+const ROOMS: &[&[(&str, Scene)]] = &[
+    fault::SCENES,
+    file::SCENES,
+    shrink::SCENES,
+    others::SCENES,
+    reclaim::SCENES,
+    children::SCENES,
+    storm::SCENES,
+];
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let Some(name) = arguments.next() else {
+        eprintln!(
+            "usage: workload NAME [--dir DIR] [--cgroup DIR] [--swap FILE] [--seconds N] | workload --list"
+        );
+        return ExitCode::from(2);
+    };
+    match name.as_str() {
+        "--list" => {
+            for (name, _) in ROOMS.iter().copied().flatten() {
+                println!("{name}");
+            }
+            return ExitCode::SUCCESS;
+        }
+        "helper" => {
+            helper::serve(arguments.next().as_deref());
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let Some((_, scene)) = ROOMS
+        .iter()
+        .copied()
+        .flatten()
+        .find(|(known, _)| *known == name)
+    else {
+        eprintln!("workload: no scene is named {name}; see --list");
+        return ExitCode::from(2);
+    };
+    let mut stage = match Stage::new(&name, arguments) {
+        Ok(stage) => stage,
+        Err(error) => {
+            eprintln!("workload: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    scene(&mut stage);
+    stage.verdict()
+}
