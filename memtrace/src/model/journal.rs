@@ -33,18 +33,11 @@ impl Journal {
 
     /// Disjoint, sorted ranges that calls after `begin_ns` touched; `None` when that is not known any more.
     pub(super) fn since(&mut self, begin_ns: u64) -> Option<Vec<(u64, u64)>> {
-        if self
-            .forgotten_ns
-            .is_some_and(|forgotten| forgotten >= begin_ns)
-        {
+        if self.forgotten_ns.is_some_and(|forgotten| forgotten >= begin_ns) {
             return None;
         }
         self.entries.retain(|&(ts_ns, ..)| ts_ns >= begin_ns);
-        let mut ranges: Vec<(u64, u64)> = self
-            .entries
-            .iter()
-            .map(|&(_, start, end)| (start, end))
-            .collect();
+        let mut ranges: Vec<(u64, u64)> = self.entries.iter().map(|&(_, start, end)| (start, end)).collect();
         ranges.sort_unstable();
         let mut merged: Vec<(u64, u64)> = Vec::new();
         for (start, end) in ranges {

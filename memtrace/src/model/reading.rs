@@ -39,11 +39,7 @@ fn runs(lines: &[&MapsLine]) -> Vec<(u64, u64)> {
 impl AddressSpace {
     /// Applies a reading. Lines out of order, empty or overlapping are hostile and skipped.
     pub fn apply_reading(&mut self, maps: &Maps) {
-        let mut lines: Vec<&MapsLine> = maps
-            .lines
-            .iter()
-            .filter(|line| line.start < line.end)
-            .collect();
+        let mut lines: Vec<&MapsLine> = maps.lines.iter().filter(|line| line.start < line.end).collect();
         lines.sort_by_key(|line| line.start);
         let mut last_end = 0;
         lines.retain(|line| {
@@ -53,10 +49,7 @@ impl AddressSpace {
             }
             fits
         });
-        let touched = self
-            .journal
-            .since(maps.begin_ns)
-            .unwrap_or_else(|| vec![(0, u64::MAX)]);
+        let touched = self.journal.since(maps.begin_ns).unwrap_or_else(|| vec![(0, u64::MAX)]);
         self.journal.read = self.journal.read.max(Some((maps.begin_ns, maps.ts_ns)));
 
         self.learn_images(&lines);
@@ -133,9 +126,10 @@ impl AddressSpace {
         self.segments.get(&line.start).is_some_and(|segment| {
             segment.end == line.end
                 && segment.permissions == line.permissions
-                && self.lives.get(&segment.life).is_some_and(|life| {
-                    *life.seed.name == *line.name && life.seed.backing == backing_of(line)
-                })
+                && self
+                    .lives
+                    .get(&segment.life)
+                    .is_some_and(|life| *life.seed.name == *line.name && life.seed.backing == backing_of(line))
         })
     }
 
@@ -144,15 +138,12 @@ impl AddressSpace {
         let covered: Vec<(u64, u64)> = self.covered(line.start, line.end);
         for (start, end) in without(line.start, line.end, &covered) {
             for (start, end) in without(start, end, touched) {
-                let left = start
-                    .checked_sub(1)
-                    .and_then(|address| self.segment_at(address));
+                let left = start.checked_sub(1).and_then(|address| self.segment_at(address));
                 let left = left.filter(|_| start > line.start || hint.continues);
                 let right = self.segments.get(&end).copied().filter(|_| end < line.end);
                 let fits = |life: &u64| {
                     self.lives.get(life).is_some_and(|life| {
-                        life.seed.backing.agrees(backing_of(line))
-                            && life.shared == (line.permissions & SHARED != 0)
+                        life.seed.backing.agrees(backing_of(line)) && life.shared == (line.permissions & SHARED != 0)
                     })
                 };
                 let neighbour = left
@@ -178,20 +169,11 @@ impl AddressSpace {
 
     fn covered(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
         let first = self.segment_at(start).map_or(start, |(start, _)| start);
-        self.segments
-            .range(first..end)
-            .map(|(&start, segment)| (start, segment.end))
-            .collect()
+        self.segments.range(first..end).map(|(&start, segment)| (start, segment.end)).collect()
     }
 
     /// Gives a line's permissions, file and name to the lives in it.
-    fn describe(
-        &mut self,
-        line: &MapsLine,
-        hint: &LineHint,
-        run: (u64, u64),
-        touched: &[(u64, u64)],
-    ) {
+    fn describe(&mut self, line: &MapsLine, hint: &LineHint, run: (u64, u64), touched: &[(u64, u64)]) {
         for (start, end) in without(line.start, line.end, touched) {
             let differs = self
                 .covered(start, end)

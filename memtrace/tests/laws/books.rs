@@ -2,8 +2,8 @@
 
 use crate::pages::{BASE, HEAP, check_shape};
 use memtrace::event::{
-    Change, Closing, End, EndReason, Event, Latency, Lost, Maps, MapsLine, Meta, MmClosed, MmId,
-    MmOpened, Mode, Own, Place, Smaps, SmapsMapping, Syscall, Task, TaskWhat, Tick, Why,
+    Change, Closing, End, EndReason, Event, Latency, Lost, Maps, MapsLine, Meta, MmClosed, MmId, MmOpened, Mode, Own,
+    Place, Smaps, SmapsMapping, Syscall, Task, TaskWhat, Tick, Why,
 };
 use memtrace::model::Model;
 use memtrace::statement::{Faults, Report};
@@ -28,12 +28,7 @@ fn number() -> impl Strategy<Value = u64> {
 
 fn amounts() -> impl Strategy<Value = Amounts> {
     let pages = || prop_oneof![20 => -100..1000_i64, 1 => any::<i64>(), 1 => Just(i64::MIN)];
-    (pages(), pages(), pages(), pages()).prop_map(|(anon, file, shmem, swap)| Amounts {
-        anon,
-        file,
-        shmem,
-        swap,
-    })
+    (pages(), pages(), pages(), pages()).prop_map(|(anon, file, shmem, swap)| Amounts { anon, file, shmem, swap })
 }
 
 fn mm() -> impl Strategy<Value = MmId> {
@@ -55,50 +50,29 @@ fn place() -> impl Strategy<Value = Place> {
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let what = (
-        mm(),
-        time(),
-        prop::sample::select(Cause::ALL),
-        amounts(),
-        place(),
-        (number(), number()),
-    );
-    let who = (
-        0..4_u32,
-        number(),
-        prop::option::of(0..40_u32),
-        number(),
-        number(),
-        any::<u32>(),
-    );
-    (what, who).prop_map(
-        |((mm, first_ns, cause, delta, place, touched), (tid, ip, nr, faults, major, bucket))| {
-            let mut latency = Latency {
-                samples: faults,
-                sum_ns: major,
-                max_ns: ip,
-                ..Latency::default()
-            };
-            latency.hist[bucket as usize % latency.hist.len()] = bucket;
-            Change {
-                mm,
-                first_ns,
-                ts_ns: first_ns,
-                cause,
-                delta,
-                place,
-                touched,
-                tid,
-                ip,
-                nr,
-                detail: 0,
-                faults,
-                major,
-                kernel_mode: 0,
-                latency,
-            }
-        },
-    )
+    let what = (mm(), time(), prop::sample::select(Cause::ALL), amounts(), place(), (number(), number()));
+    let who = (0..4_u32, number(), prop::option::of(0..40_u32), number(), number(), any::<u32>());
+    (what, who).prop_map(|((mm, first_ns, cause, delta, place, touched), (tid, ip, nr, faults, major, bucket))| {
+        let mut latency = Latency { samples: faults, sum_ns: major, max_ns: ip, ..Latency::default() };
+        latency.hist[bucket as usize % latency.hist.len()] = bucket;
+        Change {
+            mm,
+            first_ns,
+            ts_ns: first_ns,
+            cause,
+            delta,
+            place,
+            touched,
+            tid,
+            ip,
+            nr,
+            detail: 0,
+            faults,
+            major,
+            kernel_mode: 0,
+            latency,
+        }
+    })
 }
 
 fn syscall() -> impl Strategy<Value = Syscall> {
@@ -118,17 +92,15 @@ fn syscall() -> impl Strategy<Value = Syscall> {
         999,
     ]);
     let args = [number(), number(), number(), number(), number(), number()];
-    (mm(), time(), 0..4_u32, nr, args, number()).prop_map(|(mm, ts_ns, tid, nr, args, ret)| {
-        Syscall {
-            mm,
-            ts_ns,
-            pid: 1,
-            tid,
-            nr,
-            args,
-            ret: ret as i64,
-            ip: 0,
-        }
+    (mm(), time(), 0..4_u32, nr, args, number()).prop_map(|(mm, ts_ns, tid, nr, args, ret)| Syscall {
+        mm,
+        ts_ns,
+        pid: 1,
+        tid,
+        nr,
+        args,
+        ret: ret as i64,
+        ip: 0,
     })
 }
 
@@ -143,15 +115,8 @@ fn line() -> impl Strategy<Value = MapsLine> {
         b"[anon:\xff\x1b]",
         b"/SYSV0",
     ];
-    (
-        number(),
-        number(),
-        0..32_u8,
-        number(),
-        0..4_u64,
-        prop::sample::select(names),
-    )
-        .prop_map(|(start, end, permissions, offset, inode, name)| MapsLine {
+    (number(), number(), 0..32_u8, number(), 0..4_u64, prop::sample::select(names)).prop_map(
+        |(start, end, permissions, offset, inode, name)| MapsLine {
             start,
             end,
             permissions,
@@ -159,7 +124,8 @@ fn line() -> impl Strategy<Value = MapsLine> {
             device: 5,
             inode,
             name: name.to_vec(),
-        })
+        },
+    )
 }
 
 fn smaps() -> impl Strategy<Value = Smaps> {
@@ -169,31 +135,20 @@ fn smaps() -> impl Strategy<Value = Smaps> {
         rss,
         ..SmapsMapping::default()
     });
-    let counters = (
-        prop::option::of(amounts()),
-        prop::option::of(amounts()),
-        amounts(),
-    );
-    (
-        mm(),
-        time(),
-        any::<bool>(),
-        counters,
-        prop::collection::vec(vma, 0..8),
+    let counters = (prop::option::of(amounts()), prop::option::of(amounts()), amounts());
+    (mm(), time(), any::<bool>(), counters, prop::collection::vec(vma, 0..8)).prop_map(
+        |(mm, ts_ns, quiet, (before, after, status), mappings)| Smaps {
+            mm,
+            ts_ns,
+            cost_ns: 1,
+            longest_hold_ns: 1,
+            before,
+            after,
+            quiet,
+            status,
+            mappings,
+        },
     )
-        .prop_map(
-            |(mm, ts_ns, quiet, (before, after, status), mappings)| Smaps {
-                mm,
-                ts_ns,
-                cost_ns: 1,
-                longest_hold_ns: 1,
-                before,
-                after,
-                quiet,
-                status,
-                mappings,
-            },
-        )
 }
 
 fn opened() -> impl Strategy<Value = Event> {
@@ -202,22 +157,20 @@ fn opened() -> impl Strategy<Value = Event> {
         (0..4_u32).prop_map(|parent| Why::Fork { parent }),
         prop::option::of(mm()).prop_map(|left| Why::Exec { left }),
     ];
-    (mm(), time(), 0..4_u32, why, amounts(), number()).prop_map(
-        |(mm, ts_ns, pid, why, counters, brk)| {
-            Event::MmOpened(MmOpened {
-                mm,
-                ts_ns,
-                pid,
-                comm: vec![0xff, b'x'],
-                why,
-                counters,
-                virt: brk,
-                start_brk: HEAP,
-                brk,
-                start_stack: brk,
-            })
-        },
-    )
+    (mm(), time(), 0..4_u32, why, amounts(), number()).prop_map(|(mm, ts_ns, pid, why, counters, brk)| {
+        Event::MmOpened(MmOpened {
+            mm,
+            ts_ns,
+            pid,
+            comm: vec![0xff, b'x'],
+            why,
+            counters,
+            virt: brk,
+            start_brk: HEAP,
+            brk,
+            start_stack: brk,
+        })
+    })
 }
 
 fn task() -> impl Strategy<Value = Event> {
@@ -227,36 +180,16 @@ fn task() -> impl Strategy<Value = Event> {
             1 => TaskWhat::SharedMm { child },
             _ => TaskWhat::Forked { child },
         };
-        Event::Task(Task {
-            mm,
-            ts_ns: 0,
-            pid: tid,
-            tid,
-            what,
-            comm: b"child".to_vec(),
-        })
+        Event::Task(Task { mm, ts_ns: 0, pid: tid, tid, what, comm: b"child".to_vec() })
     })
 }
 
 fn tick() -> impl Strategy<Value = Event> {
     let closing = (mm(), amounts(), prop::option::of(number()));
-    (time(), prop::collection::vec(closing, 0..4), any::<u64>()).prop_map(
-        |(ts_ns, closings, ring)| {
-            let closings = closings
-                .into_iter()
-                .map(|(mm, counters, virt)| Closing { mm, counters, virt })
-                .collect();
-            Event::Tick(Tick {
-                ts_ns,
-                closings,
-                lost: Lost {
-                    ring,
-                    ..Lost::default()
-                },
-                own: Own::default(),
-            })
-        },
-    )
+    (time(), prop::collection::vec(closing, 0..4), any::<u64>()).prop_map(|(ts_ns, closings, ring)| {
+        let closings = closings.into_iter().map(|(mm, counters, virt)| Closing { mm, counters, virt }).collect();
+        Event::Tick(Tick { ts_ns, closings, lost: Lost { ring, ..Lost::default() }, own: Own::default() })
+    })
 }
 
 fn event() -> BoxedStrategy<Event> {
@@ -332,11 +265,8 @@ fn check_books(reports: &[Report]) -> Result<(), TestCaseError> {
             }
             Report::Closing(closing) => {
                 let tally = open.remove(&closing.mm).unwrap_or_default();
-                let causes: BTreeMap<Cause, Amounts> = closing
-                    .by_cause
-                    .iter()
-                    .map(|(cause, sum)| (*cause, sum.delta))
-                    .collect();
+                let causes: BTreeMap<Cause, Amounts> =
+                    closing.by_cause.iter().map(|(cause, sum)| (*cause, sum.delta)).collect();
                 prop_assert_eq!(&causes, &tally.by_cause);
                 prop_assert_eq!(closing.unexplained, tally.unexplained);
                 prop_assert_eq!(closing.faults, tally.faults);
@@ -360,11 +290,8 @@ fn check_books(reports: &[Report]) -> Result<(), TestCaseError> {
                 prop_assert_eq!(total.opening.amounts, opening_total);
                 prop_assert_eq!(total.closing.amounts, closing_total);
                 prop_assert_eq!(total.unexplained, unexplained_total);
-                let causes: BTreeMap<Cause, Amounts> = total
-                    .by_cause
-                    .iter()
-                    .map(|(cause, sum)| (*cause, sum.delta))
-                    .collect();
+                let causes: BTreeMap<Cause, Amounts> =
+                    total.by_cause.iter().map(|(cause, sum)| (*cause, sum.delta)).collect();
                 prop_assert_eq!(&causes, &cause_total);
                 let explained: Amounts = causes.into_values().sum();
                 prop_assert_eq!(closing_total - opening_total, explained + total.unexplained);

@@ -22,46 +22,17 @@ struct Page {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Map {
-        at: u64,
-        pages: u64,
-        protection: u64,
-        file: bool,
-        shared: bool,
-        fixed: bool,
-    },
-    Unmap {
-        at: u64,
-        pages: u64,
-    },
-    Protect {
-        at: u64,
-        pages: u64,
-        protection: u64,
-    },
-    Move {
-        from: u64,
-        pages: u64,
-        to: u64,
-        new_pages: u64,
-        dont_unmap: bool,
-    },
-    Brk {
-        pages: u64,
-    },
+    Map { at: u64, pages: u64, protection: u64, file: bool, shared: bool, fixed: bool },
+    Unmap { at: u64, pages: u64 },
+    Protect { at: u64, pages: u64, protection: u64 },
+    Move { from: u64, pages: u64, to: u64, new_pages: u64, dont_unmap: bool },
+    Brk { pages: u64 },
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let (at, pages) = (0..PAGES, 1..12_u64);
     let protection = prop::sample::select(vec![0_u64, 1, 3, 3, 3, 5]);
-    let map = (
-        at.clone(),
-        pages.clone(),
-        protection.clone(),
-        any::<bool>(),
-        any::<bool>(),
-        any::<bool>(),
-    );
+    let map = (at.clone(), pages.clone(), protection.clone(), any::<bool>(), any::<bool>(), any::<bool>());
     let protect = (at.clone(), pages.clone(), protection);
     let unmap = (at.clone(), pages.clone());
     let in_place = (at.clone(), pages.clone(), pages.clone());
@@ -93,30 +64,14 @@ fn address(page: u64) -> u64 {
 }
 
 fn call(ts_ns: u64, nr: u32, args: [u64; 6], ret: u64) -> Option<Syscall> {
-    Some(Syscall {
-        mm: MmId(0),
-        ts_ns,
-        pid: 1,
-        tid: 1,
-        nr,
-        args,
-        ret: ret as i64,
-        ip: 0,
-    })
+    Some(Syscall { mm: MmId(0), ts_ns, pid: 1, tid: 1, nr, args, ret: ret as i64, ip: 0 })
 }
 
 impl Oracle {
     /// Does what the kernel would; `None` when the call fails.
     fn apply(&mut self, op: &Op, ts_ns: u64) -> Option<Syscall> {
         match *op {
-            Op::Map {
-                at,
-                pages,
-                protection,
-                file,
-                shared,
-                fixed,
-            } => {
+            Op::Map { at, pages, protection, file, shared, fixed } => {
                 let range = address(at)..address(at + pages);
                 if !fixed && self.pages.range(range).next().is_some() {
                     return None;
@@ -126,67 +81,33 @@ impl Oracle {
                 let permissions = protection as u8 | if shared { 8 } else { 0 };
                 for page in 0..pages {
                     let index = if file { page } else { 0 };
-                    self.pages.insert(
-                        address(at + page),
-                        Page {
-                            permissions,
-                            inode,
-                            index,
-                        },
-                    );
+                    self.pages.insert(address(at + page), Page { permissions, inode, index });
                 }
                 let sharing = if shared { 1 } else { 2 };
                 let flags = sharing | if file { 0 } else { 0x20 } | if fixed { 0x10 } else { 0 };
                 let hint = if fixed { address(at) } else { 0 };
-                call(
-                    ts_ns,
-                    syscalls::MMAP,
-                    [hint, pages * PAGE - 1, protection, flags, 3, 0],
-                    address(at),
-                )
+                call(ts_ns, syscalls::MMAP, [hint, pages * PAGE - 1, protection, flags, 3, 0], address(at))
             }
             Op::Unmap { at, pages } => {
                 self.forget(at, pages);
-                call(
-                    ts_ns,
-                    syscalls::MUNMAP,
-                    [address(at), pages * PAGE, 0, 0, 0, 0],
-                    0,
-                )
+                call(ts_ns, syscalls::MUNMAP, [address(at), pages * PAGE, 0, 0, 0, 0], 0)
             }
-            Op::Protect {
-                at,
-                pages,
-                protection,
-            } => {
+            Op::Protect { at, pages, protection } => {
                 if (at..at + pages).any(|page| !self.pages.contains_key(&address(page))) {
                     return None;
                 }
                 for (_, page) in self.pages.range_mut(address(at)..address(at + pages)) {
                     page.permissions = page.permissions & 8 | protection as u8;
                 }
-                call(
-                    ts_ns,
-                    syscalls::MPROTECT,
-                    [address(at), pages * PAGE, protection, 0, 0, 0],
-                    0,
-                )
+                call(ts_ns, syscalls::MPROTECT, [address(at), pages * PAGE, protection, 0, 0, 0], 0)
             }
-            Op::Move {
-                from,
-                pages,
-                to,
-                new_pages,
-                dont_unmap,
-            } => self.remap(ts_ns, (from, pages), (to, new_pages), dont_unmap),
+            Op::Move { from, pages, to, new_pages, dont_unmap } => {
+                self.remap(ts_ns, (from, pages), (to, new_pages), dont_unmap)
+            }
             Op::Brk { pages } => {
                 self.pages.retain(|&page, _| page >= BASE);
                 for page in 0..=pages {
-                    let heap = Page {
-                        permissions: 3,
-                        inode: 0,
-                        index: 0,
-                    };
+                    let heap = Page { permissions: 3, inode: 0, index: 0 };
                     self.pages.insert(HEAP + page * PAGE, heap);
                 }
                 let brk = HEAP + pages * PAGE + 123;
@@ -223,29 +144,16 @@ impl Oracle {
             self.forget(from, pages);
         }
         for step in 0..new_pages {
-            let index = if first.inode == 0 {
-                0
-            } else {
-                first.index + step
-            };
-            self.pages
-                .insert(address(to + step), Page { index, ..first });
+            let index = if first.inode == 0 { 0 } else { first.index + step };
+            self.pages.insert(address(to + step), Page { index, ..first });
         }
         let flags = 1 | if in_place { 0 } else { 2 } | if dont_unmap { 4 } else { 0 };
-        let args = [
-            address(from),
-            pages * PAGE,
-            new_pages * PAGE,
-            flags,
-            address(to),
-            0,
-        ];
+        let args = [address(from), pages * PAGE, new_pages * PAGE, flags, address(to), 0];
         call(ts_ns, syscalls::MREMAP, args, address(to))
     }
 
     fn forget(&mut self, at: u64, pages: u64) {
-        self.pages
-            .retain(|&page, _| page < address(at) || address(at + pages) <= page);
+        self.pages.retain(|&page, _| page < address(at) || address(at + pages) <= page);
     }
 
     /// As `/proc/PID/maps` shows it: neighbours merged.
@@ -292,13 +200,8 @@ pub fn check_shape(space: &AddressSpace) -> Result<(), TestCaseError> {
     let mut last_life = None;
     let mut seen = Vec::new();
     for (start, segment) in space.segments() {
-        prop_assert!(
-            last_end <= start && start < segment.end,
-            "segments overlap at {start:#x}"
-        );
-        let (life_start, life_end) = space
-            .range(segment.life)
-            .expect("a segment belongs to a life");
+        prop_assert!(last_end <= start && start < segment.end, "segments overlap at {start:#x}");
+        let (life_start, life_end) = space.range(segment.life).expect("a segment belongs to a life");
         if last_life == Some(segment.life) {
             prop_assert_eq!(last_end, start, "a hole in a life");
         } else {
@@ -306,14 +209,8 @@ pub fn check_shape(space: &AddressSpace) -> Result<(), TestCaseError> {
             seen.push(segment.life);
         }
         prop_assert!(segment.end <= life_end);
-        let ends = space
-            .segments_from(segment.end)
-            .next()
-            .is_none_or(|(_, next)| next.life != segment.life);
-        prop_assert!(
-            !ends || segment.end == life_end,
-            "a life ends with a segment"
-        );
+        let ends = space.segments_from(segment.end).next().is_none_or(|(_, next)| next.life != segment.life);
+        prop_assert!(!ends || segment.end == life_end, "a life ends with a segment");
         (last_end, last_life) = (segment.end, Some(segment.life));
     }
     let listed = seen.len();
@@ -332,22 +229,13 @@ fn check_pages(space: &AddressSpace, oracle: &Oracle) -> Result<(), TestCaseErro
             mine.insert(page, segment.permissions);
         }
     }
-    let theirs: BTreeMap<u64, u8> = oracle
-        .pages
-        .iter()
-        .map(|(&page, entry)| (page, entry.permissions))
-        .collect();
+    let theirs: BTreeMap<u64, u8> = oracle.pages.iter().map(|(&page, entry)| (page, entry.permissions)).collect();
     prop_assert_eq!(mine, theirs);
     Ok(())
 }
 
 fn reading(lines: Vec<MapsLine>, begin_ns: u64, ts_ns: u64) -> Maps {
-    Maps {
-        mm: MmId(0),
-        begin_ns,
-        ts_ns,
-        lines,
-    }
+    Maps { mm: MmId(0), begin_ns, ts_ns, lines }
 }
 
 proptest! {

@@ -27,12 +27,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn attached(maps: &str) -> Self {
-        let mut session = Self {
-            model: Model::new(),
-            out: Vec::new(),
-            counters: Amounts::ZERO,
-            now: 1000,
-        };
+        let mut session = Self { model: Model::new(), out: Vec::new(), counters: Amounts::ZERO, now: 1000 };
         session.apply(Event::Meta(Meta {
             version: "0.1.0".into(),
             pid: PID,
@@ -81,37 +76,18 @@ impl Session {
 
     pub(super) fn read(&mut self, maps: &str) {
         let (begin_ns, ts_ns) = (self.later(), self.later());
-        self.apply(Event::Maps(Maps {
-            mm: MM,
-            begin_ns,
-            ts_ns,
-            lines: lines(maps),
-        }));
+        self.apply(Event::Maps(Maps { mm: MM, begin_ns, ts_ns, lines: lines(maps) }));
     }
 
     pub(super) fn call(&mut self, tid: u32, nr: u32, args: &[u64], ret: u64) {
         let ts_ns = self.later();
         let mut all = [0; 6];
         all[..args.len()].copy_from_slice(args);
-        self.apply(Event::Syscall(Syscall {
-            mm: MM,
-            ts_ns,
-            pid: PID,
-            tid,
-            nr,
-            args: all,
-            ret: ret as i64,
-            ip: 0,
-        }));
+        self.apply(Event::Syscall(Syscall { mm: MM, ts_ns, pid: PID, tid, nr, args: all, ret: ret as i64, ip: 0 }));
     }
 
     pub(super) fn mmap(&mut self, at: u64, pages: u64, protection: u64, flags: u64) {
-        self.call(
-            PID,
-            syscalls::MMAP,
-            &[0, pages * PAGE, protection, flags, u64::MAX, 0],
-            at,
-        );
+        self.call(PID, syscalls::MMAP, &[0, pages * PAGE, protection, flags, u64::MAX, 0], at);
     }
 
     pub(super) fn munmap(&mut self, at: u64, pages: u64) {
@@ -119,14 +95,7 @@ impl Session {
     }
 
     /// A change of anonymous pages.
-    pub(super) fn change(
-        &mut self,
-        cause: Cause,
-        pages: i64,
-        place: Place,
-        touched: (u64, u64),
-        nr: Option<u32>,
-    ) {
+    pub(super) fn change(&mut self, cause: Cause, pages: i64, place: Place, touched: (u64, u64), nr: Option<u32>) {
         self.counters.anon += pages;
         self.change_of(MM, cause, pages, place, touched, nr);
     }
@@ -141,10 +110,7 @@ impl Session {
         nr: Option<u32>,
     ) {
         let first_ns = self.later();
-        let delta = Amounts {
-            anon: pages,
-            ..Amounts::ZERO
-        };
+        let delta = Amounts { anon: pages, ..Amounts::ZERO };
         self.apply(Event::Change(Change {
             mm,
             first_ns,
@@ -166,10 +132,7 @@ impl Session {
 
     /// First touch of pages from `at` in a VMA.
     pub(super) fn touch(&mut self, vma: (u64, u64), at: u64, pages: i64) {
-        let place = Place::Vma {
-            start: vma.0,
-            end: vma.1,
-        };
+        let place = Place::Vma { start: vma.0, end: vma.1 };
         let high = at + (pages as u64 - 1) * PAGE;
         self.change(Cause::FaultAnon, pages, place, (at, high), None);
     }
@@ -179,27 +142,11 @@ impl Session {
         self.tick_with(&[(MM, counters)], Lost::default())
     }
 
-    pub(super) fn tick_with(
-        &mut self,
-        closings: &[(MmId, Amounts)],
-        lost: Lost,
-    ) -> Option<Statement> {
+    pub(super) fn tick_with(&mut self, closings: &[(MmId, Amounts)], lost: Lost) -> Option<Statement> {
         let ts_ns = self.later();
         let from = self.out.len();
-        let closings = closings
-            .iter()
-            .map(|&(mm, counters)| Closing {
-                mm,
-                counters,
-                virt: None,
-            })
-            .collect();
-        self.apply(Event::Tick(Tick {
-            ts_ns,
-            closings,
-            lost,
-            own: Own::default(),
-        }));
+        let closings = closings.iter().map(|&(mm, counters)| Closing { mm, counters, virt: None }).collect();
+        self.apply(Event::Tick(Tick { ts_ns, closings, lost, own: Own::default() }));
         self.out[from..].iter().find_map(|report| match report {
             Report::Statement(statement) => Some(statement.clone()),
             _ => None,
@@ -211,12 +158,7 @@ impl Session {
         let (ts_ns, counters) = (self.later(), self.counters);
         let mappings = mappings
             .iter()
-            .map(|&(start, end, pages)| SmapsMapping {
-                start,
-                end,
-                rss: pages * PAGE,
-                ..SmapsMapping::default()
-            })
+            .map(|&(start, end, pages)| SmapsMapping { start, end, rss: pages * PAGE, ..SmapsMapping::default() })
             .collect();
         self.apply(Event::Smaps(Smaps {
             mm: MM,
@@ -233,10 +175,7 @@ impl Session {
 
     pub(super) fn end(&mut self) -> EndReport {
         let ts_ns = self.later();
-        self.apply(Event::End(End {
-            ts_ns,
-            reason: EndReason::Interrupted,
-        }));
+        self.apply(Event::End(End { ts_ns, reason: EndReason::Interrupted }));
         match self.out.last() {
             Some(Report::End(end)) => end.clone(),
             other => panic!("no end: {other:?}"),
@@ -245,9 +184,7 @@ impl Session {
 
     pub(super) fn mapping_at(&mut self, address: u64) -> MappingRef {
         let mappings = self.model.mappings(MM);
-        let found = mappings
-            .iter()
-            .find(|mapping| (mapping.start..mapping.end).contains(&address));
+        let found = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&address));
         MappingRef::clone(found.unwrap_or_else(|| panic!("nothing at {address:#x}")))
     }
 
@@ -255,12 +192,9 @@ impl Session {
         self.out
             .iter()
             .filter_map(|report| match report {
-                Report::Mapping(change) => Some((
-                    change.what,
-                    change.mapping.start,
-                    change.mapping.end,
-                    change.syscall,
-                )),
+                Report::Mapping(change) => {
+                    Some((change.what, change.mapping.start, change.mapping.end, change.syscall))
+                }
                 _ => None,
             })
             .collect()
@@ -279,8 +213,7 @@ pub(super) fn lines(text: &str) -> Vec<MapsLine> {
                 rest = tail.trim_start();
                 field
             };
-            let (range, permissions, offset, device, inode) =
-                (field(), field(), field(), field(), field());
+            let (range, permissions, offset, device, inode) = (field(), field(), field(), field(), field());
             let (start, end) = range.split_once('-').expect("a range");
             let (major, minor) = device.split_once(':').expect("a device");
             let bits = permissions.bytes().map(|letter| match letter {
