@@ -85,17 +85,19 @@ pub struct Slot {
     pub locals: [u64; MEMBERS],
     /// How much of each `count` has been booked.
     pub attributed: [i64; MEMBERS],
+    /// Records that consumed the growth of `count` last, by counter: where a fault finds its own page that another
+    /// CPU's handler took for its own.
+    pub consumer: [RecordKey; MEMBERS],
     /// Program break as last seen.
     pub brk: u64,
     /// Which use of the slot this is.
     pub generation: u32,
-    /// Records that consumed the growth of `count` last, by counter: where a fault finds its own page that another
-    /// CPU's handler took for its own.
-    pub consumer: [RecordKey; MEMBERS],
     /// Calls that changed the mappings so far: a cached VMA range is good while this stands still.
     pub vma_seq: u32,
     /// Process that owns it.
     pub tgid: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
     /// Calls that unmapped a range beginning at an address of this hash: part of a record's key, so that no record
     /// spans two lives of a range.
     pub lives: [u32; LIVES],
