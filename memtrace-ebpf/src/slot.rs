@@ -83,18 +83,18 @@ pub fn difference(slot: *mut Slot, view: *mut Cpu, member: usize) -> Difference 
         let mut consumed = 0;
         if now == 0 {
             // A flush: book what `count` holds beyond what has been booked. Another CPU may do the same with a newer
-            // value between our read and our exchange, so whoever exchanged last looks once more.
+            // value between our read and our exchange, so whoever exchanged last looks once more. And another CPU's
+            // handler that took our part for its own gives it back within some hundred nanoseconds.
             let count = (*slot).count[member];
             let booked = &raw mut (*slot).attributed[member];
-            let mut seen: i64 = peek(count);
             let mut tries = 0;
-            while tries < 4 {
-                consumed += seen - exchange(booked, seen);
-                let again: i64 = peek(count);
-                if again == seen {
+            while tries < 16 {
+                let seen: i64 = peek(count);
+                if seen != read_volatile(booked) {
+                    consumed += seen - exchange(booked, seen);
+                } else if consumed != 0 {
                     break;
                 }
-                seen = again;
                 tries += 1;
             }
         }
