@@ -40,7 +40,9 @@ pub fn rss_stat(ctx: BtfTracePointContext) -> i32 {
     let Some(view) = slot::view(index, epoch) else { return 0 };
     let moved = slot::difference(slot, view, member);
     let fault = match own {
-        Some(th) if unsafe { (*th).state & thread::STARTED != 0 && (*th).fault_count == task.fault_count() } => Some(th),
+        Some(th) if unsafe { (*th).state & thread::STARTED != 0 && (*th).fault_count == task.fault_count() } => {
+            Some(th)
+        }
         _ => None,
     };
     let mut delta = moved.delta;

@@ -12,10 +12,7 @@ pub fn recognise(error: anyhow::Error) -> anyhow::Error {
         return error;
     }
     let failure = error.chain().find_map(|cause| {
-        cause
-            .downcast_ref::<Error>()
-            .and_then(of_proc)
-            .or_else(|| cause.downcast_ref::<BtfError>().map(of_btf))
+        cause.downcast_ref::<Error>().and_then(of_proc).or_else(|| cause.downcast_ref::<BtfError>().map(of_btf))
     });
     if let Some(failure) = failure {
         return failure.into();

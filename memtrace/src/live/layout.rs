@@ -19,9 +19,7 @@ pub const NEEDED: &[(&str, usize)] = &[
 /// A struct, a field or a tracepoint is missing or has another shape.
 pub fn find(types: &Types) -> Result<KernelLayout, BtfError> {
     for (name, wanted) in NEEDED {
-        let found = types
-            .tracepoint_arguments(name)
-            .ok_or_else(|| BtfError::NoType(format!("btf_trace_{name}")))?;
+        let found = types.tracepoint_arguments(name).ok_or_else(|| BtfError::NoType(format!("btf_trace_{name}")))?;
         if found != *wanted {
             return Err(BtfError::Shape { name, found, wanted: *wanted });
         }

@@ -1,8 +1,8 @@
 //! The live room: the only one that knows aya, and the only one that touches the kernel's probes.
 
 mod batch;
-mod doctor;
 pub mod btf;
+mod doctor;
 mod failure;
 mod layout;
 mod observer;

@@ -235,7 +235,10 @@ impl Observer {
                 if overflow.changes == 0 {
                     continue;
                 }
-                self.probes.overflow.set(index, Wire(Overflow::default()), 0).context("failed to clear the overflow")?;
+                self.probes
+                    .overflow
+                    .set(index, Wire(Overflow::default()), 0)
+                    .context("failed to clear the overflow")?;
                 if let Some(event) = self.decoder.decode_overflow(slot, *cause, &overflow, now) {
                     timed.push((now, event));
                 }

@@ -83,18 +83,8 @@ const OPTIONAL_TRACEPOINTS: &[&str] = &[
 ];
 
 /// System calls that change the address space.
-pub const MAPPING_CALLS: &[&str] = &[
-    "mmap",
-    "munmap",
-    "mremap",
-    "mprotect",
-    "pkey_mprotect",
-    "brk",
-    "shmat",
-    "shmdt",
-    "remap_file_pages",
-    "prctl",
-];
+pub const MAPPING_CALLS: &[&str] =
+    &["mmap", "munmap", "mremap", "mprotect", "pkey_mprotect", "brk", "shmat", "shmdt", "remap_file_pages", "prctl"];
 
 /// The loaded programs and their maps.
 pub struct Probes {
