@@ -75,7 +75,7 @@ impl Session {
         if !has_root_rights() {
             log::debug!("not root: the kernel decides by capabilities");
         }
-        let probes = Options { follow: options.follow, time_all: true, sizes: Sizes::of(options.follow) };
+        let probes = Options { follow: options.follow, time_all: false, sizes: Sizes::of(options.follow) };
         let mut observer = Observer::new(probes, options.bpf_stats)?;
         for (name, reason) in &observer.probes_mut().missing {
             log::info!("{name} cannot be had here ({reason}): what it tells is missing");
