@@ -128,16 +128,28 @@ pub fn page_fault_major(_ctx: PerfEventContext) -> u32 {
         }
         let now = bpf_ktime_get_ns();
         let epoch = epoch();
-        let mut key = (*th).last;
+        let Some(slot) = SLOTS.get_ptr_mut((*th).slot) else { return 0 };
+        let mut key = RecordKey {
+            ip: (*th).ip,
+            place: (*th).last_place,
+            tid: task.pid(),
+            life: life_of(slot, (*th).last_place),
+            slot: (*th).slot as u16,
+            nr: (*th).nr as i16,
+            cause: (*th).last_cause as u8,
+            place_kind: (*th).last_place_kind as u8,
+            detail: 0,
+        };
         if (*th).last_latency_ns != 0 && (*th).last_epoch == epoch {
             if let Some(record) = record::at(epoch, &key) {
                 record::untime(record, (*th).last_latency_ns);
             }
         }
         if key.cause == Cause::FaultFile as u8 {
+            let from = key;
             key.cause = Cause::FaultFileRead as u8;
-            record::shift(epoch, &(*th).last, (*th).last_epoch, &key, (FILE, (*th).last_pages, 1));
-            (*th).last = key;
+            record::shift(epoch, &from, (*th).last_epoch, &key, (FILE, (*th).last_pages, 1));
+            (*th).last_cause = u32::from(key.cause);
         }
         if let Some(record) = record::at(epoch, &key) {
             (*record).major += 1;

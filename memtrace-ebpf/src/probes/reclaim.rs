@@ -3,11 +3,7 @@
 use crate::maps::RECLAIMERS;
 use crate::probes::rss::Change;
 use crate::record;
-use aya_ebpf::{
-    helpers::bpf_get_current_pid_tgid,
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
-};
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint, programs::BtfTracePointContext};
 use memtrace_common::{ANON, Cause, Reclaimer, RecordKey, SWAP, place};
 
 static NEW: Reclaimer = unsafe { core::mem::zeroed() };

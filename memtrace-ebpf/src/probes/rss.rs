@@ -158,13 +158,19 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
         (*th).pending = 0;
         if member == SWAP && !first {
             // do_swap_page adds the page first and takes the swap entry after.
-            record::shift(epoch, &(*th).last, (*th).last_epoch, &key, (ANON, (*th).last_pages, 1));
+            let from = last_key(&key, th);
+            record::shift(epoch, &from, (*th).last_epoch, &key, (ANON, (*th).last_pages, 1));
         }
         let record = record::book(epoch, &key, member, delta, u32::from(first));
-        let same = !first && (*th).last_epoch == epoch && (*th).last == key;
+        let same = !first
+            && (*th).last_epoch == epoch
+            && (*th).last_cause == u32::from(key.cause)
+            && (*th).last_place == key.place;
         (*th).last_pages = if same { (*th).last_pages + delta } else { delta };
-        (*th).last = key;
         (*th).last_epoch = epoch;
+        (*th).last_cause = u32::from(key.cause);
+        (*th).last_place = key.place;
+        (*th).last_place_kind = u32::from(key.place_kind);
         (*th).state |= thread::BOOKED;
         let Some(record) = record else { return };
         widen(record, th, place.end);
@@ -179,6 +185,19 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
                 (*th).last_latency_ns = latency;
                 record::time(record, latency, now);
             }
+        }
+    }
+}
+
+/// Key of the record that holds what this fault booked last; `like` is another key of the same fault.
+#[inline(always)]
+pub unsafe fn last_key(like: &RecordKey, th: *const Thread) -> RecordKey {
+    unsafe {
+        RecordKey {
+            cause: (*th).last_cause as u8,
+            place: (*th).last_place,
+            place_kind: (*th).last_place_kind as u8,
+            ..*like
         }
     }
 }
