@@ -45,14 +45,8 @@ pub fn drain<K: Pod, V: Pod>(map: &MapData, mut visit: impl FnMut(&K, &V)) -> io
         };
         // SAFETY: `attr` is the kernel's layout of the batch command, its pointers are to buffers of `count` elements
         // of the map's key and value sizes, and to cursors of eight bytes (a hash map's cursor is four).
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                BPF_MAP_LOOKUP_AND_DELETE_BATCH,
-                &raw mut attr,
-                size_of::<Batch>(),
-            )
-        };
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_AND_DELETE_BATCH, &raw mut attr, size_of::<Batch>()) };
         let error = io::Error::last_os_error();
         let done = result < 0 && error.raw_os_error() == Some(libc::ENOENT);
         if result < 0 && !done {

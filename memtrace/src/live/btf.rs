@@ -71,13 +71,8 @@ impl Types {
         let begin = header_len + type_off;
         let end = begin.checked_add(type_len).filter(|end| *end <= data.len()).ok_or(short)?;
         let strings = header_len + str_off;
-        let mut types = Self {
-            positions: vec![0],
-            structs: HashMap::new(),
-            typedefs: HashMap::new(),
-            strings,
-            data: Vec::new(),
-        };
+        let mut types =
+            Self { positions: vec![0], structs: HashMap::new(), typedefs: HashMap::new(), strings, data: Vec::new() };
         let mut at = begin;
         while at + 12 <= end {
             let (Some(name), Some(info)) = (word(at), word(at + 4)) else { break };

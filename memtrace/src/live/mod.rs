@@ -1,13 +1,15 @@
 //! The live room: the only one that knows aya, and the only one that touches the kernel's probes.
 
 mod batch;
-mod doctor;
 pub mod btf;
+mod doctor;
 mod failure;
 mod layout;
+mod namespace;
 mod observer;
 mod own;
 mod probes;
+mod rights;
 mod session;
 mod spawn;
 

@@ -52,7 +52,14 @@ impl Observer {
     /// # Errors
     /// As [`Probes::load`].
     pub fn new(options: Options, measure: bool) -> Result<Self> {
-        let probes = Probes::load(options)?;
+        Self::with(Probes::load(options)?, measure)
+    }
+
+    /// With probes that hang on their hooks already.
+    ///
+    /// # Errors
+    /// A descriptor cannot be duplicated.
+    pub fn with(probes: Probes, measure: bool) -> Result<Self> {
         let stats = if measure { aya::sys::enable_stats(aya::sys::Stats::RunTime).ok() } else { None };
         let reader = own::Reader::new(&probes, stats.is_some())?;
         Ok(Self {
@@ -226,7 +233,10 @@ impl Observer {
                 if overflow.changes == 0 {
                     continue;
                 }
-                self.probes.overflow.set(index, Wire(Overflow::default()), 0).context("failed to clear the overflow")?;
+                self.probes
+                    .overflow
+                    .set(index, Wire(Overflow::default()), 0)
+                    .context("failed to clear the overflow")?;
                 if let Some(event) = self.decoder.decode_overflow(slot, *cause, &overflow, now) {
                     timed.push((now, event));
                 }

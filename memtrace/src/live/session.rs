@@ -1,6 +1,6 @@
 //! A live session: when to end an interval, when to read smaps, when it is over. tokio lives here.
 
-use super::failure::{has_root_rights, recognise};
+use super::failure::recognise;
 use super::observer::Observer;
 use super::probes::{Options, Sizes};
 use super::spawn::Waiting;
@@ -15,8 +15,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Child;
 use std::time::Duration;
-use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -34,10 +34,8 @@ pub struct Outcome {
 /// # Errors
 /// The target cannot be watched, the kernel refuses, or the sink fails.
 pub fn watch(target: &Target, options: &TraceOptions, sink: &mut Sink<'_>) -> Result<Outcome> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("failed to start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")?;
     runtime.block_on(async {
         let mut session = Session::start(target, options).map_err(recognise)?;
         session.run(sink).await
@@ -74,8 +72,9 @@ impl Session {
     }
 
     fn observer(options: &TraceOptions) -> Result<Observer> {
-        if !has_root_rights() {
-            log::debug!("not root: the kernel decides by capabilities");
+        // Where /proc does not say, the attach finds out.
+        if !super::namespace::is_initial().unwrap_or(true) {
+            return Err(Failure::PidNamespace.into());
         }
         let probes = Options { follow: options.follow, time_all: true, sizes: Sizes::of(options.follow) };
         let mut observer = Observer::new(probes, options.bpf_stats)?;
@@ -389,9 +388,7 @@ fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
 }
 
 /// Shows the probes' own warnings.
