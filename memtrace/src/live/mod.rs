@@ -8,9 +8,12 @@ mod layout;
 mod namespace;
 mod observer;
 mod own;
+mod poller;
 mod probes;
+mod reading;
 mod rights;
 mod session;
+mod source;
 mod spawn;
 
 pub use doctor::doctor;
