@@ -35,8 +35,7 @@ impl Entry {
     /// It shares an address with the range.
     #[must_use]
     pub fn touches(&self, (start, end): (u64, u64)) -> bool {
-        self.range
-            .is_some_and(|(first, last)| first < end && start < last)
+        self.range.is_some_and(|(first, last)| first < end && start < last)
     }
 
     /// It says something: an amount or a fault.
@@ -84,10 +83,7 @@ impl Books {
     pub fn enter(&mut self, line: &Value) -> Result<()> {
         let kind = line["type"].as_str().ok_or_else(|| anyhow!("no type"))?;
         ensure!(self.ended.is_none(), "a line after end");
-        ensure!(
-            line["ts_ns"].is_u64() && line["time"].is_string(),
-            "no ts_ns or no time"
-        );
+        ensure!(line["ts_ns"].is_u64() && line["time"].is_string(), "no ts_ns or no time");
         match kind {
             "statement" => self.enter_statement(line),
             "closing" => self.enter_closing(line),
@@ -108,12 +104,7 @@ impl Books {
 
     fn note_lost(&mut self, line: &Value) {
         let lost = &line["lost"];
-        self.lost = self.lost.max(
-            lost["total"]
-                .as_i64()
-                .or_else(|| lost.as_i64())
-                .unwrap_or(i64::MAX),
-        );
+        self.lost = self.lost.max(lost["total"].as_i64().or_else(|| lost.as_i64()).unwrap_or(i64::MAX));
     }
 
     fn enter_statement(&mut self, line: &Value) -> Result<()> {
@@ -123,15 +114,11 @@ impl Books {
         let pid = u32::try_from(line["pid"].as_u64().context("pid")?)?;
         let mm = line["mm"].to_string();
         let entries = line["entries"].as_array().context("entries")?;
-        let entries: Vec<Entry> = entries
-            .iter()
-            .map(|value| entry(value, pid, &mm))
-            .collect::<Result<_>>()?;
+        let entries: Vec<Entry> = entries.iter().map(|value| entry(value, pid, &mm)).collect::<Result<_>>()?;
         let told: Pages = entries.iter().map(|entry| entry.delta).sum();
         balance("statement", opening, closing, told, unexplained)?;
         if unexplained != Pages::ZERO {
-            self.unexplained
-                .push(format!("pid {pid} at {}: {unexplained}", line["time"]));
+            self.unexplained.push(format!("pid {pid} at {}: {unexplained}", line["time"]));
         }
         let account = self.accounts.entry(mm.clone()).or_insert(Account {
             pid,
@@ -154,11 +141,7 @@ impl Books {
 
     fn by_cause(&self, mm: Option<&str>) -> BTreeMap<String, (Pages, i64)> {
         let mut sums = BTreeMap::<String, (Pages, i64)>::new();
-        for entry in self
-            .entries
-            .iter()
-            .filter(|entry| mm.is_none_or(|mm| entry.mm == mm))
-        {
+        for entry in self.entries.iter().filter(|entry| mm.is_none_or(|mm| entry.mm == mm)) {
             let sum = sums.entry(entry.cause.clone()).or_default();
             sum.0 += entry.delta;
             sum.1 += entry.minor + entry.major;
@@ -173,8 +156,7 @@ impl Books {
         let mut theirs = BTreeMap::new();
         for (cause, sum) in line["by_cause"].as_object().context("by_cause")? {
             let faults = &sum["faults"];
-            let faults =
-                faults["minor"].as_i64().unwrap_or(0) + faults["major"].as_i64().unwrap_or(0);
+            let faults = faults["minor"].as_i64().unwrap_or(0) + faults["major"].as_i64().unwrap_or(0);
             theirs.insert(cause.clone(), (pages(sum)?, faults));
         }
         theirs.retain(|_, sum| *sum != (Pages::ZERO, 0));
@@ -188,10 +170,7 @@ impl Books {
             .sum::<Result<Pages>>()?;
         balance("by_mapping", opening, closing, mapped, unexplained)?;
         let ours = self.by_cause(mm);
-        ensure!(
-            ours == theirs,
-            "by_cause is not the sum of the statements: {theirs:?} against {ours:?}"
-        );
+        ensure!(ours == theirs, "by_cause is not the sum of the statements: {theirs:?} against {ours:?}");
         Ok(closing)
     }
 
@@ -199,11 +178,7 @@ impl Books {
         let mm = line["mm"].to_string();
         let closing = self.sums_agree(line, Some(&mm))?;
         if let Some(account) = self.accounts.get(&mm) {
-            ensure!(
-                account.closing == closing,
-                "closing says {closing}, the last statement {}",
-                account.closing
-            );
+            ensure!(account.closing == closing, "closing says {closing}, the last statement {}", account.closing);
         }
         Ok(())
     }
@@ -221,17 +196,9 @@ impl Books {
     /// Which of these does not hold.
     pub fn assert_closed(&self) -> Result<()> {
         ensure!(self.ended.is_some(), "the books have no end");
-        ensure!(
-            self.unexplained.is_empty(),
-            "unexplained: {}",
-            self.unexplained.join("; ")
-        );
+        ensure!(self.unexplained.is_empty(), "unexplained: {}", self.unexplained.join("; "));
         ensure!(self.lost == 0, "lost: {}", self.lost);
-        ensure!(
-            self.audits.is_empty(),
-            "the counters differ from /proc in a quiet moment: {}",
-            self.audits.join("; ")
-        );
+        ensure!(self.audits.is_empty(), "the counters differ from /proc in a quiet moment: {}", self.audits.join("; "));
         Ok(())
     }
 
@@ -245,16 +212,9 @@ impl Books {
 
     /// Entries of these books that were chosen, added up: amounts, minor and major faults.
     pub fn sum(&self, chosen: impl Fn(&Entry) -> bool) -> (Pages, i64, i64) {
-        self.entries.iter().filter(|entry| chosen(entry)).fold(
-            (Pages::ZERO, 0, 0),
-            |(delta, minor, major), entry| {
-                (
-                    delta + entry.delta,
-                    minor + entry.minor,
-                    major + entry.major,
-                )
-            },
-        )
+        self.entries.iter().filter(|entry| chosen(entry)).fold((Pages::ZERO, 0, 0), |(delta, minor, major), entry| {
+            (delta + entry.delta, minor + entry.minor, major + entry.major)
+        })
     }
 
     /// The causes seen, each with its sum: for messages.
@@ -268,23 +228,12 @@ impl Books {
     }
 }
 
-fn balance(
-    what: &str,
-    opening: Pages,
-    closing: Pages,
-    told: Pages,
-    unexplained: Pages,
-) -> Result<()> {
-    for (((class, opening), (_, closing)), ((_, told), (_, unexplained))) in opening
-        .classes()
-        .into_iter()
-        .zip(closing.classes())
-        .zip(told.classes().into_iter().zip(unexplained.classes()))
+fn balance(what: &str, opening: Pages, closing: Pages, told: Pages, unexplained: Pages) -> Result<()> {
+    for (((class, opening), (_, closing)), ((_, told), (_, unexplained))) in
+        opening.classes().into_iter().zip(closing.classes()).zip(told.classes().into_iter().zip(unexplained.classes()))
     {
         if closing - opening != told + unexplained {
-            bail!(
-                "{what} does not balance: {class} {closing} − {opening} ≠ {told} + {unexplained} pages"
-            );
+            bail!("{what} does not balance: {class} {closing} − {opening} ≠ {told} + {unexplained} pages");
         }
     }
     Ok(())
@@ -292,28 +241,16 @@ fn balance(
 
 /// `{anon, file, shmem, swap}` in bytes.
 fn pages(value: &Value) -> Result<Pages> {
-    let class = |name: &str| {
-        value[name]
-            .as_i64()
-            .with_context(|| format!("no {name} in {value:.200}"))
-    };
-    Pages::from_bytes(
-        class("anon")?,
-        class("file")?,
-        class("shmem")?,
-        class("swap")?,
-    )
-    .with_context(|| format!("not whole pages: {value:.200}"))
+    let class = |name: &str| value[name].as_i64().with_context(|| format!("no {name} in {value:.200}"));
+    Pages::from_bytes(class("anon")?, class("file")?, class("shmem")?, class("swap")?)
+        .with_context(|| format!("not whole pages: {value:.200}"))
 }
 
 /// The same with `res`, which must be the sum of its classes.
 fn level(value: &Value) -> Result<Pages> {
     let amounts = pages(value)?;
     let res = (amounts.anon + amounts.file + amounts.shmem) * crate::pages::page_size() as i64;
-    ensure!(
-        value["res"].as_i64() == Some(res),
-        "res is not anon + file + shmem: {value:.200}"
-    );
+    ensure!(value["res"].as_i64() == Some(res), "res is not anon + file + shmem: {value:.200}");
     Ok(amounts)
 }
 
@@ -322,20 +259,14 @@ fn level(value: &Value) -> Result<Pages> {
 /// # Errors
 /// It is none.
 pub fn address(value: &Value) -> Result<u64> {
-    let text = value
-        .as_str()
-        .and_then(|text| text.strip_prefix("0x"))
-        .with_context(|| format!("no address: {value}"))?;
+    let text =
+        value.as_str().and_then(|text| text.strip_prefix("0x")).with_context(|| format!("no address: {value}"))?;
     Ok(u64::from_str_radix(text, 16)?)
 }
 
 fn entry(value: &Value, pid: u32, mm: &str) -> Result<Entry> {
     let mapping = &value["mapping"];
-    let range = if mapping.is_null() {
-        None
-    } else {
-        Some((address(&mapping["start"])?, address(&mapping["end"])?))
-    };
+    let range = if mapping.is_null() { None } else { Some((address(&mapping["start"])?, address(&mapping["end"])?)) };
     Ok(Entry {
         pid,
         mm: mm.to_owned(),

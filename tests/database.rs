@@ -17,21 +17,14 @@ pub fn program(candidates: &[&str], package: &str) -> Result<PathBuf> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let found = candidates.iter().find_map(|candidate| {
         if candidate.starts_with('/') {
-            return Path::new(candidate)
-                .is_file()
-                .then(|| PathBuf::from(candidate));
+            return Path::new(candidate).is_file().then(|| PathBuf::from(candidate));
         }
-        std::env::split_paths(&paths)
-            .map(|dir| dir.join(candidate))
-            .find(|path| path.is_file())
+        std::env::split_paths(&paths).map(|dir| dir.join(candidate)).find(|path| path.is_file())
     });
     match found {
         Some(path) => Ok(path),
         None => {
-            skip(format!(
-                "{} is not installed; type: apt-get install -y {package}",
-                candidates.join(" or ")
-            ))?;
+            skip(format!("{} is not installed; type: apt-get install -y {package}", candidates.join(" or ")))?;
             bail!("skipped")
         }
     }
@@ -50,42 +43,22 @@ impl Postgres {
     /// `initdb`, as the user `postgres`, who owns the directory.
     ///
     /// # Errors
-    /// PostgreSQL 15 or its user is missing: skipped.
+    /// PostgreSQL or its user is missing: skipped.
     pub fn create() -> Result<Self> {
-        let bin = program(&["/usr/lib/postgresql/15/bin/postgres"], "postgresql-15")?;
-        let bin = bin.parent().context("a directory")?.to_owned();
+        let bin = newest_postgres()
+            .map_or_else(|| program(&["postgres"], "postgresql").map(|path| path.with_file_name("")), Ok)?;
         let dir = TempDir::new()?;
         let data = dir.path().join("data");
-        if !Command::new("chown")
-            .arg("postgres:")
-            .arg(dir.path())
-            .status()?
-            .success()
-        {
-            skip("there is no user postgres; type: apt-get install -y postgresql-15")?;
+        if !Command::new("chown").arg("postgres:").arg(dir.path()).status()?.success() {
+            skip("there is no user postgres; type: apt-get install -y postgresql")?;
         }
         let made = as_postgres(&bin.join("initdb"))
-            .args([
-                "--auth=trust",
-                "--no-sync",
-                "--no-locale",
-                "--encoding=UTF8",
-                "-D",
-            ])
+            .args(["--auth=trust", "--no-sync", "--no-locale", "--encoding=UTF8", "-D"])
             .arg(&data)
             .stdin(Stdio::null())
             .output()?;
-        ensure!(
-            made.status.success(),
-            "initdb: {}",
-            String::from_utf8_lossy(&made.stderr)
-        );
-        let cluster = Self {
-            bin,
-            data,
-            server: None,
-            dir,
-        };
+        ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let cluster = Self { bin, data, server: None, dir };
         let settings = format!(
             "listen_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\nautovacuum = off\n\
              shared_buffers = 256MB\nwork_mem = 2GB\nhash_mem_multiplier = 1\nmaintenance_work_mem = 1GB\n\
@@ -107,13 +80,7 @@ impl Postgres {
         self.server = Some(Target::start(&mut server)?);
         let deadline = Instant::now() + PATIENCE;
         // It announces readiness to nobody: its socket is tried.
-        while !self
-            .bin_command("pg_isready")
-            .arg("--quiet")
-            .stdin(Stdio::null())
-            .status()?
-            .success()
-        {
+        while !self.bin_command("pg_isready").arg("--quiet").stdin(Stdio::null()).status()?.success() {
             ensure!(Instant::now() < deadline, "the server does not come up");
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -122,10 +89,7 @@ impl Postgres {
 
     fn bin_command(&self, name: &str) -> Command {
         let mut command = Command::new(self.bin.join(name));
-        command
-            .env("PGHOST", self.dir.path())
-            .env("PGUSER", "postgres")
-            .env("PGDATABASE", "postgres");
+        command.env("PGHOST", self.dir.path()).env("PGUSER", "postgres").env("PGDATABASE", "postgres");
         command
     }
 
@@ -135,13 +99,7 @@ impl Postgres {
     /// It does not connect.
     pub fn session(&self) -> Result<(Target, u32)> {
         let mut psql = self.bin_command("psql");
-        psql.args([
-            "--no-psqlrc",
-            "--quiet",
-            "--tuples-only",
-            "--no-align",
-            "--set=ON_ERROR_STOP=1",
-        ]);
+        psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"]);
         let mut psql = Target::start(&mut psql)?;
         psql.send("select pg_backend_pid();\n")?;
         let pid = psql.line()?.trim().parse().context("a process id")?;
@@ -187,11 +145,18 @@ impl Drop for Postgres {
 
 fn as_postgres(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program).current_dir("/");
     command
-        .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
-        .arg(program)
-        .current_dir("/");
-    command
+}
+
+/// Debian keeps each version's programs out of `PATH`.
+fn newest_postgres() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
+    let version = |path: &Path| path.parent()?.file_name()?.to_str()?.parse::<u32>().ok();
+    versions
+        .map(|entry| entry.path().join("bin"))
+        .filter(|bin| bin.join("postgres").is_file())
+        .max_by_key(|bin| version(bin))
 }
 
 /// A Redis server's command line on a socket in the directory, with nothing saved.
@@ -199,9 +164,7 @@ fn as_postgres(program: &Path) -> Command {
 /// # Errors
 /// Redis is not installed: skipped.
 pub fn redis_command(dir: &TempDir) -> Result<Vec<String>> {
-    let server = program(&["redis-server"], "redis-server")?
-        .display()
-        .to_string();
+    let server = program(&["redis-server"], "redis-server")?.display().to_string();
     let socket = dir.path().join("redis.sock").display().to_string();
     let home = dir.path().display().to_string();
     Ok([
@@ -231,17 +194,9 @@ pub fn redis_command(dir: &TempDir) -> Result<Vec<String>> {
 /// It does not answer.
 pub fn redis(dir: &TempDir, command: &[&str]) -> Result<String> {
     let client = program(&["redis-cli"], "redis-tools")?;
-    let output = Command::new(client)
-        .arg("-s")
-        .arg(dir.path().join("redis.sock"))
-        .args(command)
-        .output()?;
+    let output = Command::new(client).arg("-s").arg(dir.path().join("redis.sock")).args(command).output()?;
     let answer = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    ensure!(
-        output.status.success(),
-        "redis-cli {command:?}: {answer} {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    ensure!(output.status.success(), "redis-cli {command:?}: {answer} {}", String::from_utf8_lossy(&output.stderr));
     Ok(answer)
 }
 

@@ -19,11 +19,7 @@ pub fn clean_up() {
     swap_off();
     for root in [CGROUPS, FREEZERS] {
         for group in fs::read_dir(root).into_iter().flatten().flatten() {
-            if group
-                .file_name()
-                .to_string_lossy()
-                .starts_with(GROUP_PREFIX)
-            {
+            if group.file_name().to_string_lossy().starts_with(GROUP_PREFIX) {
                 let _ = fs::remove_dir(group.path());
             }
         }
@@ -56,14 +52,8 @@ impl TempDir {
         let made = unsafe { libc::mkdtemp(raw) };
         // SAFETY: the pointer came from into_raw above; its length is unchanged.
         let path = unsafe { CString::from_raw(raw) };
-        ensure!(
-            !made.is_null(),
-            "failed to make a directory: {}",
-            std::io::Error::last_os_error()
-        );
-        Ok(Self(PathBuf::from(std::ffi::OsStr::from_bytes(
-            path.as_bytes(),
-        ))))
+        ensure!(!made.is_null(), "failed to make a directory: {}", std::io::Error::last_os_error());
+        Ok(Self(PathBuf::from(std::ffi::OsStr::from_bytes(path.as_bytes()))))
     }
 
     /// Where it is.
@@ -94,33 +84,19 @@ impl Swap {
         }
         let guard = Self(());
         let file = fs::File::create(SWAP_FILE)?;
-        fs::set_permissions(
-            SWAP_FILE,
-            std::os::unix::fs::PermissionsExt::from_mode(0o600),
-        )?;
+        fs::set_permissions(SWAP_FILE, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
         // A swap file has no holes: written, not just sized.
         let block = vec![0_u8; 1 << 20];
         for _ in 0..mebibytes {
             std::io::Write::write_all(&mut &file, &block)?;
         }
         file.sync_all()?;
-        let made = Command::new("mkswap")
-            .arg("--quiet")
-            .arg(SWAP_FILE)
-            .output()
-            .context("failed to run mkswap")?;
-        ensure!(
-            made.status.success(),
-            "mkswap: {}",
-            String::from_utf8_lossy(&made.stderr)
-        );
+        let made = Command::new("mkswap").arg("--quiet").arg(SWAP_FILE).output().context("failed to run mkswap")?;
+        ensure!(made.status.success(), "mkswap: {}", String::from_utf8_lossy(&made.stderr));
         let path = CString::new(SWAP_FILE)?;
         // SAFETY: a NUL-terminated path.
         if unsafe { libc::swapon(path.as_ptr(), 0) } != 0 {
-            skip(format!(
-                "swapon {SWAP_FILE}: {}",
-                std::io::Error::last_os_error()
-            ))?;
+            skip(format!("swapon {SWAP_FILE}: {}", std::io::Error::last_os_error()))?;
         }
         Ok(guard)
     }
@@ -160,10 +136,7 @@ impl Setting {
             .split_once('[')
             .and_then(|(_, rest)| rest.split_once(']'))
             .map_or_else(|| before.trim().to_owned(), |(chosen, _)| chosen.to_owned());
-        let setting = Self {
-            path: path.into(),
-            before,
-        };
+        let setting = Self { path: path.into(), before };
         fs::write(path, value).with_context(|| format!("failed to write {value} to {path}"))?;
         Ok(setting)
     }
@@ -172,11 +145,7 @@ impl Setting {
 impl Drop for Setting {
     fn drop(&mut self) {
         if let Err(error) = fs::write(&self.path, &self.before) {
-            eprintln!(
-                "failed to put {} back to {}: {error}",
-                self.path.display(),
-                self.before
-            );
+            eprintln!("failed to put {} back to {}: {error}", self.path.display(), self.before);
         }
     }
 }
@@ -224,8 +193,7 @@ impl Cgroup {
     /// # Errors
     /// What the kernel says.
     pub fn write(&self, file: &str, value: &str) -> Result<()> {
-        fs::write(self.0.join(file), value)
-            .with_context(|| format!("failed to write {value} to {file}"))
+        fs::write(self.0.join(file), value).with_context(|| format!("failed to write {value} to {file}"))
     }
 
     /// Reads one of its files.

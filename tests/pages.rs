@@ -22,22 +22,12 @@ pub struct Pages {
 
 impl Pages {
     /// Nothing.
-    pub const ZERO: Self = Self {
-        anon: 0,
-        file: 0,
-        shmem: 0,
-        swap: 0,
-    };
+    pub const ZERO: Self = Self { anon: 0, file: 0, shmem: 0, swap: 0 };
 
     /// The classes by their names in the NDJSON contract.
     #[must_use]
     pub const fn classes(self) -> [(&'static str, i64); 4] {
-        [
-            ("anon", self.anon),
-            ("file", self.file),
-            ("shmem", self.shmem),
-            ("swap", self.swap),
-        ]
+        [("anon", self.anon), ("file", self.file), ("shmem", self.shmem), ("swap", self.swap)]
     }
 
     /// From bytes per class; `None` unless all four are whole pages.
@@ -45,12 +35,7 @@ impl Pages {
     pub fn from_bytes(anon: i64, file: i64, shmem: i64, swap: i64) -> Option<Self> {
         let page = page_size() as i64;
         let pages = |bytes: i64| (bytes % page == 0).then_some(bytes / page);
-        Some(Self {
-            anon: pages(anon)?,
-            file: pages(file)?,
-            shmem: pages(shmem)?,
-            swap: pages(swap)?,
-        })
+        Some(Self { anon: pages(anon)?, file: pages(file)?, shmem: pages(shmem)?, swap: pages(swap)? })
     }
 
     /// Counters of a process, `"self"` or a number; exact since 6.16 (`get_mm_counter_sum`).
@@ -132,10 +117,7 @@ pub fn page_size() -> usize {
 /// `CLOCK_MONOTONIC` in nanoseconds: the clock of the NDJSON contract's `ts_ns`.
 #[must_use]
 pub fn monotonic_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel fills the struct that we own.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
@@ -156,12 +138,7 @@ impl Add for Pages {
 impl Neg for Pages {
     type Output = Self;
     fn neg(self) -> Self {
-        Self {
-            anon: -self.anon,
-            file: -self.file,
-            shmem: -self.shmem,
-            swap: -self.swap,
-        }
+        Self { anon: -self.anon, file: -self.file, shmem: -self.shmem, swap: -self.swap }
     }
 }
 
@@ -186,10 +163,6 @@ impl std::iter::Sum for Pages {
 
 impl fmt::Display for Pages {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "anon {:+} file {:+} shmem {:+} swap {:+}",
-            self.anon, self.file, self.shmem, self.swap
-        )
+        write!(formatter, "anon {:+} file {:+} shmem {:+} swap {:+}", self.anon, self.file, self.shmem, self.swap)
     }
 }

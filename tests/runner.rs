@@ -44,21 +44,14 @@ thread_local! {
 #[must_use]
 pub fn keepsake(kind: &str) -> PathBuf {
     let name = CURRENT.with_borrow(|name| name.replace(['/', ' '], "_"));
-    target_dir()
-        .join("kernel-tests")
-        .join(format!("{name}.{kind}"))
+    target_dir().join("kernel-tests").join(format!("{name}.{kind}"))
 }
 
 /// Cargo's target directory.
 #[must_use]
 pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || {
-            PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-                .parent()
-                .map(|top| top.join("target"))
-                .unwrap_or_default()
-        },
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map(|top| top.join("target")).unwrap_or_default(),
         PathBuf::from,
     )
 }
@@ -74,21 +67,12 @@ pub fn run(tests: &[Test]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let exact = arguments.iter().any(|argument| argument == "--exact");
-    let wanted: Vec<&String> = arguments
-        .iter()
-        .filter(|argument| !argument.starts_with('-'))
-        .collect();
+    let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let chosen: Vec<&Test> = tests
         .iter()
         .filter(|(name, _)| {
             wanted.is_empty()
-                || wanted.iter().any(|part| {
-                    if exact {
-                        name == part
-                    } else {
-                        name.contains(part.as_str())
-                    }
-                })
+                || wanted.iter().any(|part| if exact { name == part } else { name.contains(part.as_str()) })
         })
         .collect();
     if chosen.is_empty() {
@@ -102,17 +86,14 @@ pub fn run(tests: &[Test]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let all = Instant::now();
     let (mut failed, mut skipped) = (Vec::new(), 0);
     for (name, test) in &chosen {
         CURRENT.replace((*name).to_owned());
         let begin = Instant::now();
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(test)).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
-            bail!(
-                "panicked: {}",
-                text.or_else(|| panic.downcast_ref::<&str>().copied())
-                    .unwrap_or("?")
-            )
+            bail!("panicked: {}", text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?"))
         });
         let took = begin.elapsed().as_secs_f64();
         match outcome {
@@ -133,21 +114,20 @@ pub fn run(tests: &[Test]) -> ExitCode {
         }
     }
     let passed = chosen.len() - failed.len() - skipped;
-    println!(
-        "\n{passed} passed, {} failed, {skipped} skipped of {} chosen",
-        failed.len(),
-        chosen.len()
-    );
     if !failed.is_empty() {
-        println!("failed: {}", failed.join(", "));
+        println!("\nfailed: {}", failed.join(", "));
     } else if passed == 0 {
-        println!("all were skipped: nothing was tested, and that is a failure");
+        println!("\nall were skipped: nothing was tested, and that is a failure");
     }
-    if failed.is_empty() && passed > 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    // libtest's words, for whoever counts.
+    println!(
+        "\ntest result: {}. {passed} passed; {} failed; {skipped} ignored; 0 measured; {} filtered out; finished in {:.2}s\n",
+        if failed.is_empty() && passed > 0 { "ok" } else { "FAILED" },
+        failed.len(),
+        tests.len() - chosen.len(),
+        all.elapsed().as_secs_f64()
+    );
+    if failed.is_empty() && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Root, the binary, and nobody else running these tests. The lock lasts as long as the file.
@@ -157,10 +137,8 @@ fn prepare() -> Result<File> {
         bail!("loading probes needs root; type:\n    sudo -E env \"PATH=$PATH\" cargo xtask test");
     }
     crate::tool::binary()?;
-    std::fs::create_dir_all(target_dir().join("kernel-tests"))
-        .context("failed to make target/kernel-tests")?;
-    let lock = File::create("/var/tmp/memtrace-kernel-tests.lock")
-        .context("failed to make the lock file")?;
+    std::fs::create_dir_all(target_dir().join("kernel-tests")).context("failed to make target/kernel-tests")?;
+    let lock = File::create("/var/tmp/memtrace-kernel-tests.lock").context("failed to make the lock file")?;
     // SAFETY: no memory is involved.
     if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) } != 0 {
         bail!("failed to lock: {}", std::io::Error::last_os_error());

@@ -59,16 +59,9 @@ pub fn play(scene: &str, play: &Play<'_>) -> Result<Played> {
     let tool = Tool::attach(target.pid(), play.tool)?;
     target.send("x")?;
     let truth = target.json().context("the scene's report")?;
-    ensure!(
-        truth["done"] == true,
-        "the scene itself failed; its words are on stderr: {truth}"
-    );
+    ensure!(truth["done"] == true, "the scene itself failed; its words are on stderr: {truth}");
     let outcome = close_stopped(tool, target.pid())?;
-    Ok(Played {
-        truth,
-        outcome,
-        pid: target.pid(),
-    })
+    Ok(Played { truth, outcome, pid: target.pid() })
 }
 
 /// Stops the target, ends the tool, and holds the closing balance against `/proc/PID/status`.
@@ -82,28 +75,14 @@ pub fn close_stopped(tool: Tool, pid: u32) -> Result<Outcome> {
     let after = Pages::read(Pid::Of(pid))?;
     drop(stopped);
     outcome.assert_closed()?;
-    ensure!(
-        status == after,
-        "somebody changed the stopped target: {status} then {after}"
-    );
-    let last = outcome
-        .books
-        .accounts
-        .values()
-        .rfind(|account| account.pid == pid)
-        .map(|account| account.closing);
+    ensure!(status == after, "somebody changed the stopped target: {status} then {after}");
+    let last = outcome.books.accounts.values().rfind(|account| account.pid == pid).map(|account| account.closing);
     if let Some(last) = last {
-        ensure!(
-            last == status,
-            "the last statement closes with {last}; /proc/{pid}/status says {status}"
-        );
+        ensure!(last == status, "the last statement closes with {last}; /proc/{pid}/status says {status}");
     }
     if outcome.end()?["mms"].as_u64().unwrap_or(1) == 1 {
         let closing = outcome.books.closing()?;
-        ensure!(
-            closing == status,
-            "end closes with {closing}; /proc/{pid}/status says {status}"
-        );
+        ensure!(closing == status, "end closes with {closing}; /proc/{pid}/status says {status}");
     }
     Ok(outcome)
 }
@@ -115,9 +94,8 @@ pub fn close_stopped(tool: Tool, pid: u32) -> Result<Outcome> {
 pub fn assert_truth(truth: &Value, books: &Books, target: u32) -> Result<()> {
     let told = truth["expect"].as_array().context("expect")?;
     for expected in told {
-        assert_entry(expected, books, target).with_context(|| {
-            format!("told: {expected}\nthe books by cause:\n{}", books.summary())
-        })?;
+        assert_entry(expected, books, target)
+            .with_context(|| format!("told: {expected}\nthe books by cause:\n{}", books.summary()))?;
     }
     for expected in told {
         let Some(range) = range_of(expected)? else {
@@ -131,37 +109,22 @@ pub fn assert_truth(truth: &Value, books: &Books, target: u32) -> Result<()> {
             }
         }
         let stranger = books.entries.iter().find(|entry| {
-            entry.pid == pid
-                && entry.touches(range)
-                && entry.counts()
-                && !causes.contains(&entry.cause.as_str())
+            entry.pid == pid && entry.touches(range) && entry.counts() && !causes.contains(&entry.cause.as_str())
         });
         if let Some(entry) = stranger {
-            bail!(
-                "on that mapping, where only {causes:?} happened, is also: {}",
-                entry.text
-            );
+            bail!("on that mapping, where only {causes:?} happened, is also: {}", entry.text);
         }
     }
     Ok(())
 }
 
 fn pid_of(expected: &Value, target: u32) -> Result<u32> {
-    expected["pid"]
-        .as_u64()
-        .map_or(Ok(target), |pid| Ok(u32::try_from(pid)?))
+    expected["pid"].as_u64().map_or(Ok(target), |pid| Ok(u32::try_from(pid)?))
 }
 
 fn range_of(expected: &Value) -> Result<Option<(u64, u64)>> {
     let mapping = &expected["mapping"];
-    if mapping.is_null() {
-        Ok(None)
-    } else {
-        Ok(Some((
-            address(&mapping["start"])?,
-            address(&mapping["end"])?,
-        )))
-    }
+    if mapping.is_null() { Ok(None) } else { Ok(Some((address(&mapping["start"])?, address(&mapping["end"])?))) }
 }
 
 fn assert_entry(expected: &Value, books: &Books, target: u32) -> Result<()> {
@@ -186,9 +149,7 @@ fn assert_entry(expected: &Value, books: &Books, target: u32) -> Result<()> {
             );
         }
     }
-    let (minor, major) = chosen.iter().fold((0, 0), |(minor, major), entry| {
-        (minor + entry.minor, major + entry.major)
-    });
+    let (minor, major) = chosen.iter().fold((0, 0), |(minor, major), entry| (minor + entry.minor, major + entry.major));
     let faults = &expected["faults"];
     if let Some(all) = faults["all"].as_i64() {
         ensure!(
@@ -199,27 +160,15 @@ fn assert_entry(expected: &Value, books: &Books, target: u32) -> Result<()> {
         );
     }
     if let Some(told) = faults["major"].as_i64() {
-        ensure!(
-            major == told,
-            "{cause}: {major} major faults in the books, {told} in truth{}",
-            list(&chosen)
-        );
+        ensure!(major == told, "{cause}: {major} major faults in the books, {told} in truth{}", list(&chosen));
     }
     if let (Some(tid), Some(_)) = (tid, range) {
         let other = chosen.iter().find(|entry| entry.tid != tid);
-        ensure!(
-            other.is_none(),
-            "{cause}: made by {tid} in truth{}",
-            list(&chosen)
-        );
+        ensure!(other.is_none(), "{cause}: made by {tid} in truth{}", list(&chosen));
     }
     if let Some(kind) = expected["mapping"]["kind"].as_str() {
         let other = chosen.iter().find(|entry| entry.kind != kind);
-        ensure!(
-            other.is_none(),
-            "{cause}: the mapping is {kind} in truth{}",
-            list(&chosen)
-        );
+        ensure!(other.is_none(), "{cause}: the mapping is {kind} in truth{}", list(&chosen));
     }
     Ok(())
 }

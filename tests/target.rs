@@ -28,11 +28,7 @@ impl Target {
             .with_context(|| format!("failed to start {}", command.get_program().display()))?;
         let stdin = child.stdin.take();
         let lines = Lines::of(child.stdout.take().context("piped")?);
-        Ok(Self {
-            child,
-            stdin,
-            lines,
-        })
+        Ok(Self { child, stdin, lines })
     }
 
     /// Starts a scene and waits until it is ready.
@@ -41,9 +37,7 @@ impl Target {
     /// It does not get there.
     pub fn workload(scene: &str, options: &[String]) -> Result<Self> {
         let mut target = Self::start(Command::new(workload_binary()).arg(scene).args(options))?;
-        let ready = target
-            .json()
-            .with_context(|| format!("the scene {scene} does not get ready"))?;
+        let ready = target.json().with_context(|| format!("the scene {scene} does not get ready"))?;
         ensure!(ready["ready"] == true, "the scene {scene} says {ready}");
         Ok(target)
     }
@@ -116,9 +110,7 @@ impl Target {
     pub fn wait(&mut self) -> Result<ExitStatus> {
         let deadline = Instant::now() + PATIENCE;
         // Its stdout closes when it ends: that is the event; the rest of its words are not needed.
-        self.lines
-            .rest(deadline)
-            .context("the target does not end")?;
+        self.lines.rest(deadline).context("the target does not end")?;
         Ok(self.child.wait()?)
     }
 
@@ -164,9 +156,7 @@ fn threads_stand(pid: u32) -> Result<bool> {
         let Ok(stat) = std::fs::read_to_string(thread?.path().join("stat")) else {
             return Ok(false);
         };
-        let state = stat
-            .rsplit_once(") ")
-            .and_then(|(_, rest)| rest.chars().next());
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
         if !matches!(state, Some('T' | 't' | 'Z' | 'X')) {
             return Ok(false);
         }
@@ -188,8 +178,5 @@ impl Drop for Stopped {
 pub fn children(pid: u32) -> Result<Vec<u32>> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
         .with_context(|| format!("failed to read the children of {pid}"))?;
-    Ok(text
-        .split_whitespace()
-        .filter_map(|number| number.parse().ok())
-        .collect())
+    Ok(text.split_whitespace().filter_map(|number| number.parse().ok()).collect())
 }

@@ -22,11 +22,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("MEMTRACE_BIN") {
         let path = PathBuf::from(path);
-        ensure!(
-            path.is_file(),
-            "MEMTRACE_BIN is {}, where no file is",
-            path.display()
-        );
+        ensure!(path.is_file(), "MEMTRACE_BIN is {}, where no file is", path.display());
         return Ok(path);
     }
     ["release", "debug"]
@@ -41,10 +37,7 @@ pub fn binary() -> Result<PathBuf> {
 pub fn workload_binary() -> PathBuf {
     // The test binary stands in target/PROFILE/deps, the workload one level up.
     let own = std::env::current_exe().unwrap_or_default();
-    own.ancestors()
-        .nth(2)
-        .map(|profile| profile.join("workload"))
-        .unwrap_or_default()
+    own.ancestors().nth(2).map(|profile| profile.join("workload")).unwrap_or_default()
 }
 
 /// A line of output, and when it was read (`CLOCK_MONOTONIC`).
@@ -67,20 +60,9 @@ impl Lines {
         std::thread::spawn(move || {
             let mut reader = BufReader::with_capacity(1 << 20, pipe);
             let mut bytes = Vec::new();
-            while reader
-                .read_until(b'\n', &mut bytes)
-                .is_ok_and(|count| count > 0)
-            {
-                let text = String::from_utf8_lossy(&bytes)
-                    .trim_end_matches('\n')
-                    .to_owned();
-                if sender
-                    .send(Line {
-                        at_ns: monotonic_ns(),
-                        text,
-                    })
-                    .is_err()
-                {
+            while reader.read_until(b'\n', &mut bytes).is_ok_and(|count| count > 0) {
+                let text = String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned();
+                if sender.send(Line { at_ns: monotonic_ns(), text }).is_err() {
                     return;
                 }
                 bytes.clear();
@@ -94,10 +76,7 @@ impl Lines {
     /// # Errors
     /// The deadline passed.
     pub fn next(&self, deadline: Instant) -> Result<Option<Line>> {
-        match self
-            .0
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        {
+        match self.0.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => Ok(Some(line)),
             Err(RecvTimeoutError::Disconnected) => Ok(None),
             Err(RecvTimeoutError::Timeout) => bail!("nothing came before the deadline"),
@@ -180,16 +159,7 @@ impl Tool {
     pub fn command(command: &[&str], extra: &[&str]) -> Result<Self> {
         let output = keepsake("command.txt");
         let mut arguments: Vec<String> = extra.iter().map(ToString::to_string).collect();
-        arguments.extend(
-            [
-                "--",
-                "/bin/sh",
-                "-c",
-                "out=$1; shift; exec \"$@\" >\"$out\" 2>&1",
-                "sh",
-            ]
-            .map(String::from),
-        );
+        arguments.extend(["--", "/bin/sh", "-c", "out=$1; shift; exec \"$@\" >\"$out\" 2>&1", "sh"].map(String::from));
         arguments.push(output.display().to_string());
         arguments.extend(command.iter().map(ToString::to_string));
         Self::start(&arguments)
@@ -202,18 +172,11 @@ impl Tool {
     pub fn start(arguments: &[String]) -> Result<Self> {
         let mut command = Command::new(binary()?);
         command.arg("--json");
-        if !arguments
-            .iter()
-            .any(|argument| argument == "--interval" || argument == "default-interval")
-        {
+        if !arguments.iter().any(|argument| argument == "--interval" || argument == "default-interval") {
             command.args(["--interval", "100ms"]);
         }
         command
-            .args(
-                arguments
-                    .iter()
-                    .filter(|argument| *argument != "default-interval"),
-            )
+            .args(arguments.iter().filter(|argument| *argument != "default-interval"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -224,15 +187,7 @@ impl Tool {
         let lines = Lines::of(child.stdout.take().context("stdout is piped")?);
         let errors = Lines::of(child.stderr.take().context("stderr is piped")?);
         let raw = std::fs::File::create(keepsake("ndjson"))?;
-        Ok(Self {
-            child,
-            stdin,
-            lines,
-            errors,
-            records: Vec::new(),
-            books: Books::default(),
-            raw,
-        })
+        Ok(Self { child, stdin, lines, errors, records: Vec::new(), books: Books::default(), raw })
     }
 
     /// Waits for the `meta` line, which is printed once every probe is armed and the books are open.
@@ -267,21 +222,13 @@ impl Tool {
     ///
     /// # Errors
     /// It ended or stayed silent, or a line is not what the contract says.
-    pub fn wait_for(
-        &mut self,
-        what: &str,
-        mut wanted: impl FnMut(&Record) -> bool,
-    ) -> Result<usize> {
+    pub fn wait_for(&mut self, what: &str, mut wanted: impl FnMut(&Record) -> bool) -> Result<usize> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let line = match self.lines.next(deadline) {
                 Ok(Some(line)) => line,
                 outcome => {
-                    let how = if outcome.is_err() {
-                        "stayed silent"
-                    } else {
-                        "ended"
-                    };
+                    let how = if outcome.is_err() { "stayed silent" } else { "ended" };
                     let errors = self.errors_so_far();
                     bail!("memtrace {how} before {what}; stderr:\n{errors}");
                 }
@@ -295,24 +242,15 @@ impl Tool {
 
     fn take(&mut self, line: Line) -> Result<()> {
         writeln!(self.raw, "{}", line.text)?;
-        let value: Value = serde_json::from_str(&line.text)
-            .with_context(|| format!("not JSON: {:.400}", line.text))?;
-        self.books
-            .enter(&value)
-            .with_context(|| format!("the line: {:.2000}", line.text))?;
-        self.records.push(Record {
-            at_ns: line.at_ns,
-            value,
-        });
+        let value: Value = serde_json::from_str(&line.text).with_context(|| format!("not JSON: {:.400}", line.text))?;
+        self.books.enter(&value).with_context(|| format!("the line: {:.2000}", line.text))?;
+        self.records.push(Record { at_ns: line.at_ns, value });
         Ok(())
     }
 
     fn errors_so_far(&mut self) -> String {
         let mut text = String::new();
-        while let Ok(Some(line)) = self
-            .errors
-            .next(Instant::now() + Duration::from_millis(200))
-        {
+        while let Ok(Some(line)) = self.errors.next(Instant::now() + Duration::from_millis(200)) {
             text.push_str(&line.text);
             text.push('\n');
         }
@@ -351,10 +289,7 @@ impl Tool {
         while let Some(line) = self.lines.next(deadline).context("memtrace does not end")? {
             self.take(line)?;
         }
-        let errors = self
-            .errors
-            .rest(deadline)
-            .context("memtrace's stderr stays open")?;
+        let errors = self.errors.rest(deadline).context("memtrace's stderr stays open")?;
         std::fs::write(keepsake("stderr"), errors.join("\n"))?;
         let status = self.child.wait()?;
         Ok(Outcome {
@@ -379,18 +314,8 @@ impl Outcome {
     /// # Errors
     /// Which of these does not hold.
     pub fn assert_closed(&self) -> Result<()> {
-        ensure!(
-            self.status.success(),
-            "memtrace ended with {}; stderr:\n{}",
-            self.status,
-            self.errors.join("\n")
-        );
-        ensure!(
-            self.records
-                .last()
-                .is_some_and(|record| record.kind() == "end"),
-            "end is not the last line"
-        );
+        ensure!(self.status.success(), "memtrace ended with {}; stderr:\n{}", self.status, self.errors.join("\n"));
+        ensure!(self.records.last().is_some_and(|record| record.kind() == "end"), "end is not the last line");
         self.books.assert_closed()
     }
 
@@ -423,9 +348,7 @@ pub fn run_to_end(arguments: &[&str]) -> Result<(ExitStatus, String, String)> {
     let output = Lines::of(child.stdout.take().context("piped")?);
     let errors = Lines::of(child.stderr.take().context("piped")?);
     let deadline = Instant::now() + PATIENCE;
-    let texts = output
-        .rest(deadline)
-        .and_then(|output| Ok((output, errors.rest(deadline)?)));
+    let texts = output.rest(deadline).and_then(|output| Ok((output, errors.rest(deadline)?)));
     if texts.is_err() {
         let _ = child.kill();
     }

@@ -70,6 +70,9 @@ pub struct Control {
     pub attach_tgid: u32,
 }
 
+/// Ranges of a slot's address space, by hash, that are told apart when something is unmapped.
+pub const LIVES: usize = 256;
+
 /// One mm under observation, by slot.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -82,16 +85,22 @@ pub struct Slot {
     pub locals: [u64; MEMBERS],
     /// How much of each `count` has been booked.
     pub attributed: [i64; MEMBERS],
+    /// Records that consumed the growth of `count` last, by counter: where a fault finds its own page that another
+    /// CPU's handler took for its own.
+    pub consumer: [RecordKey; MEMBERS],
     /// Program break as last seen.
     pub brk: u64,
     /// Which use of the slot this is.
     pub generation: u32,
-    /// Calls that unmapped something so far: part of a record's key, so that no record spans two lives of a range.
-    pub life: u32,
     /// Calls that changed the mappings so far: a cached VMA range is good while this stands still.
     pub vma_seq: u32,
     /// Process that owns it.
     pub tgid: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
+    /// Calls that unmapped a range beginning at an address of this hash: part of a record's key, so that no record
+    /// spans two lives of a range.
+    pub lives: [u32; LIVES],
 }
 
 /// One CPU's view of one mm: where its part of the counters stood when it last looked.
@@ -154,6 +163,8 @@ pub struct Thread {
     pub populating: u64,
     /// Pages booked last under `last`, to be moved when a later event of the same fault tells the true cause.
     pub last_pages: i64,
+    /// 1: the fault has changed no counter so far; who exchanges it for 0 books it.
+    pub pending: i64,
     /// Latency given to that record for this fault; 0 for none.
     pub last_latency_ns: u64,
     /// The record booked last for this fault.

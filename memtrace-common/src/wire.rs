@@ -9,7 +9,8 @@ pub mod place {
     pub const NONE: u8 = 0;
     /// Start of the VMA that held the address; `RecordValue::end` is its end.
     pub const VMA: u8 = 1;
-    /// The address's page: the VMA could not be looked up at that moment.
+    /// Start of the 2 MiB that the address lies in: the VMA could not be looked up at that moment.
+    /// `RecordValue::{low, high}` say which part was touched.
     pub const ADDRESS: u8 = 2;
     /// Start of the range that a system call named; `RecordValue::end` is the range's end.
     pub const RANGE: u8 = 3;
@@ -29,7 +30,7 @@ pub struct RecordKey {
     pub place: u64,
     /// Thread that acted (not always one of the target's).
     pub tid: u32,
-    /// Number of mapping deaths (munmap, mremap, MAP_FIXED …) seen in this mm before: a record never spans two lives of a range.
+    /// Which life of the place: changes when something that begins there is unmapped (munmap, mremap, MAP_FIXED …).
     pub life: u32,
     /// Slot of the mm that changed.
     pub slot: u16,

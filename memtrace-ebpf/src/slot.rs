@@ -6,11 +6,11 @@
 //! The sum over CPUs telescopes: whatever a single event's share was, all together are exactly `Σ now − Σ at opening`.
 //! <https://elixir.bootlin.com/linux/v6.12/source/lib/percpu_counter.c#L93>
 
-use crate::kernel::{exchange, layout, peek};
+use crate::kernel::{add, exchange, layout, peek};
 use crate::maps::{CPU_OFFSETS, CPU_PROBE, CPUS, FREE_SLOTS, MMS, SLOTS, cpu, emit, epoch, lose, mark_traced};
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_map_lookup_percpu_elem};
 use core::ptr::{read_volatile, write_volatile};
-use memtrace_common::{Cpu, Head, MEMBERS, MmRecord, Slot, kind};
+use memtrace_common::{Cpu, Head, LIVES, MEMBERS, MmRecord, Slot, kind};
 
 /// What the books of an mm open with besides its counters.
 pub struct Opening {
@@ -61,15 +61,26 @@ fn local(address: u64, cpu: u32) -> i32 {
     }
 }
 
+/// How a counter moved as this CPU sees it.
+#[derive(Clone, Copy)]
+pub struct Difference {
+    /// Pages.
+    pub delta: i64,
+    /// The local part was flushed: `delta` holds what `count` grew, which may be another CPU's.
+    pub flushed: bool,
+    /// What `count` grew; meaningful when flushed.
+    pub consumed: i64,
+}
+
 /// Pages by which `member` moved since this CPU last looked. To be called on the CPU that moved it.
 #[inline(always)]
-pub fn difference(slot: *mut Slot, view: *mut Cpu, member: usize) -> i64 {
+pub fn difference(slot: *mut Slot, view: *mut Cpu, member: usize) -> Difference {
     unsafe {
         let member = member & 3;
         let now = local((*slot).locals[member], cpu());
         let before = (*view).last[member];
         (*view).last[member] = now;
-        let mut delta = i64::from(now) - i64::from(before);
+        let mut consumed = 0;
         if now == 0 {
             // A flush: book what `count` holds beyond what has been booked. Another CPU may do the same with a newer
             // value between our read and our exchange, so whoever exchanged last looks once more.
@@ -78,7 +89,7 @@ pub fn difference(slot: *mut Slot, view: *mut Cpu, member: usize) -> i64 {
             let mut seen: i64 = peek(count);
             let mut tries = 0;
             while tries < 4 {
-                delta += seen - exchange(booked, seen);
+                consumed += seen - exchange(booked, seen);
                 let again: i64 = peek(count);
                 if again == seen {
                     break;
@@ -87,8 +98,28 @@ pub fn difference(slot: *mut Slot, view: *mut Cpu, member: usize) -> i64 {
                 tries += 1;
             }
         }
-        delta
+        Difference { delta: i64::from(now) - i64::from(before) + consumed, flushed: now == 0, consumed }
     }
+}
+
+/// Gives back what was consumed but belongs to another CPU, whose handler is about to look.
+#[inline(always)]
+pub fn give_back(slot: *mut Slot, member: usize, pages: i64) {
+    unsafe { add(&raw mut (*slot).attributed[member & 3], -pages) };
+}
+
+/// Counter of unmappings for the range that begins at `start`.
+#[inline(always)]
+pub fn life(slot: *mut Slot, start: u64) -> *mut u32 {
+    let page = start >> 12;
+    let hash = (page ^ (page >> 8) ^ (page >> 16)) as usize & (LIVES - 1);
+    unsafe { (&raw mut (*slot).lives).cast::<u32>().wrapping_add(hash) }
+}
+
+/// Which life of the range that begins at `start`.
+#[inline(always)]
+pub fn life_of(slot: *mut Slot, start: u64) -> u32 {
+    unsafe { read_volatile(life(slot, start)) }
 }
 
 /// Opens the books of `mm` in a free slot, in the order seed, publish: what happens in between is part of the first
@@ -146,7 +177,6 @@ pub fn open(mm: u64, opening: &Opening) -> u32 {
         }
         (*slot).brk = peek(mm.wrapping_add(layout!(mm_brk) as u64));
         (*slot).generation += 1;
-        (*slot).life = 0;
         (*slot).vma_seq = 1;
         (*slot).tgid = opening.tgid;
         write_volatile(&raw mut (*slot).mm, mm);

@@ -41,16 +41,24 @@ impl Place {
     pub fn address(address: u64) -> Self {
         Self { place: address & !0xfff, end: 0, kind: place::ADDRESS }
     }
+
+    /// The 2 MiB around an address: what a process whose VMAs cannot be looked up is cut into.
+    #[inline(always)]
+    pub fn chunk(address: u64) -> Self {
+        Self { place: address & !0x1f_ffff, end: 0, kind: place::ADDRESS }
+    }
 }
 
-/// The VMA around the fault of `th`. The kernel takes mmap_lock for reading only if that is free: a process whose
-/// threads map much gets the page's address instead, and the program finds the mapping by it.
+/// The VMA around the fault of `th`. The kernel takes mmap_lock for reading only if that is free. While threads of the
+/// process map much, a range that held the address before is believed a little longer, and without one it is the 2 MiB
+/// around the address: the program finds the mapping by what was touched.
 #[inline(always)]
 pub fn of_fault(th: *mut Thread, slot: *mut Slot, task: Task) -> Place {
     unsafe {
         let seq = core::ptr::read_volatile(&raw const (*slot).vma_seq);
         let address = (*th).address;
-        if (*th).vma_seq == seq && address >= (*th).vma_start && address < (*th).vma_end {
+        let inside = address >= (*th).vma_start && address < (*th).vma_end;
+        if (*th).vma_seq == seq && inside {
             return Place { place: (*th).vma_start, end: (*th).vma_end, kind: place::VMA };
         }
         let mut context = Found { start: 0, end: 0, ops: 0 };
@@ -62,9 +70,11 @@ pub fn of_fault(th: *mut Thread, slot: *mut Slot, task: Task) -> Place {
             0,
         );
         if result != 0 || context.end == 0 {
+            if inside {
+                return Place { place: (*th).vma_start, end: (*th).vma_end, kind: place::VMA };
+            }
             (*th).state &= !thread::VMA_HAS_OPS;
-            (*th).vma_seq = 0;
-            return Place::address(address);
+            return Place::chunk(address);
         }
         (*th).vma_start = context.start;
         (*th).vma_end = context.end;

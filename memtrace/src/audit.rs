@@ -49,10 +49,7 @@ struct Booked {
 impl Booked {
     fn absorb(&mut self, later: Self) {
         for (life, (mapping, pages)) in later.lives {
-            let entry = self
-                .lives
-                .entry(life)
-                .or_insert_with(|| (Arc::clone(&mapping), 0));
+            let entry = self.lives.entry(life).or_insert_with(|| (Arc::clone(&mapping), 0));
             *entry = (mapping, entry.1.wrapping_add(pages));
         }
         self.placeless = self.placeless.wrapping_add(later.placeless);
@@ -91,10 +88,7 @@ impl Auditor {
         let pages = change.delta.res();
         match life {
             Some(mapping) if pages != 0 => {
-                let entry = booked
-                    .lives
-                    .entry(mapping.id)
-                    .or_insert_with(|| (Arc::clone(&mapping), 0));
+                let entry = booked.lives.entry(mapping.id).or_insert_with(|| (Arc::clone(&mapping), 0));
                 *entry = (mapping, entry.1.wrapping_add(pages));
             }
             Some(_) => {}
@@ -131,11 +125,7 @@ impl Auditor {
             }
             let mapping = lives.first().and_then(|&life| space.mapping(life));
             match mapping {
-                Some(mapping) => held.push(Held {
-                    mapping,
-                    lives,
-                    rss,
-                }),
+                Some(mapping) => held.push(Held { mapping, lives, rss }),
                 None if rss > 0 => unknown.push(AuditDifference {
                     mapping: Arc::new(MappingRef {
                         id: u64::MAX,
@@ -157,24 +147,12 @@ impl Auditor {
             None if without_probes(smaps) => smaps.status,
             None => booked,
         };
-        self.pending = Some(Pending {
-            smaps: smaps.clone(),
-            held,
-            unknown,
-            ledger,
-            smaps_rss,
-        });
+        self.pending = Some(Pending { smaps: smaps.clone(), held, unknown, ledger, smaps_rss });
     }
 
     /// Everything up to the reading is booked: compares. `None` when nothing was read.
     pub fn settle(&mut self, mm: MmId, pid: u32, space: &mut AddressSpace) -> Option<Audit> {
-        let Pending {
-            smaps,
-            held,
-            unknown,
-            ledger,
-            smaps_rss,
-        } = self.pending.take()?;
+        let Pending { smaps, held, unknown, ledger, smaps_rss } = self.pending.take()?;
         let placeless = self.since.placeless;
         let mut differing = match &self.baseline {
             Some(baseline) => differences(baseline, &held, &self.since, space),
@@ -184,15 +162,8 @@ impl Auditor {
             differing.extend(unknown);
         }
         differing.sort_by_key(|difference| {
-            let gap = difference
-                .smaps
-                .wrapping_sub(difference.ledger)
-                .unsigned_abs();
-            (
-                std::cmp::Reverse(gap),
-                difference.mapping.id,
-                difference.mapping.start,
-            )
+            let gap = difference.smaps.wrapping_sub(difference.ledger).unsigned_abs();
+            (std::cmp::Reverse(gap), difference.mapping.id, difference.mapping.start)
         });
         let differing_count = differing.len();
         differing.truncate(SHOWN);
@@ -281,22 +252,13 @@ struct Side {
 impl Side {
     fn show(&mut self, mapping: &Arc<MappingRef>) {
         let size = |mapping: &MappingRef| mapping.end - mapping.start;
-        if self
-            .shown
-            .as_ref()
-            .is_none_or(|shown| size(shown) <= size(mapping))
-        {
+        if self.shown.as_ref().is_none_or(|shown| size(shown) <= size(mapping)) {
             self.shown = Some(Arc::clone(mapping));
         }
     }
 }
 
-fn differences(
-    before: &[Held],
-    now: &[Held],
-    booked: &Booked,
-    space: &mut AddressSpace,
-) -> Vec<AuditDifference> {
+fn differences(before: &[Held], now: &[Held], booked: &Booked, space: &mut AddressSpace) -> Vec<AuditDifference> {
     let mut sets = Sets::default();
     for held in before.iter().chain(now) {
         for pair in held.lives.windows(2) {
@@ -307,11 +269,7 @@ fn differences(
         sets.join(from, to);
     }
     let mut sides: BTreeMap<u64, Side> = BTreeMap::new();
-    for (held, sign) in before
-        .iter()
-        .map(|held| (held, -1))
-        .chain(now.iter().map(|held| (held, 1)))
-    {
+    for (held, sign) in before.iter().map(|held| (held, -1)).chain(now.iter().map(|held| (held, 1))) {
         let side = sides.entry(sets.root(held.mapping.id)).or_default();
         side.smaps = side.smaps.wrapping_add(held.rss.wrapping_mul(sign));
         side.show(&held.mapping);
@@ -327,11 +285,7 @@ fn differences(
         .filter_map(|side| {
             let shown = side.shown?;
             let mapping = space.mapping(shown.id).unwrap_or(shown);
-            Some(AuditDifference {
-                mapping,
-                smaps: side.smaps,
-                ledger: side.ledger,
-            })
+            Some(AuditDifference { mapping, smaps: side.smaps, ledger: side.ledger })
         })
         .collect()
 }

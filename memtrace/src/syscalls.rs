@@ -59,17 +59,10 @@ const SECOND: &str = "\
 #[must_use]
 pub fn name(nr: u32) -> Option<&'static str> {
     static TABLES: OnceLock<[Vec<&'static str>; 2]> = OnceLock::new();
-    let [first, second] = TABLES.get_or_init(|| {
-        [
-            FIRST.split_whitespace().collect(),
-            SECOND.split_whitespace().collect(),
-        ]
-    });
+    let [first, second] =
+        TABLES.get_or_init(|| [FIRST.split_whitespace().collect(), SECOND.split_whitespace().collect()]);
     let nr = usize::try_from(nr).ok()?;
-    first
-        .get(nr)
-        .or_else(|| second.get(nr.checked_sub(SECOND_BASE)?))
-        .copied()
+    first.get(nr).or_else(|| second.get(nr.checked_sub(SECOND_BASE)?)).copied()
 }
 
 /// The call's number; `None` for an unknown name.

@@ -20,22 +20,12 @@ pub struct Amounts {
 
 impl Amounts {
     /// Nothing.
-    pub const ZERO: Self = Self {
-        anon: 0,
-        file: 0,
-        shmem: 0,
-        swap: 0,
-    };
+    pub const ZERO: Self = Self { anon: 0, file: 0, shmem: 0, swap: 0 };
 
     /// From an array in the kernel's member order.
     #[must_use]
     pub const fn from_members(members: [i64; MEMBERS]) -> Self {
-        Self {
-            anon: members[ANON],
-            file: members[FILE],
-            shmem: members[SHMEM],
-            swap: members[SWAP],
-        }
+        Self { anon: members[ANON], file: members[FILE], shmem: members[SHMEM], swap: members[SWAP] }
     }
 
     /// RES: anon + file + shmem.
@@ -53,13 +43,8 @@ impl Amounts {
     /// Σ of the absolute values of the RES classes and swap: how much moved, whatever the direction.
     #[must_use]
     pub const fn gross(self) -> i64 {
-        let resident = self
-            .anon
-            .saturating_abs()
-            .saturating_add(self.file.saturating_abs());
-        resident
-            .saturating_add(self.shmem.saturating_abs())
-            .saturating_add(self.swap.saturating_abs())
+        let resident = self.anon.saturating_abs().saturating_add(self.file.saturating_abs());
+        resident.saturating_add(self.shmem.saturating_abs()).saturating_add(self.swap.saturating_abs())
     }
 }
 

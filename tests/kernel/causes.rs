@@ -33,30 +33,15 @@ const PLAIN: &[Test] = plain! {
 };
 
 const PREPARED: &[Test] = &[
-    ("fork", || {
-        assert_scene(
-            "fork",
-            &Play {
-                tool: &["--follow"],
-                ..Play::default()
-            },
-        )
-        .map(drop)
-    }),
+    ("fork", || assert_scene("fork", &Play { tool: &["--follow"], ..Play::default() }).map(drop)),
     ("fault.swapin", || with_swap("fault.swapin")),
     ("madvise.pageout", || with_swap("madvise.pageout")),
-    ("madvise.pageout.other", || {
-        with_swap("madvise.pageout.other")
-    }),
+    ("madvise.pageout.other", || with_swap("madvise.pageout.other")),
     ("swapoff", || with_swap("swapoff")),
     ("madvise.free", || with_cgroup("madvise.free", false)),
-    ("reclaim.memcg.file", || {
-        with_cgroup("reclaim.memcg.file", false)
-    }),
+    ("reclaim.memcg.file", || with_cgroup("reclaim.memcg.file", false)),
     ("reclaim.memcg", || with_cgroup("reclaim.memcg", true)),
-    ("reclaim.memcg.own", || {
-        with_cgroup("reclaim.memcg.own", true)
-    }),
+    ("reclaim.memcg.own", || with_cgroup("reclaim.memcg.own", true)),
     ("reclaim.direct", direct),
     ("reclaim.kswapd", kswapd),
     ("khugepaged", khugepaged),
@@ -72,28 +57,14 @@ fn main() -> ExitCode {
 
 fn with_swap(scene: &str) -> Result<()> {
     let swap = Swap::on(64)?;
-    assert_scene(
-        scene,
-        &Play {
-            options: &[("--swap", swap.path())],
-            ..Play::default()
-        },
-    )
-    .map(drop)
+    assert_scene(scene, &Play { options: &[("--swap", swap.path())], ..Play::default() }).map(drop)
 }
 
 fn with_cgroup(scene: &str, swap: bool) -> Result<()> {
     let _swap = swap.then(|| Swap::on(64)).transpose()?;
     let cgroup = Cgroup::memory()?;
     let path = cgroup.path().display().to_string();
-    assert_scene(
-        scene,
-        &Play {
-            options: &[("--cgroup", &path)],
-            ..Play::default()
-        },
-    )
-    .map(drop)
+    assert_scene(scene, &Play { options: &[("--cgroup", &path)], ..Play::default() }).map(drop)
 }
 
 fn direct() -> Result<()> {
@@ -111,25 +82,31 @@ fn kswapd() -> Result<()> {
     if std::env::var_os("MEMTRACE_WHOLE_MACHINE").is_none() {
         skip("takes the whole machine's page cache; set MEMTRACE_WHOLE_MACHINE=1 to run it")?;
     }
+    let daemon = kernel_thread("kswapd0")?;
     let dir = TempDir::new()?;
-    let play = Play::default();
+    let cgroup = Cgroup::memory()?;
+    let path = cgroup.path().display().to_string();
+    let play = Play { options: &[("--cgroup", &path)], ..Play::default() };
     let mut target = Target::workload("reclaim.kswapd", &options(&dir, &play))?;
     let tool = Tool::attach(target.pid(), play.tool)?;
     let before = Pages::read(Pid::Of(target.pid()))?;
     target.send("x")?;
+    let deadline = Instant::now() + PATIENCE;
     {
         let free = meminfo("MemFree")?;
         let scale = Setting::set("/proc/sys/vm/watermark_scale_factor", "3000")?;
         // low = min + 30 %: a minimum of what is free less a sixth of the machine leaves allocations alone and wakes kswapd.
         let least = free.saturating_sub(meminfo("MemTotal")? / 6);
         let minimum = Setting::set("/proc/sys/vm/min_free_kbytes", &least.to_string())?;
-        let deadline = Instant::now() + PATIENCE;
-        while Pages::read(Pid::Of(target.pid()))?.file > before.file - 1000 {
+        while Pages::read(Pid::Of(target.pid()))?.file > before.file - 200 {
             // kswapd is woken by an allocation that finds too little: a few pages are one.
-            drop(vec![1_u8; 4 << 20]);
+            std::hint::black_box(vec![1_u8; 4 << 20]);
             ensure!(Instant::now() < deadline, "kswapd did not come");
         }
         drop((minimum, scale));
+    }
+    while !asleep(daemon)? {
+        ensure!(Instant::now() < deadline, "kswapd does not sleep again");
     }
     target.send("x")?;
     let truth = target.json()?;
@@ -138,17 +115,23 @@ fn kswapd() -> Result<()> {
     memtrace_tests::scene::assert_truth(&truth, &outcome.books, target.pid())
 }
 
+/// The kernel's thread of this name.
+fn kernel_thread(name: &str) -> Result<u32> {
+    let pids =
+        std::fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let named = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
+    pids.into_iter().find(named).with_context(|| format!("no kernel thread is named {name}"))
+}
+
+fn asleep(pid: u32) -> Result<bool> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    Ok(stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['S', 'I'])))
+}
+
 fn meminfo(key: &str) -> Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo")?;
-    let line = text
-        .lines()
-        .find(|line| line.starts_with(key))
-        .with_context(|| format!("no {key}"))?;
-    Ok(line
-        .split_whitespace()
-        .nth(1)
-        .context("a number")?
-        .parse()?)
+    let line = text.lines().find(|line| line.starts_with(key)).with_context(|| format!("no {key}"))?;
+    Ok(line.split_whitespace().nth(1).context("a number")?.parse()?)
 }
 
 fn khugepaged() -> Result<()> {
@@ -203,17 +186,10 @@ fn oom_reaper() -> Result<()> {
     let outcome = tool.wait()?;
     outcome.assert_closed()?;
     let (taken, ..) = outcome.books.sum(|entry| entry.cause == "oom_reaper");
-    ensure!(
-        taken == reaped,
-        "oom_reaper is {taken}, process_mrelease took {reaped}\n{}",
-        outcome.books.summary()
-    );
+    ensure!(taken == reaped, "oom_reaper is {taken}, process_mrelease took {reaped}\n{}", outcome.books.summary());
     let (left, ..) = outcome.books.sum(|entry| entry.cause == "exit");
     ensure!(left == -after, "exit is {left}, and {after} was left");
-    ensure!(
-        outcome.books.closing()? == Pages::ZERO,
-        "something is left after the end"
-    );
+    ensure!(outcome.books.closing()? == Pages::ZERO, "something is left after the end");
     Ok(())
 }
 
@@ -229,11 +205,7 @@ fn release(pid: u32) -> Result<()> {
     // SAFETY: descriptors only; the new one is closed.
     unsafe {
         let pidfd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
-        ensure!(
-            pidfd >= 0,
-            "pidfd_open: {}",
-            std::io::Error::last_os_error()
-        );
+        ensure!(pidfd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
         let outcome = libc::syscall(libc::SYS_process_mrelease, pidfd, 0);
         let error = std::io::Error::last_os_error();
         libc::close(i32::try_from(pidfd)?);
@@ -253,24 +225,14 @@ fn exit() -> Result<()> {
     ensure!(target.wait()?.success(), "the target failed");
     let outcome = tool.wait()?;
     outcome.assert_closed()?;
-    ensure!(
-        outcome.end()?["reason"] == "exited",
-        "end says {}",
-        outcome.end()?["reason"]
-    );
+    ensure!(outcome.end()?["reason"] == "exited", "end says {}", outcome.end()?["reason"]);
     let closing = outcome.books.closing()?;
     ensure!(closing == Pages::ZERO, "end closes with {closing}");
     // What ends it (the runtime's own way out) may touch or give back pages of its own before.
     let (left, ..) = outcome.books.sum(|entry| entry.cause == "exit");
     let (rest, ..) = outcome.books.sum(|entry| entry.cause != "exit");
-    ensure!(
-        left + rest == -before,
-        "exit {left} and the rest {rest} are not what was there: {before}"
-    );
-    ensure!(
-        left.anon <= -1000 && left.shmem <= -100,
-        "exit is only {left}"
-    );
+    ensure!(left + rest == -before, "exit {left} and the rest {rest} are not what was there: {before}");
+    ensure!(left.anon <= -1000 && left.shmem <= -100, "exit is only {left}");
     Ok(())
 }
 
@@ -279,10 +241,7 @@ fn oom_kill() -> Result<()> {
     let cgroup = Cgroup::memory()?;
     let dir = TempDir::new()?;
     let path = cgroup.path().display().to_string();
-    let play = Play {
-        options: &[("--cgroup", &path)],
-        ..Play::default()
-    };
+    let play = Play { options: &[("--cgroup", &path)], ..Play::default() };
     let mut target = Target::workload("oom_kill", &options(&dir, &play))?;
     cgroup.write("memory.limit_in_bytes", &(32_u64 << 20).to_string())?;
     let tool = Tool::attach(target.pid(), &[])?;
@@ -293,14 +252,8 @@ fn oom_kill() -> Result<()> {
     let closing = outcome.books.closing()?;
     ensure!(closing == Pages::ZERO, "end closes with {closing}");
     let (touched, ..) = outcome.books.sum(|entry| entry.cause == "fault.anon");
-    ensure!(
-        touched.anon > 4096,
-        "killed before it filled its cgroup: {touched}"
-    );
-    let named = outcome
-        .records
-        .iter()
-        .any(|record| record.value["what"] == "oom_victim");
+    ensure!(touched.anon > 4096, "killed before it filled its cgroup: {touched}");
+    let named = outcome.records.iter().any(|record| record.value["what"] == "oom_victim");
     ensure!(named, "no line says that the OOM killer chose it");
     Ok(())
 }

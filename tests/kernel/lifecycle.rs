@@ -31,14 +31,8 @@ const TESTS: &[Test] = &[
     ("command_signal", command_signal),
     ("command_not_found", command_not_found),
     ("command_books", command_books),
-    (
-        "interrupt_ends_with_a_statement",
-        interrupt_ends_with_a_statement,
-    ),
-    (
-        "terminate_ends_with_a_statement",
-        terminate_ends_with_a_statement,
-    ),
+    ("interrupt_ends_with_a_statement", interrupt_ends_with_a_statement),
+    ("terminate_ends_with_a_statement", terminate_ends_with_a_statement),
     ("duration", duration),
     ("closed_pipe", closed_pipe),
     ("two_at_once", two_at_once),
@@ -51,40 +45,25 @@ fn main() -> ExitCode {
 
 fn scene(name: &str) -> Result<(Target, TempDir)> {
     let dir = TempDir::new()?;
-    Ok((
-        Target::workload(name, &options(&dir, &Play::default()))?,
-        dir,
-    ))
+    Ok((Target::workload(name, &options(&dir, &Play::default()))?, dir))
 }
 
 /// It fails with this code, one clear sentence that contains the words, nothing on stdout, and no panic.
 fn assert_refused(arguments: &[&str], code: i32, words: &[&str]) -> Result<()> {
     let (status, output, errors) = run_to_end(arguments)?;
-    ensure!(
-        status.code() == Some(code),
-        "{arguments:?}: {status}, wanted exit code {code}; stderr:\n{errors}"
-    );
-    ensure!(
-        output.is_empty(),
-        "{arguments:?} printed on stdout: {output}"
-    );
-    ensure!(
-        !errors.contains("panicked"),
-        "{arguments:?} panicked:\n{errors}"
-    );
+    ensure!(status.code() == Some(code), "{arguments:?}: {status}, wanted exit code {code}; stderr:\n{errors}");
+    ensure!(output.is_empty(), "{arguments:?} printed on stdout: {output}");
+    ensure!(!errors.contains("panicked"), "{arguments:?} panicked:\n{errors}");
     let lower = errors.to_lowercase();
     for word in words {
-        ensure!(
-            lower.contains(word),
-            "{arguments:?}: stderr does not say \"{word}\":\n{errors}"
-        );
+        ensure!(lower.contains(word), "{arguments:?}: stderr does not say \"{word}\":\n{errors}");
     }
     Ok(())
 }
 
 fn no_such_process() -> Result<()> {
-    // Above every pid_max: no process can have it.
-    assert_refused(&["--pid", "4194305", "--json"], 3, &["4194305"])
+    // pid_max is at most this, and no process has the id pid_max.
+    assert_refused(&["--pid", "4194304", "--json"], 3, &["4194304"])
 }
 
 fn kernel_thread() -> Result<()> {
@@ -99,52 +78,28 @@ fn own_process() -> Result<()> {
         .stdin(Stdio::null())
         .output()?;
     let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        matches!(output.status.code(), Some(2 | 3)),
-        "{}; stderr:\n{errors}",
-        output.status
-    );
-    ensure!(
-        output.stdout.is_empty() && !errors.contains("panicked") && !errors.is_empty(),
-        "stderr:\n{errors}"
-    );
+    ensure!(matches!(output.status.code(), Some(2 | 3)), "{}; stderr:\n{errors}", output.status);
+    ensure!(output.stdout.is_empty() && !errors.contains("panicked") && !errors.is_empty(), "stderr:\n{errors}");
     Ok(())
 }
 
 fn zombie() -> Result<()> {
-    let mut child = Command::new("/bin/true")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()?;
+    let mut child = Command::new("/bin/true").stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
     let pid = child.id();
     // Waits without reaping: from here on it is a zombie.
     // SAFETY: all-zero is a valid siginfo, and the kernel fills it.
     let outcome = unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
-        libc::waitid(
-            libc::P_PID,
-            pid,
-            &raw mut info,
-            libc::WEXITED | libc::WNOWAIT,
-        )
+        libc::waitid(libc::P_PID, pid, &raw mut info, libc::WEXITED | libc::WNOWAIT)
     };
     ensure!(outcome == 0, "waitid: {}", std::io::Error::last_os_error());
-    let refused = assert_refused(
-        &["--pid", &pid.to_string(), "--json"],
-        3,
-        &[&pid.to_string()],
-    );
+    let refused = assert_refused(&["--pid", &pid.to_string(), "--json"], 3, &[&pid.to_string()]);
     child.wait()?;
     refused
 }
 
 fn bad_usage() -> Result<()> {
-    for arguments in [
-        &["--pid", "none"][..],
-        &["--pid"],
-        &["--interval", "fast", "--pid", "1"],
-        &["--pid", "-1"],
-    ] {
+    for arguments in [&["--pid", "none"][..], &["--pid"], &["--interval", "fast", "--pid", "1"], &["--pid", "-1"]] {
         assert_refused(arguments, 2, &[])?;
     }
     Ok(())
@@ -152,14 +107,9 @@ fn bad_usage() -> Result<()> {
 
 /// Ends while memtrace is on its way: either it was never there, or its books close.
 fn exits_at_attach() -> Result<()> {
-    for microseconds in [
-        0_u64, 100, 1_000, 5_000, 20_000, 50_000, 100_000, 200_000, 400_000, 800_000,
-    ] {
+    for microseconds in [0_u64, 100, 1_000, 5_000, 20_000, 50_000, 100_000, 200_000, 400_000, 800_000] {
         let mut child = Command::new("/bin/sleep")
-            .arg(format!(
-                "{}",
-                Duration::from_micros(microseconds).as_secs_f64()
-            ))
+            .arg(format!("{}", Duration::from_micros(microseconds).as_secs_f64()))
             .stdin(Stdio::null())
             .spawn()?;
         let tool = Tool::start(&["--pid".to_owned(), child.id().to_string()])?;
@@ -167,25 +117,12 @@ fn exits_at_attach() -> Result<()> {
         child.wait()?;
         let outcome = tool.wait()?;
         let errors = outcome.errors.join("\n");
-        ensure!(
-            !errors.contains("panicked"),
-            "panicked after {microseconds} µs:\n{errors}"
-        );
+        ensure!(!errors.contains("panicked"), "panicked after {microseconds} µs:\n{errors}");
         if outcome.status.success() {
-            outcome
-                .assert_closed()
-                .with_context(|| format!("after {microseconds} µs"))?;
-            ensure!(
-                outcome.end()?["reason"] == "exited",
-                "end says {}",
-                outcome.end()?
-            );
+            outcome.assert_closed().with_context(|| format!("after {microseconds} µs"))?;
+            ensure!(outcome.end()?["reason"] == "exited", "end says {}", outcome.end()?);
         } else {
-            ensure!(
-                outcome.status.code() == Some(3),
-                "{} after {microseconds} µs:\n{errors}",
-                outcome.status
-            );
+            ensure!(outcome.status.code() == Some(3), "{} after {microseconds} µs:\n{errors}", outcome.status);
         }
     }
     Ok(())
@@ -195,16 +132,8 @@ fn assert_gone(outcome: &Outcome, status: Option<u64>, signal: Option<&str>) -> 
     outcome.assert_closed()?;
     let end = outcome.end()?;
     ensure!(end["reason"] == "exited", "end says {}", end["reason"]);
-    ensure!(
-        end["exit"]["status"].as_u64() == status,
-        "end says it exited with {}",
-        end["exit"]
-    );
-    ensure!(
-        end["exit"]["signal"].as_str() == signal,
-        "end says it exited with {}",
-        end["exit"]
-    );
+    ensure!(end["exit"]["status"].as_u64() == status, "end says it exited with {}", end["exit"]);
+    ensure!(end["exit"]["signal"].as_str() == signal, "end says it exited with {}", end["exit"]);
     let closing = outcome.books.closing()?;
     ensure!(closing == Pages::ZERO, "end closes with {closing}");
     Ok(())
@@ -241,38 +170,20 @@ fn exec_while_watched() -> Result<()> {
     let truth = target.json()?;
     target.send("x")?;
     let ready = target.json()?;
-    ensure!(
-        ready["ready"] == true && ready["scene"] == "idle",
-        "the new program says {ready}"
-    );
+    ensure!(ready["ready"] == true && ready["scene"] == "idle", "the new program says {ready}");
     let outcome = close_stopped(tool, target.pid())?;
-    let anon = truth["more"]["before_exec"]["anon"]
-        .as_i64()
-        .context("anon")?;
-    ensure!(
-        outcome.books.accounts.len() == 2,
-        "{} address spaces, not two",
-        outcome.books.accounts.len()
-    );
-    let old = outcome
-        .books
-        .accounts
-        .iter()
-        .find(|(_, account)| account.closing == Pages::ZERO);
+    let anon = truth["more"]["before_exec"]["anon"].as_i64().context("anon")?;
+    ensure!(outcome.books.accounts.len() == 2, "{} address spaces, not two", outcome.books.accounts.len());
+    let old = outcome.books.accounts.iter().find(|(_, account)| account.closing == Pages::ZERO);
     let (old, _) = old.context("the old address space does not close with nothing")?;
-    let (gone, ..) = outcome
-        .books
-        .sum(|entry| entry.cause == "exec" && entry.mm == *old);
+    let (gone, ..) = outcome.books.sum(|entry| entry.cause == "exec" && entry.mm == *old);
     // Between its report and the call it may have touched a page of its heap or its stack.
     ensure!(
         (anon..anon + 32).contains(&-gone.anon),
         "exec took {gone}; the old program had {anon} anonymous pages\n{}",
         outcome.books.summary()
     );
-    let told = outcome
-        .records
-        .iter()
-        .any(|record| record.value["what"] == "exec");
+    let told = outcome.records.iter().any(|record| record.value["what"] == "exec");
     ensure!(told, "no line says that it became another program");
     Ok(())
 }
@@ -283,17 +194,10 @@ fn fork_not_followed() -> Result<()> {
     target.send("x")?;
     let truth = target.json()?;
     let outcome = close_stopped(tool, target.pid())?;
-    ensure!(
-        outcome.books.accounts.len() == 1,
-        "{} address spaces, not one",
-        outcome.books.accounts.len()
-    );
+    ensure!(outcome.books.accounts.len() == 1, "{} address spaces, not one", outcome.books.accounts.len());
     let child = truth["expect"][0]["pid"].as_u64();
     ensure!(
-        outcome
-            .records
-            .iter()
-            .all(|record| record.value["pid"].as_u64() != child || record.kind() != "statement"),
+        outcome.records.iter().all(|record| record.value["pid"].as_u64() != child || record.kind() != "statement"),
         "the child has books although it is not followed"
     );
     Ok(())
@@ -313,29 +217,13 @@ fn fork_followed() -> Result<()> {
     })?;
     let outcome = tool.wait()?;
     outcome.assert_closed()?;
-    ensure!(
-        outcome.books.accounts.len() == 2,
-        "{} address spaces, not two",
-        outcome.books.accounts.len()
-    );
+    ensure!(outcome.books.accounts.len() == 2, "{} address spaces, not two", outcome.books.accounts.len());
     for (mm, account) in &outcome.books.accounts {
-        ensure!(
-            account.closing == Pages::ZERO,
-            "mm {mm} of {} closes with {}",
-            account.pid,
-            account.closing
-        );
+        ensure!(account.closing == Pages::ZERO, "mm {mm} of {} closes with {}", account.pid, account.closing);
     }
-    let account = outcome
-        .books
-        .accounts
-        .values()
-        .find(|account| u64::from(account.pid) == child);
+    let account = outcome.books.accounts.values().find(|account| u64::from(account.pid) == child);
     let opening = account.context("the child has no books")?.opening;
-    ensure!(
-        opening == Pages::ZERO,
-        "the child's books open with {opening}, not with nothing"
-    );
+    ensure!(opening == Pages::ZERO, "the child's books open with {opening}, not with nothing");
     Ok(())
 }
 
@@ -348,20 +236,11 @@ fn attach_to_a_thread_id() -> Result<()> {
         .filter_map(|task| task.file_name().to_str()?.parse::<u32>().ok())
         .find(|tid| *tid != target.pid())
         .context("a second thread")?;
-    let tool = Tool::start(&[
-        "--pid".to_owned(),
-        other.to_string(),
-        "--duration".to_owned(),
-        "300ms".to_owned(),
-    ])?;
+    let tool = Tool::start(&["--pid".to_owned(), other.to_string(), "--duration".to_owned(), "300ms".to_owned()])?;
     let outcome = tool.wait()?;
     if outcome.status.success() {
         outcome.assert_closed()?;
-        ensure!(
-            outcome.records[0].value["pid"] == target.pid(),
-            "meta says {}",
-            outcome.records[0].value["pid"]
-        );
+        ensure!(outcome.records[0].value["pid"] == target.pid(), "meta says {}", outcome.records[0].value["pid"]);
     } else {
         ensure!(outcome.status.code() == Some(3), "{}", outcome.status);
     }
@@ -378,10 +257,7 @@ fn stopped_target() -> Result<()> {
     drop(stopped);
     outcome.assert_closed()?;
     let closing = outcome.books.closing()?;
-    ensure!(
-        closing == status,
-        "end closes with {closing}; status says {status}"
-    );
+    ensure!(closing == status, "end closes with {closing}; status says {status}");
     Ok(())
 }
 
@@ -393,11 +269,7 @@ fn command_status() -> Result<()> {
             "the command exited with {code}, memtrace with {}",
             outcome.status
         );
-        ensure!(
-            outcome.end()?["exit"]["status"] == code,
-            "end says {}",
-            outcome.end()?["exit"]
-        );
+        ensure!(outcome.end()?["exit"]["status"] == code, "end says {}", outcome.end()?["exit"]);
     }
     Ok(())
 }
@@ -406,31 +278,16 @@ fn command_status() -> Result<()> {
 fn command_signal() -> Result<()> {
     use std::os::unix::process::ExitStatusExt;
     let outcome = Tool::command(&["/bin/sh", "-c", "kill -TERM $$"], &[])?.wait()?;
-    let passed = outcome.status.code() == Some(128 + libc::SIGTERM)
-        || outcome.status.signal() == Some(libc::SIGTERM);
-    ensure!(
-        passed,
-        "the command ended by SIGTERM, memtrace with {}",
-        outcome.status
-    );
-    ensure!(
-        outcome.end()?["exit"]["signal"] == "SIGTERM",
-        "end says {}",
-        outcome.end()?["exit"]
-    );
+    let passed = outcome.status.code() == Some(128 + libc::SIGTERM) || outcome.status.signal() == Some(libc::SIGTERM);
+    ensure!(passed, "the command ended by SIGTERM, memtrace with {}", outcome.status);
+    ensure!(outcome.end()?["exit"]["signal"] == "SIGTERM", "end says {}", outcome.end()?["exit"]);
     Ok(())
 }
 
 fn command_not_found() -> Result<()> {
     let (status, output, errors) = run_to_end(&["--json", "--", "/no/such/program"])?;
-    ensure!(
-        matches!(status.code(), Some(1 | 3 | 127)),
-        "{status}; stderr:\n{errors}"
-    );
-    ensure!(
-        output.is_empty() && errors.contains("/no/such/program"),
-        "stderr:\n{errors}"
-    );
+    ensure!(matches!(status.code(), Some(1 | 3 | 127)), "{status}; stderr:\n{errors}");
+    ensure!(output.is_empty() && errors.contains("/no/such/program"), "stderr:\n{errors}");
     Ok(())
 }
 
@@ -439,23 +296,12 @@ fn command_books() -> Result<()> {
     let dir = TempDir::new()?;
     let binary = workload_binary();
     let directory = dir.path().display().to_string();
-    let mut tool = Tool::command(
-        &[
-            &binary.display().to_string(),
-            "fault.anon",
-            "--dir",
-            &directory,
-        ],
-        &[],
-    )?;
+    let mut tool = Tool::command(&[&binary.display().to_string(), "fault.anon", "--dir", &directory], &[])?;
     // No byte is sent: the end of input releases it twice.
     drop(tool.stdin());
     let outcome = tool.wait()?;
     outcome.assert_closed()?;
-    ensure!(
-        outcome.records[0].value["spawned"] == true,
-        "meta does not say that it was started by memtrace"
-    );
+    ensure!(outcome.records[0].value["spawned"] == true, "meta does not say that it was started by memtrace");
     let closing = outcome.books.closing()?;
     ensure!(closing == Pages::ZERO, "end closes with {closing}");
     let text = std::fs::read_to_string(runner::keepsake("command.txt"))?;
@@ -481,11 +327,7 @@ fn ends_with_a_statement(signal: i32) -> Result<()> {
     tool.signal(signal);
     let outcome = tool.wait()?;
     outcome.assert_closed()?;
-    ensure!(
-        outcome.end()?["reason"] == "interrupted",
-        "end says {}",
-        outcome.end()?["reason"]
-    );
+    ensure!(outcome.end()?["reason"] == "interrupted", "end says {}", outcome.end()?["reason"]);
     memtrace_tests::scene::assert_truth(&truth, &outcome.books, target.pid())
 }
 
@@ -496,15 +338,8 @@ fn duration() -> Result<()> {
     let outcome = tool.wait()?;
     let took = armed.elapsed();
     outcome.assert_closed()?;
-    ensure!(
-        outcome.end()?["reason"] == "duration",
-        "end says {}",
-        outcome.end()?["reason"]
-    );
-    ensure!(
-        (500..5_000).contains(&took.as_millis()),
-        "700 ms took {took:?}"
-    );
+    ensure!(outcome.end()?["reason"] == "duration", "end says {}", outcome.end()?["reason"]);
+    ensure!((500..5_000).contains(&took.as_millis()), "700 ms took {took:?}");
     Ok(())
 }
 
@@ -512,13 +347,7 @@ fn duration() -> Result<()> {
 fn closed_pipe() -> Result<()> {
     let (target, _dir) = scene("storm.endless")?;
     let mut child = Command::new(binary()?)
-        .args([
-            "--pid",
-            &target.pid().to_string(),
-            "--json",
-            "--interval",
-            "50ms",
-        ])
+        .args(["--pid", &target.pid().to_string(), "--json", "--interval", "50ms"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -528,17 +357,10 @@ fn closed_pipe() -> Result<()> {
     reader.read_line(&mut first)?;
     drop(reader);
     let mut errors = String::new();
-    child
-        .stderr
-        .take()
-        .context("piped")?
-        .read_to_string(&mut errors)?;
+    child.stderr.take().context("piped")?.read_to_string(&mut errors)?;
     let status = child.wait()?;
     ensure!(first.contains("\"meta\""), "the first line is {first}");
-    ensure!(
-        status.success() && !errors.contains("panicked"),
-        "{status}; stderr:\n{errors}"
-    );
+    ensure!(status.success() && !errors.contains("panicked"), "{status}; stderr:\n{errors}");
     Ok(())
 }
 
@@ -563,19 +385,12 @@ fn nothing_stays_attached() -> Result<()> {
     let (target, _dir) = scene("idle")?;
     let tool = Tool::attach(target.pid(), &[])?;
     let during = bpf_programs()?;
-    ensure!(
-        during > before,
-        "armed, and no program more than before: {during}"
-    );
+    ensure!(during > before, "armed, and no program more than before: {during}");
     drop(tool);
     // The kernel frees programs after a grace period, and tells nobody.
     let deadline = Instant::now() + memtrace_tests::tool::PATIENCE;
     while bpf_programs()? > before {
-        ensure!(
-            Instant::now() < deadline,
-            "{} programs, {before} before",
-            bpf_programs()?
-        );
+        ensure!(Instant::now() < deadline, "{} programs, {before} before", bpf_programs()?);
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
@@ -587,20 +402,11 @@ fn bpf_programs() -> Result<usize> {
     let (mut count, mut attributes) = (0, [0_u32; 3]);
     loop {
         // SAFETY: the kernel reads and writes at most the given size of our array.
-        let outcome = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                GET_NEXT_ID,
-                attributes.as_mut_ptr(),
-                size_of_val(&attributes),
-            )
-        };
+        let outcome =
+            unsafe { libc::syscall(libc::SYS_bpf, GET_NEXT_ID, attributes.as_mut_ptr(), size_of_val(&attributes)) };
         if outcome != 0 {
             let error = std::io::Error::last_os_error();
-            ensure!(
-                error.raw_os_error() == Some(libc::ENOENT),
-                "BPF_PROG_GET_NEXT_ID: {error}"
-            );
+            ensure!(error.raw_os_error() == Some(libc::ENOENT), "BPF_PROG_GET_NEXT_ID: {error}");
             return Ok(count);
         }
         count += 1;

@@ -32,12 +32,8 @@ const TESTS: &[Test] = &[
     ("stress_ng.vm.zero-one", || stress_vm("zero-one")),
     ("stress_ng.vm.rowhammer", || stress_vm("rowhammer")),
     ("stress_ng.vm.attached", stress_attached),
-    ("stress_ng.mmap", || {
-        stress(&["--mmap", "2", "--mmap-bytes", "128M"])
-    }),
-    ("stress_ng.brk", || {
-        stress(&["--brk", "2", "--brk-bytes", "256M"])
-    }),
+    ("stress_ng.mmap", || stress(&["--mmap", "2", "--mmap-bytes", "128M"])),
+    ("stress_ng.brk", stress_brk),
     ("stress_ng.fork", || stress(&["--fork", "2"])),
     ("allocator.attached", allocator_attached),
     ("allocator.started", allocator_started),
@@ -71,23 +67,14 @@ fn assert_grew(outcome: &Outcome, mebibytes: i64) -> Result<()> {
         .map(|entry| (entry.delta.anon + entry.delta.file + entry.delta.shmem).max(0))
         .sum();
     let grown = (grown * page_size() as i64) >> 20;
-    ensure!(
-        grown >= mebibytes,
-        "only {grown} MiB came in\n{}",
-        outcome.books.summary()
-    );
+    ensure!(grown >= mebibytes, "only {grown} MiB came in\n{}", outcome.books.summary());
     Ok(())
 }
 
 fn assert_ended(outcome: &Outcome) -> Result<()> {
     outcome.assert_closed()?;
     for (mm, account) in &outcome.books.accounts {
-        ensure!(
-            account.closing == Pages::ZERO,
-            "mm {mm} of {} closes with {}",
-            account.pid,
-            account.closing
-        );
+        ensure!(account.closing == Pages::ZERO, "mm {mm} of {} closes with {}", account.pid, account.closing);
     }
     Ok(())
 }
@@ -128,26 +115,13 @@ fn postgres(query: Query) -> Result<()> {
     let mut cluster = Postgres::create()?;
     cluster.start()?;
     let (mut session, backend) = cluster.session()?;
-    session.send(&format!(
-        "{}\nselect 'prepared';\n",
-        query.prepare.replace("$N", &rows)
-    ))?;
+    session.send(&format!("{}\nselect 'prepared';\n", query.prepare.replace("$N", &rows)))?;
     session.wait_for_line("prepared", LONG)?;
     let tool = Tool::attach(backend, &[])?;
-    session.send(&format!(
-        "{}\nselect 'finished';\n",
-        query.run.replace("$N", &rows)
-    ))?;
+    session.send(&format!("{}\nselect 'finished';\n", query.run.replace("$N", &rows)))?;
     session.wait_for_line("finished", LONG)?;
     let outcome = close_stopped(tool, backend)?;
-    assert_grew(
-        &outcome,
-        if full() {
-            query.mebibytes.1
-        } else {
-            query.mebibytes.0
-        },
-    )
+    assert_grew(&outcome, if full() { query.mebibytes.1 } else { query.mebibytes.0 })
 }
 
 /// A single-user backend, started by memtrace.
@@ -162,14 +136,7 @@ fn postgres_started() -> Result<()> {
     drop(input);
     let outcome = tool.wait_within(LONG)?;
     assert_ended(&outcome)?;
-    assert_grew(
-        &outcome,
-        if full() {
-            SORT.mebibytes.1
-        } else {
-            SORT.mebibytes.0 / 2
-        },
-    )
+    assert_grew(&outcome, if full() { SORT.mebibytes.1 } else { SORT.mebibytes.0 / 2 })
 }
 
 /// The postmaster with everyone it forks, each with its own books.
@@ -179,18 +146,10 @@ fn postgres_whole_server() -> Result<()> {
     let postmaster = cluster.pid().context("a server")?;
     let tool = Tool::attach(postmaster, &["--follow"])?;
     let (mut session, backend) = cluster.session()?;
-    session.send(&format!(
-        "{}\nselect 'finished';\n",
-        SORT.run.replace("$N", "200000")
-    ))?;
+    session.send(&format!("{}\nselect 'finished';\n", SORT.run.replace("$N", "200000")))?;
     session.wait_for_line("finished", LONG)?;
     let outcome = close_stopped(tool, backend)?;
-    let books = outcome
-        .books
-        .accounts
-        .values()
-        .filter(|account| account.pid == backend)
-        .count();
+    let books = outcome.books.accounts.values().filter(|account| account.pid == backend).count();
     ensure!(books == 1, "the backend has {books} books");
     assert_grew(&outcome, 15)
 }
@@ -252,22 +211,12 @@ public class Churn {
 "#;
 
 fn java(dir: &TempDir) -> Result<Vec<String>> {
-    let java = program(&["java"], "openjdk-17-jdk-headless")?
-        .display()
-        .to_string();
+    let java = program(&["java"], "openjdk-17-jdk-headless")?.display().to_string();
     let source = dir.path().join("Churn.java");
     std::fs::write(&source, JAVA)?;
     let source = source.display().to_string();
     let rounds = sized(10, 60).to_string();
-    Ok([
-        java.as_str(),
-        "-Xmx512m",
-        "-XX:+UseG1GC",
-        source.as_str(),
-        rounds.as_str(),
-    ]
-    .map(str::to_owned)
-    .to_vec())
+    Ok([java.as_str(), "-Xmx512m", "-XX:+UseG1GC", source.as_str(), rounds.as_str()].map(str::to_owned).to_vec())
 }
 
 fn java_attached() -> Result<()> {
@@ -306,16 +255,10 @@ sys.stdin.buffer.read()
 "#;
 
 fn python(dir: &TempDir) -> Result<Vec<String>> {
-    let python = program(&["/usr/bin/python3", "python3"], "python3")?
-        .display()
-        .to_string();
+    let python = program(&["/usr/bin/python3", "python3"], "python3")?.display().to_string();
     let script = dir.path().join("churn.py");
     std::fs::write(&script, PYTHON)?;
-    Ok(vec![
-        python,
-        script.display().to_string(),
-        sized(4, 30).to_string(),
-    ])
+    Ok(vec![python, script.display().to_string(), sized(4, 30).to_string()])
 }
 
 fn python_attached() -> Result<()> {
@@ -359,18 +302,25 @@ fn stress_vm(method: &str) -> Result<()> {
     stress(&["--vm", "2", "--vm-bytes", "512M", "--vm-method", method])
 }
 
+/// It raises the break until that fails, then lowers it again: at 256 MiB instead of the machine's end.
+fn stress_brk() -> Result<()> {
+    let limiter = program(&["prlimit"], "util-linux")?.display().to_string();
+    stress_under(&[&limiter, "--data=268435456"], &["--brk", "2"])
+}
+
 /// stress-ng works in children of children: all of them are followed, all of them end.
 fn stress(arguments: &[&str]) -> Result<()> {
+    stress_under(&[], arguments)
+}
+
+fn stress_under(wrapper: &[&str], arguments: &[&str]) -> Result<()> {
     let (program, seconds) = (stress_ng()?, seconds());
-    let mut command = vec![program.as_str(), "--timeout", &seconds];
+    let mut command = wrapper.to_vec();
+    command.extend([program.as_str(), "--timeout", &seconds]);
     command.extend(arguments);
     let outcome = Tool::command(&command, &["--follow"])?.wait_within(LONG)?;
     assert_ended(&outcome)?;
-    ensure!(
-        outcome.books.accounts.len() >= 3,
-        "only {} address spaces",
-        outcome.books.accounts.len()
-    );
+    ensure!(outcome.books.accounts.len() >= 3, "only {} address spaces", outcome.books.accounts.len());
     assert_grew(&outcome, 10)
 }
 
@@ -378,22 +328,15 @@ fn stress(arguments: &[&str]) -> Result<()> {
 fn stress_attached() -> Result<()> {
     let program = stress_ng()?;
     let target = Target::start(
-        Command::new(program)
-            .args(["--vm", "1", "--vm-bytes", "256M", "--timeout", "120"])
-            .stderr(Stdio::null()),
+        Command::new(program).args(["--vm", "1", "--vm-bytes", "256M", "--timeout", "120"]).stderr(Stdio::null()),
     )?;
     let deadline = Instant::now() + PATIENCE;
     let worker = loop {
         let deepest = deepest_child(target.pid())?;
-        if memtrace_tests::pages::Pages::read(memtrace_tests::pages::Pid::Of(deepest))
-            .is_ok_and(|p| p.anon > 10_000)
-        {
+        if memtrace_tests::pages::Pages::read(memtrace_tests::pages::Pid::Of(deepest)).is_ok_and(|p| p.anon > 10_000) {
             break deepest;
         }
-        ensure!(
-            Instant::now() < deadline,
-            "stress-ng's worker does not start to work"
-        );
+        ensure!(Instant::now() < deadline, "stress-ng's worker does not start to work");
         std::thread::sleep(Duration::from_millis(5));
     };
     let mut tool = Tool::attach(worker, &[])?;
@@ -423,10 +366,7 @@ fn deepest_child(pid: u32) -> Result<u32> {
 fn allocator_attached() -> Result<()> {
     let dir = TempDir::new()?;
     let seconds = seconds();
-    let play = Play {
-        options: &[("--seconds", &seconds)],
-        ..Play::default()
-    };
+    let play = Play { options: &[("--seconds", &seconds)], ..Play::default() };
     let mut target = Target::workload("allocator", &options(&dir, &play))?;
     let tool = Tool::attach(target.pid(), &[])?;
     target.send("x")?;
@@ -438,13 +378,5 @@ fn allocator_attached() -> Result<()> {
 fn allocator_started() -> Result<()> {
     let binary = workload_binary().display().to_string();
     let seconds = seconds();
-    started_with_no_input(
-        &[
-            binary,
-            "allocator".to_owned(),
-            "--seconds".to_owned(),
-            seconds,
-        ],
-        50,
-    )
+    started_with_no_input(&[binary, "allocator".to_owned(), "--seconds".to_owned(), seconds], 50)
 }

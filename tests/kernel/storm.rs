@@ -8,13 +8,10 @@ use memtrace_tests::runner::{self, Test};
 use memtrace_tests::scene::{Play, assert_truth, close_stopped, options};
 use memtrace_tests::target::Target;
 use memtrace_tests::tool::{Record, Tool};
+use serde_json::Value;
 use std::process::ExitCode;
 
-const TESTS: &[Test] = &[
-    ("storm", storm),
-    ("storm.attach_in_the_middle", attach_in_the_middle),
-    ("latency", latency),
-];
+const TESTS: &[Test] = &[("storm", storm), ("storm.attach_in_the_middle", attach_in_the_middle), ("latency", latency)];
 
 fn main() -> ExitCode {
     runner::run(TESTS)
@@ -27,37 +24,36 @@ const HANDFUL: i64 = 16;
 fn storm() -> Result<()> {
     let seconds = std::env::var("MEMTRACE_STORM_SECONDS").unwrap_or_else(|_| "5".to_owned());
     let dir = TempDir::new()?;
-    let play = Play {
-        options: &[("--seconds", &seconds)],
-        ..Play::default()
-    };
+    let play = Play { options: &[("--seconds", &seconds)], ..Play::default() };
     let mut target = Target::workload("storm", &options(&dir, &play))?;
     let tool = Tool::attach(target.pid(), &[])?;
     target.send("x")?;
     let patience = std::time::Duration::from_secs_f64(seconds.parse::<f64>()? + 60.0);
-    let truth = serde_json::from_str(&target.line_within(patience)?)?;
+    let truth: Value = serde_json::from_str(&target.line_within(patience)?)?;
     let outcome = close_stopped(tool, target.pid())?;
-    assert_truth(&truth, &outcome.books, target.pid())?;
     for thread in truth["more"]["threads"].as_array().context("threads")? {
-        let (tid, minor) = (
-            thread["tid"].as_i64(),
-            thread["minor"].as_i64().context("minor")?,
-        );
-        let (_, seen, major) = outcome.books.sum(|entry| Some(entry.tid) == tid);
-        ensure!(
-            major == 0,
-            "{major} major faults in a storm on anonymous memory"
-        );
-        ensure!(
-            (seen - minor).abs() <= HANDFUL,
-            "{seen} faults in the books, getrusage counted {minor}"
-        );
+        assert_thread(thread, &outcome.books)?;
     }
     let own = &outcome.end()?["own"];
-    println!(
-        "    {} faults a second; own cost {own}",
-        truth["more"]["faults_per_second"]
-    );
+    println!("    {} faults a second; own cost {own}", truth["more"]["faults_per_second"]);
+    Ok(())
+}
+
+/// Every touch is a fault in the books. Pages may be booked with the other thread's next change: two CPUs that fold
+/// their parts of one counter into its sum at the same moment, before either probe runs, cannot be told apart.
+fn assert_thread(thread: &Value, books: &Books) -> Result<()> {
+    let number = |key: &str| thread[key].as_i64().with_context(|| format!("no {key}"));
+    let (tid, touches, minor) = (number("tid")?, number("touches")?, number("minor")?);
+    let (_, seen, major) = books.sum(|entry| entry.tid == tid);
+    ensure!(major == 0, "{major} major faults in a storm on anonymous memory");
+    ensure!((seen - minor).abs() <= HANDFUL, "{seen} faults in the books, getrusage counted {minor}");
+    let (grown, faults, _) = books.sum(|entry| entry.tid == tid && entry.cause == "fault.anon");
+    ensure!((faults - touches).abs() <= HANDFUL, "{faults} first touches in the books, {touches} in truth");
+    let (given, ..) = books.sum(|entry| entry.tid == tid && entry.cause == "madvise.dontneed");
+    for pages in [grown.anon, -given.anon] {
+        // Measured on two CPUs: 0.01 % to 0.11 %, never more faults or fewer.
+        ensure!((pages - touches).abs() <= touches / 100, "{pages} pages in the books, {touches} in truth");
+    }
     Ok(())
 }
 
@@ -80,10 +76,7 @@ fn attach_once(pid: u32) -> Result<()> {
     })?;
     let outcome = close_stopped(tool, pid)?;
     let (_, faults, _) = outcome.books.sum(|entry| entry.cause == "fault.anon");
-    ensure!(
-        faults > 10_000,
-        "only {faults} faults in three statements of a storm"
-    );
+    ensure!(faults > 10_000, "only {faults} faults in three statements of a storm");
     Ok(())
 }
 
@@ -102,11 +95,7 @@ fn latency() -> Result<()> {
         told += truth["bytes"].as_i64().context("bytes")?;
         let stamp = truth["stamp_ns"].as_u64().context("stamp_ns")?;
         // Statements are held on their way in, too: what earlier ones said of this mapping counts.
-        let mut seen: i64 = tool
-            .records()
-            .iter()
-            .map(|record| grown(record, range))
-            .sum();
+        let mut seen: i64 = tool.records().iter().map(|record| grown(record, range)).sum();
         let place = if seen >= told {
             tool.records().len() - 1
         } else {
@@ -123,15 +112,8 @@ fn latency() -> Result<()> {
     assert_truth(&truth, &outcome.books, target.pid())?;
     delays.sort_unstable();
     let median = delays[ROUNDS / 2];
-    println!(
-        "    from change to line: median {} ms, worst {} ms",
-        median / 1_000_000,
-        delays[ROUNDS - 1] / 1_000_000
-    );
-    ensure!(
-        median < LIMIT_NS,
-        "median {median} ns, limit {LIMIT_NS} ns: {delays:?}"
-    );
+    println!("    from change to line: median {} ms, worst {} ms", median / 1_000_000, delays[ROUNDS - 1] / 1_000_000);
+    ensure!(median < LIMIT_NS, "median {median} ns, limit {LIMIT_NS} ns: {delays:?}");
     Ok(())
 }
 

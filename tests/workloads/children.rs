@@ -24,11 +24,8 @@ fn idle(stage: &mut Stage) {
     stage.settle();
     let region = Region::anon(1000);
     region.write();
-    let shared = Region::hole(100, page_size()).place(
-        crate::region::READ_WRITE,
-        libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-        -1,
-    );
+    let shared =
+        Region::hole(100, page_size()).place(crate::region::READ_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1);
     shared.write();
     Region::file(&file, 160, libc::MAP_SHARED).read();
     stage.begin();
@@ -44,14 +41,8 @@ impl Pipe {
     fn new() -> Self {
         let mut ends = [0; 2];
         // SAFETY: two descriptors into our array.
-        assert_eq!(
-            unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) },
-            0
-        );
-        Self {
-            read: ends[0],
-            write: ends[1],
-        }
+        assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+        Self { read: ends[0], write: ends[1] }
     }
     fn send(&self) {
         // SAFETY: one byte from a constant.
@@ -77,6 +68,8 @@ fn fork(stage: &mut Stage) {
     let child = unsafe {
         let child = libc::fork();
         if child == 0 {
+            // The parent may be killed: nobody would tell this one to leave.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             region.part(0, 50).write();
             fresh.write();
             up.send();
@@ -89,18 +82,9 @@ fn fork(stage: &mut Stage) {
     stage.finish(
         Check::Nothing,
         &[
-            Expect::new("fork")
-                .anon(parent.anon as usize)
-                .shmem(0)
-                .any_file()
-                .of(child)
-                .placeless(),
+            Expect::new("fork").anon(parent.anon as usize).shmem(0).any_file().of(child).placeless(),
             Expect::new("fault.cow").minor(50).at(&region).of(child),
-            Expect::new("fault.anon")
-                .anon(100)
-                .minor(100)
-                .at(&fresh)
-                .of(child),
+            Expect::new("fault.anon").anon(100).minor(100).at(&fresh).of(child),
         ],
     );
     down.send();
@@ -122,25 +106,15 @@ fn shared_mm(stage: &mut Stage, flags: i32) {
     }
     let mut given = region;
     // SAFETY: the stack and the region stay mapped until the child is gone.
-    let child = unsafe {
-        libc::clone(
-            touch,
-            stack.end() as *mut libc::c_void,
-            flags | libc::SIGCHLD,
-            (&raw mut given).cast(),
-        )
-    };
+    let child =
+        unsafe { libc::clone(touch, stack.end() as *mut libc::c_void, flags | libc::SIGCHLD, (&raw mut given).cast()) };
     let mut status = 0;
     // SAFETY: our own child, our own status.
     let reaped = unsafe { libc::waitpid(child, &raw mut status, 0) };
     if child <= 0 || reaped != child || status != 0 {
         stage.fail("the child did not run");
     }
-    let entry = Expect::new("fault.anon")
-        .anon(400)
-        .minor(400)
-        .at(&region)
-        .by(child as u32);
+    let entry = Expect::new("fault.anon").anon(400).minor(400).at(&region).by(child as u32);
     stage.finish(Check::Counters, &[entry]);
 }
 
@@ -159,26 +133,12 @@ fn exec(stage: &mut Stage) {
     region.write();
     stage.begin();
     let before = Pages::read(Pid::Own).expect("own status");
-    stage.finish_with(
-        Check::All,
-        &[],
-        json!({"before_exec": {"anon": before.anon, "shmem": before.shmem}}),
-    );
-    let image = std::ffi::CString::new(
-        std::env::current_exe()
-            .expect("our own path")
-            .into_os_string()
-            .into_encoded_bytes(),
-    );
+    stage.finish_with(Check::All, &[], json!({"before_exec": {"anon": before.anon, "shmem": before.shmem}}));
+    let image =
+        std::ffi::CString::new(std::env::current_exe().expect("our own path").into_os_string().into_encoded_bytes());
     let image = image.expect("no NUL");
     let dir = std::ffi::CString::new(stage.dir.as_os_str().as_encoded_bytes()).expect("no NUL");
-    let arguments = [
-        image.as_ptr(),
-        c"idle".as_ptr(),
-        c"--dir".as_ptr(),
-        dir.as_ptr(),
-        std::ptr::null(),
-    ];
+    let arguments = [image.as_ptr(), c"idle".as_ptr(), c"--dir".as_ptr(), dir.as_ptr(), std::ptr::null()];
     // SAFETY: NUL-terminated strings and a NULL at the end.
     unsafe { libc::execv(image.as_ptr(), arguments.as_ptr()) };
     stage.fail("exec failed");
@@ -189,10 +149,7 @@ fn with_memory(stage: &mut Stage) {
     let region = Region::anon(300);
     stage.begin();
     region.write();
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.anon").anon(300).minor(300).at(&region)],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.anon").anon(300).minor(300).at(&region)]);
 }
 
 fn exit_code(stage: &mut Stage) {
@@ -235,20 +192,11 @@ fn threads(stage: &mut Stage) {
             })
         })
         .collect();
-    let tids: Vec<u32> = threads
-        .into_iter()
-        .map(|thread| thread.join().expect("the thread ends"))
-        .collect();
+    let tids: Vec<u32> = threads.into_iter().map(|thread| thread.join().expect("the thread ends")).collect();
     let entries: Vec<Expect> = regions
         .iter()
         .zip(tids)
-        .map(|(region, tid)| {
-            Expect::new("fault.anon")
-                .anon(100)
-                .minor(100)
-                .at(region)
-                .by(tid)
-        })
+        .map(|(region, tid)| Expect::new("fault.anon").anon(100).minor(100).at(region).by(tid))
         .collect();
     stage.finish(Check::Nothing, &entries);
 }

@@ -38,7 +38,9 @@ fn main() -> Result<()> {
     let mut private = Mapping::private_file(&file.file, 48 * MIB)?;
     let sum = read_file(&private);
 
-    clock.step("write to 16 MiB of the file's private mapping: copies on write, file -16 MiB, anon +16 MiB, RES unchanged");
+    clock.step(
+        "write to 16 MiB of the file's private mapping: copies on write, file -16 MiB, anon +16 MiB, RES unchanged",
+    );
     copy_on_write(&mut private, 16 * MIB);
 
     clock.step(&format!(
@@ -50,9 +52,7 @@ fn main() -> Result<()> {
     clock.step("write 24 MiB of shared memory, then cut its file to 8 MiB: shmem +24 MiB, -16 MiB");
     let (shared, memfd) = fill_shared_memory(24 * MIB)?;
     thread::sleep(PACE / 2);
-    memfd
-        .set_len(8 * MIB as u64)
-        .context("failed to cut the shared memory")?;
+    memfd.set_len(8 * MIB as u64).context("failed to cut the shared memory")?;
 
     clock.step("unmap all of it: RES falls to where it began");
     drop((table, private, shared));
@@ -72,8 +72,7 @@ fn fill_table(table: &mut Mapping) {
 fn drop_upper_part(table: &mut Mapping, length: usize) -> Result<()> {
     let part = &mut table.bytes()[table_split(length)..];
     // SAFETY: the range lies in the mapping, and no reference to it outlives this call; its pages read as zeros afterwards.
-    let result =
-        unsafe { libc::madvise(part.as_mut_ptr().cast(), part.len(), libc::MADV_DONTNEED) };
+    let result = unsafe { libc::madvise(part.as_mut_ptr().cast(), part.len(), libc::MADV_DONTNEED) };
     checked(result, "failed to drop memory")
 }
 
@@ -84,9 +83,7 @@ const fn table_split(length: usize) -> usize {
 
 #[inline(never)]
 fn allocate_pieces(total: usize) -> Vec<Vec<u8>> {
-    (0..total / 1024)
-        .map(|number| vec![number as u8 | 1; 1024 - 16])
-        .collect()
+    (0..total / 1024).map(|number| vec![number as u8 | 1; 1024 - 16]).collect()
 }
 
 #[inline(never)]
@@ -96,11 +93,7 @@ fn free_pieces(pieces: Vec<Vec<u8>>) {
 
 #[inline(never)]
 fn read_file(file: &Mapping) -> u64 {
-    file.read()
-        .iter()
-        .step_by(64)
-        .map(|&byte| u64::from(byte))
-        .sum()
+    file.read().iter().step_by(64).map(|&byte| u64::from(byte)).sum()
 }
 
 #[inline(never)]
@@ -140,9 +133,7 @@ fn fill_shared_memory(length: usize) -> Result<(Mapping, File)> {
     checked(descriptor, "failed to create a memfd")?;
     // SAFETY: the descriptor is new, and nobody else has it.
     let memfd = unsafe { File::from_raw_fd(descriptor) };
-    memfd
-        .set_len(length as u64)
-        .context("failed to size the memfd")?;
+    memfd.set_len(length as u64).context("failed to size the memfd")?;
     let mut shared = Mapping::new(length, libc::MAP_SHARED, memfd.as_raw_fd())?;
     for page in shared.bytes().chunks_mut(page_size()) {
         page[0] = 1;
@@ -158,10 +149,7 @@ struct Clock {
 
 impl Clock {
     fn new() -> Self {
-        Self {
-            start: Instant::now(),
-            steps: 0,
-        }
+        Self { start: Instant::now(), steps: 0 }
     }
 
     fn step(&mut self, what: &str) {
@@ -190,13 +178,9 @@ impl DataFile {
             .open(&path)
             .with_context(|| format!("failed to create {}", path.display()))?;
         let data = Self { file, path };
-        let block: Vec<u8> = (0..64 * 1024u32)
-            .map(|number| (number >> 3) as u8)
-            .collect();
+        let block: Vec<u8> = (0..64 * 1024u32).map(|number| (number >> 3) as u8).collect();
         for _ in 0..length / block.len() {
-            (&data.file)
-                .write_all(&block)
-                .with_context(|| format!("failed to write {}", data.path.display()))?;
+            (&data.file).write_all(&block).with_context(|| format!("failed to write {}", data.path.display()))?;
         }
         Ok(data)
     }
@@ -219,8 +203,7 @@ impl Mapping {
     fn new(length: usize, flags: i32, descriptor: i32) -> Result<Self> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: the kernel chooses the place, so nothing that exists is overwritten.
-        let start =
-            unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, descriptor, 0) };
+        let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, descriptor, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error()).context("failed to map memory");
         }

@@ -33,10 +33,7 @@ fn anon(stage: &mut Stage) {
     let region = Region::anon(1000);
     stage.begin();
     region.write();
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.anon").anon(1000).minor(1000).at(&region)],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.anon").anon(1000).minor(1000).at(&region)]);
 }
 
 /// The mapping is made in the act: the tool knows it by the call only.
@@ -44,13 +41,8 @@ fn anon_mapped_meanwhile(stage: &mut Stage) {
     stage.settle();
     let region = Region::hole(700, page_size());
     stage.begin();
-    region
-        .place(READ_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
-        .write();
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.anon").anon(700).minor(700).at(&region)],
-    );
+    region.place(READ_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1).write();
+    stage.finish(Check::All, &[Expect::new("fault.anon").anon(700).minor(700).at(&region)]);
 }
 
 fn anon_thread(stage: &mut Stage) {
@@ -74,14 +66,7 @@ fn anon_thread(stage: &mut Stage) {
     stage.begin();
     gate.wait();
     gate.wait();
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.anon")
-            .anon(500)
-            .minor(500)
-            .at(&region)
-            .by(tid)],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.anon").anon(500).minor(500).at(&region).by(tid)]);
     gate.wait();
     thread.join().expect("the thread ends");
 }
@@ -97,10 +82,7 @@ fn anon_kernel_mode(stage: &mut Stage) {
     if count != region.bytes() as isize {
         stage.fail("/dev/zero was short");
     }
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.anon").anon(300).minor(300).at(&region)],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.anon").anon(300).minor(300).at(&region)]);
 }
 
 /// The main thread's stack grows downwards from where it ends now.
@@ -116,37 +98,21 @@ fn anon_stack(stage: &mut Stage) {
     if low != start - 200 * page_size() {
         stage.fail("the stack did not grow page by page");
     }
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.anon")
-            .anon(200)
-            .minor(200)
-            .range(low, high)
-            .kind("stack")],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.anon").anon(200).minor(200).range(low, high).kind("stack")]);
 }
 
 fn stack_range() -> (usize, usize) {
     // The text is long; the buffer is on the stack, which is locked in already and deep enough for it.
     let mut buffer = [0_u8; 32 << 10];
     let text = read_proc(Pid::Own, b"maps", &mut buffer).expect("/proc/self/maps");
-    let line = text
-        .split(|&byte| byte == b'\n')
-        .find(|line| line.ends_with(b"[stack]"))
-        .expect("a stack");
-    let mut numbers = line
-        .splitn(2, |&byte| byte == b' ')
-        .next()
-        .unwrap_or_default()
-        .split(|&byte| byte == b'-');
+    let line = text.split(|&byte| byte == b'\n').find(|line| line.ends_with(b"[stack]")).expect("a stack");
+    let mut numbers = line.splitn(2, |&byte| byte == b' ').next().unwrap_or_default().split(|&byte| byte == b'-');
     let mut number = || {
         numbers
             .next()
             .unwrap_or_default()
             .iter()
-            .fold(0, |number, &digit| {
-                number << 4 | (digit as char).to_digit(16).expect("hexadecimal") as usize
-            })
+            .fold(0, |number, &digit| number << 4 | (digit as char).to_digit(16).expect("hexadecimal") as usize)
     };
     (number(), number())
 }
@@ -156,10 +122,7 @@ fn zero_page(stage: &mut Stage) {
     let region = Region::anon(400);
     stage.begin();
     region.read();
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.none").minor(400).at(&region)],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.none").minor(400).at(&region)]);
 }
 
 /// Read first, which maps the zero page and counts nothing: to the counters the write is the first touch.
@@ -169,10 +132,7 @@ fn anon_zero_page(stage: &mut Stage) {
     region.read();
     stage.begin();
     region.write();
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.anon").anon(400).minor(400).at(&region)],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.anon").anon(400).minor(400).at(&region)]);
 }
 
 /// Written by the parent while a child holds the same pages: copies, and no counter of the parent moves.
@@ -195,10 +155,7 @@ fn cow_fork(stage: &mut Stage) {
     };
     stage.begin();
     region.write();
-    stage.finish(
-        Check::Counters,
-        &[Expect::new("fault.cow").minor(256).at(&region)],
-    );
+    stage.finish(Check::Counters, &[Expect::new("fault.cow").minor(256).at(&region)]);
     // SAFETY: our own descriptors and our own child.
     unsafe {
         libc::close(pipe[1]);
@@ -213,10 +170,7 @@ fn thp(stage: &mut Stage) {
     stage.begin();
     region.write_each(HUGE / page_size());
     let pages = region.pages();
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.thp").anon(pages).minor(4).at(&region)],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.thp").anon(pages).minor(4).at(&region)]);
 }
 
 /// Half of each huge page is given back: it is split, which moves no counter, and then zapped.
@@ -228,38 +182,22 @@ fn thp_split(stage: &mut Stage) {
     stage.begin();
     region.write_each(huge);
     region.part(0, huge / 2).advise(libc::MADV_DONTNEED);
-    region
-        .part(huge, huge + huge / 2)
-        .advise(libc::MADV_DONTNEED);
+    region.part(huge, huge + huge / 2).advise(libc::MADV_DONTNEED);
     stage.finish(
         Check::All,
         &[
             Expect::new("fault.thp").anon(2 * huge).minor(2).at(&region),
-            Expect::new("madvise.dontneed")
-                .anon(huge)
-                .negative()
-                .at(&region),
+            Expect::new("madvise.dontneed").anon(huge).negative().at(&region),
         ],
     );
 }
 
 fn shmem_anon(stage: &mut Stage) {
     stage.settle();
-    let region = Region::hole(600, page_size()).place(
-        READ_WRITE,
-        libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-        -1,
-    );
+    let region = Region::hole(600, page_size()).place(READ_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1);
     stage.begin();
     region.write();
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.shmem")
-            .shmem(600)
-            .minor(600)
-            .at(&region)
-            .kind("shared_anon")],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.shmem").shmem(600).minor(600).at(&region).kind("shared_anon")]);
 }
 
 fn memfd(pages: usize) -> std::fs::File {
@@ -270,8 +208,7 @@ fn memfd(pages: usize) -> std::fs::File {
         assert!(fd >= 0, "memfd_create: {}", std::io::Error::last_os_error());
         std::fs::File::from_raw_fd(fd)
     };
-    file.set_len((pages * page_size()) as u64)
-        .expect("room for a memfd");
+    file.set_len((pages * page_size()) as u64).expect("room for a memfd");
     file
 }
 
@@ -281,14 +218,7 @@ fn shmem_memfd(stage: &mut Stage) {
     let region = Region::file(&file, 600, libc::MAP_SHARED);
     stage.begin();
     region.write();
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.shmem")
-            .shmem(600)
-            .minor(600)
-            .at(&region)
-            .kind("memfd")],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.shmem").shmem(600).minor(600).at(&region).kind("memfd")]);
 }
 
 fn shmem_posix(stage: &mut Stage) {
@@ -296,28 +226,16 @@ fn shmem_posix(stage: &mut Stage) {
     let name = CString::new(format!("/memtrace-truth-{}", std::process::id())).expect("no NUL");
     // SAFETY: a NUL-terminated name; the descriptor is new and ours. Unlinked at the end of the scene.
     let file = unsafe {
-        let fd = libc::shm_open(
-            name.as_ptr(),
-            libc::O_RDWR | libc::O_CREAT | libc::O_EXCL,
-            0o600,
-        );
+        let fd = libc::shm_open(name.as_ptr(), libc::O_RDWR | libc::O_CREAT | libc::O_EXCL, 0o600);
         assert!(fd >= 0, "shm_open: {}", std::io::Error::last_os_error());
         std::fs::File::from_raw_fd(fd)
     };
-    file.set_len((600 * page_size()) as u64)
-        .expect("room in /dev/shm");
+    file.set_len((600 * page_size()) as u64).expect("room in /dev/shm");
     stage.settle();
     let region = Region::file(&file, 600, libc::MAP_SHARED);
     stage.begin();
     region.write();
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.shmem")
-            .shmem(600)
-            .minor(600)
-            .at(&region)
-            .kind("posix_shm")],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.shmem").shmem(600).minor(600).at(&region).kind("posix_shm")]);
     // SAFETY: the name from above.
     unsafe { libc::shm_unlink(name.as_ptr()) };
 }
@@ -344,16 +262,8 @@ fn shmem_sysv(stage: &mut Stage) {
     stage.finish(
         Check::All,
         &[
-            Expect::new("fault.shmem")
-                .shmem(600)
-                .minor(600)
-                .at(&region)
-                .kind("sysv_shm"),
-            Expect::new("munmap")
-                .shmem(600)
-                .negative()
-                .at(&region)
-                .kind("sysv_shm"),
+            Expect::new("fault.shmem").shmem(600).minor(600).at(&region).kind("sysv_shm"),
+            Expect::new("munmap").shmem(600).negative().at(&region).kind("sysv_shm"),
         ],
     );
 }
@@ -368,10 +278,7 @@ fn shmem_around(stage: &mut Stage) {
     let region = Region::file(&file, 640, libc::MAP_SHARED);
     stage.begin();
     region.read_each(16);
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.shmem").shmem(640).minor(40).at(&region)],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.shmem").shmem(640).minor(40).at(&region)]);
 }
 
 /// On each byte: 16 MiB are touched and the end is stamped. For the time from a change to its line.
@@ -397,14 +304,8 @@ fn latency(stage: &mut Stage) {
     stage.finish(
         Check::All,
         &[
-            Expect::new("fault.anon")
-                .anon(rounds * PAGES)
-                .minor(rounds * PAGES)
-                .at(&region),
-            Expect::new("madvise.dontneed")
-                .anon(rounds * PAGES)
-                .negative()
-                .at(&region),
+            Expect::new("fault.anon").anon(rounds * PAGES).minor(rounds * PAGES).at(&region),
+            Expect::new("madvise.dontneed").anon(rounds * PAGES).negative().at(&region),
         ],
     );
 }

@@ -27,14 +27,7 @@ fn single(stage: &mut Stage) {
     let region = Region::file(&file, 320, libc::MAP_SHARED);
     stage.begin();
     region.write();
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.file")
-            .file(320)
-            .minor(320)
-            .at(&region)
-            .kind("file")],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.file").file(320).minor(320).at(&region).kind("file")]);
 }
 
 /// A read maps the window of sixteen around it.
@@ -44,14 +37,7 @@ fn around(stage: &mut Stage) {
     let region = Region::file(&file, 640, libc::MAP_PRIVATE);
     stage.begin();
     region.read_each(16);
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.file")
-            .file(640)
-            .minor(40)
-            .at(&region)
-            .kind("file")],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.file").file(640).minor(40).at(&region).kind("file")]);
 }
 
 /// Not in the page cache, and no readahead: each page is read by its own fault.
@@ -65,14 +51,7 @@ fn read_in(stage: &mut Stage) {
     region.advise(libc::MADV_RANDOM);
     stage.begin();
     region.read();
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.file.read")
-            .file(200)
-            .major(200)
-            .at(&region)
-            .kind("file")],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.file.read").file(200).major(200).at(&region).kind("file")]);
 }
 
 fn cow_mapped(stage: &mut Stage) {
@@ -82,11 +61,7 @@ fn cow_mapped(stage: &mut Stage) {
     region.read();
     stage.begin();
     region.write();
-    let entry = Expect::new("fault.cow")
-        .file(320)
-        .negative()
-        .anon(320)
-        .minor(320);
+    let entry = Expect::new("fault.cow").file(320).negative().anon(320).minor(320);
     stage.finish(Check::All, &[entry.at(&region)]);
 }
 
@@ -96,25 +71,15 @@ fn cow_unmapped(stage: &mut Stage) {
     let region = Region::file(&file, 320, libc::MAP_PRIVATE);
     stage.begin();
     region.write();
-    stage.finish(
-        Check::All,
-        &[Expect::new("fault.cow").anon(320).minor(320).at(&region)],
-    );
+    stage.finish(Check::All, &[Expect::new("fault.cow").anon(320).minor(320).at(&region)]);
 }
 
 fn populate_mmap(stage: &mut Stage) {
     stage.settle();
     let region = Region::hole(800, page_size());
     stage.begin();
-    region.place(
-        READ_WRITE,
-        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
-        -1,
-    );
-    stage.finish(
-        Check::Counters,
-        &[Expect::new("populate").anon(800).at(&region)],
-    );
+    region.place(READ_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE, -1);
+    stage.finish(Check::Counters, &[Expect::new("populate").anon(800).at(&region)]);
 }
 
 fn populate_mlock(stage: &mut Stage) {
@@ -122,14 +87,8 @@ fn populate_mlock(stage: &mut Stage) {
     let region = Region::anon(800);
     stage.begin();
     // SAFETY: the scene's own memory.
-    assert_eq!(
-        unsafe { libc::mlock(region.pointer().cast(), region.bytes()) },
-        0
-    );
-    stage.finish(
-        Check::Counters,
-        &[Expect::new("populate").anon(800).at(&region)],
-    );
+    assert_eq!(unsafe { libc::mlock(region.pointer().cast(), region.bytes()) }, 0);
+    stage.finish(Check::Counters, &[Expect::new("populate").anon(800).at(&region)]);
 }
 
 fn populate_read(stage: &mut Stage) {
@@ -138,10 +97,7 @@ fn populate_read(stage: &mut Stage) {
     let region = Region::file(&file, 640, libc::MAP_PRIVATE);
     stage.begin();
     region.advise(libc::MADV_POPULATE_READ);
-    stage.finish(
-        Check::Counters,
-        &[Expect::new("populate").file(640).at(&region)],
-    );
+    stage.finish(Check::Counters, &[Expect::new("populate").file(640).at(&region)]);
 }
 
 fn populate_write(stage: &mut Stage) {
@@ -149,10 +105,7 @@ fn populate_write(stage: &mut Stage) {
     let region = Region::anon(800);
     stage.begin();
     region.advise(libc::MADV_POPULATE_WRITE);
-    stage.finish(
-        Check::Counters,
-        &[Expect::new("populate").anon(800).at(&region)],
-    );
+    stage.finish(Check::Counters, &[Expect::new("populate").anon(800).at(&region)]);
 }
 
 /// The kernel pins the untouched buffer for the device to write into.
@@ -168,19 +121,9 @@ fn populate_direct(stage: &mut Stage) {
     let region = Region::anon(256);
     stage.begin();
     // SAFETY: the kernel writes into the region only.
-    let count = unsafe {
-        libc::pread(
-            direct.as_raw_fd(),
-            region.pointer().cast(),
-            region.bytes(),
-            0,
-        )
-    };
+    let count = unsafe { libc::pread(direct.as_raw_fd(), region.pointer().cast(), region.bytes(), 0) };
     if count != region.bytes() as isize {
         stage.fail("the direct read was short");
     }
-    stage.finish(
-        Check::Counters,
-        &[Expect::new("populate").anon(256).at(&region)],
-    );
+    stage.finish(Check::Counters, &[Expect::new("populate").anon(256).at(&region)]);
 }

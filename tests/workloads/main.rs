@@ -21,22 +21,13 @@ use std::process::ExitCode;
 
 type Scene = fn(&mut Stage);
 
-const ROOMS: &[&[(&str, Scene)]] = &[
-    fault::SCENES,
-    file::SCENES,
-    shrink::SCENES,
-    others::SCENES,
-    reclaim::SCENES,
-    children::SCENES,
-    storm::SCENES,
-];
+const ROOMS: &[&[(&str, Scene)]] =
+    &[fault::SCENES, file::SCENES, shrink::SCENES, others::SCENES, reclaim::SCENES, children::SCENES, storm::SCENES];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let Some(name) = arguments.next() else {
-        eprintln!(
-            "usage: workload NAME [--dir DIR] [--cgroup DIR] [--swap FILE] [--seconds N] | workload --list"
-        );
+        eprintln!("usage: workload NAME [--dir DIR] [--cgroup DIR] [--swap FILE] [--seconds N] | workload --list");
         return ExitCode::from(2);
     };
     match name.as_str() {
@@ -52,12 +43,7 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    let Some((_, scene)) = ROOMS
-        .iter()
-        .copied()
-        .flatten()
-        .find(|(known, _)| *known == name)
-    else {
+    let Some((_, scene)) = ROOMS.iter().copied().flatten().find(|(known, _)| *known == name) else {
         eprintln!("workload: no scene is named {name}; see --list");
         return ExitCode::from(2);
     };

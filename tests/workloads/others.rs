@@ -25,16 +25,13 @@ pub const SCENES: &[(&str, Scene)] = &[
 const PATIENCE_NS: u64 = 60_000_000_000;
 
 /// Looks every millisecond whether the kernel has done it: these threads tell nobody when they are done.
-pub fn until(stage: &mut Stage, what: &str, mut done: impl FnMut(&Stage) -> bool) {
+fn until(stage: &mut Stage, what: &str, mut done: impl FnMut(&Stage) -> bool) {
     let deadline = monotonic_ns() + PATIENCE_NS;
     while !done(stage) {
         if monotonic_ns() > deadline {
             return stage.fail(what);
         }
-        let pause = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 1_000_000,
-        };
+        let pause = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
         // SAFETY: reads our struct.
         unsafe { libc::nanosleep(&raw const pause, std::ptr::null_mut()) };
     }
@@ -54,13 +51,8 @@ fn khugepaged(stage: &mut Stage) {
     let missing = region.pages() / 2;
     stage.begin();
     region.advise(libc::MADV_HUGEPAGE);
-    until(stage, "khugepaged did not come", |stage| {
-        stage.moved().anon >= missing as i64
-    });
-    stage.finish(
-        Check::All,
-        &[Expect::new("khugepaged").anon(missing).placeless()],
-    );
+    until(stage, "khugepaged did not come", |stage| stage.moved().anon >= missing as i64);
+    stage.finish(Check::All, &[Expect::new("khugepaged").anon(missing).placeless()]);
 }
 
 fn collapse(stage: &mut Stage) {
@@ -71,10 +63,7 @@ fn collapse(stage: &mut Stage) {
     // From this advice on khugepaged itself may be faster than the call below: it is the same cause.
     region.advise(libc::MADV_HUGEPAGE);
     region.advise(libc::MADV_COLLAPSE);
-    stage.finish(
-        Check::All,
-        &[Expect::new("khugepaged").anon(missing).placeless()],
-    );
+    stage.finish(Check::All, &[Expect::new("khugepaged").anon(missing).placeless()]);
 }
 
 /// `struct uffdio_copy`, `uffdio_register`, `uffdio_zeropage`, `uffdio_api` are arrays of u64 on every architecture.
@@ -107,26 +96,13 @@ fn uffd(stage: &mut Stage) {
             let mut message = [0_u64; 4];
             // SAFETY: a uffd_msg is 32 bytes; the third word of a page-fault message is the address.
             let count = unsafe { libc::read(raw, message.as_mut_ptr().cast(), 32) };
-            assert_eq!(
-                count,
-                32,
-                "userfaultfd: {}",
-                std::io::Error::last_os_error()
-            );
+            assert_eq!(count, 32, "userfaultfd: {}", std::io::Error::last_os_error());
             let address = message[2] & !(page_size() as u64 - 1);
             let half = region.start() as u64 + region.bytes() as u64 / 2;
             if address < half {
-                ioctl_words(
-                    raw,
-                    ioctl::COPY,
-                    &mut [address, source.as_ptr() as u64, page_size() as u64, 0, 0],
-                );
+                ioctl_words(raw, ioctl::COPY, &mut [address, source.as_ptr() as u64, page_size() as u64, 0, 0]);
             } else {
-                ioctl_words(
-                    raw,
-                    ioctl::ZEROPAGE,
-                    &mut [address, page_size() as u64, 0, 0],
-                );
+                ioctl_words(raw, ioctl::ZEROPAGE, &mut [address, page_size() as u64, 0, 0]);
             }
         }
         // Its end gives its stack back: not before the truth is told.
@@ -135,11 +111,7 @@ fn uffd(stage: &mut Stage) {
     let tid = tid.recv().expect("the thread starts");
     stage.settle();
     let region = Region::anon(PAGES);
-    ioctl_words(
-        raw,
-        ioctl::REGISTER,
-        &mut [region.start() as u64, region.bytes() as u64, 1, 0],
-    );
+    ioctl_words(raw, ioctl::REGISTER, &mut [region.start() as u64, region.bytes() as u64, 1, 0]);
     sender.send(region).expect("the server waits");
     stage.begin();
     region.read();
@@ -147,10 +119,7 @@ fn uffd(stage: &mut Stage) {
         Check::Counters,
         &[
             Expect::new("uffd").anon(PAGES / 2).at(&region).by(tid),
-            Expect::new("fault.none")
-                .faults(PAGES)
-                .at(&region)
-                .by(gettid()),
+            Expect::new("fault.none").faults(PAGES).at(&region).by(gettid()),
         ],
     );
     drop(sender);
@@ -160,12 +129,7 @@ fn uffd(stage: &mut Stage) {
 fn ioctl_words(fd: i32, request: u64, words: &mut [u64]) {
     // SAFETY: the structs behind these requests are as many words as each caller gives.
     let outcome = unsafe { libc::ioctl(fd, request, words.as_mut_ptr()) };
-    assert_eq!(
-        outcome,
-        0,
-        "userfaultfd ioctl {request:#x}: {}",
-        std::io::Error::last_os_error()
-    );
+    assert_eq!(outcome, 0, "userfaultfd ioctl {request:#x}: {}", std::io::Error::last_os_error());
 }
 
 fn remote_vm_write(stage: &mut Stage) {
@@ -174,10 +138,7 @@ fn remote_vm_write(stage: &mut Stage) {
     let region = Region::anon(256);
     stage.begin();
     helper.order(Order::VmWrite, me(&region));
-    stage.finish(
-        Check::Counters,
-        &[Expect::new("remote").anon(256).at(&region).by(helper.pid())],
-    );
+    stage.finish(Check::Counters, &[Expect::new("remote").anon(256).at(&region).by(helper.pid())]);
 }
 
 /// As a debugger sets breakpoints: private copies of read-only file pages.
@@ -185,46 +146,26 @@ fn remote_ptrace(stage: &mut Stage) {
     let file = make_file(&stage.dir, 64);
     let mut helper = Helper::start(None);
     stage.settle();
-    let region =
-        Region::hole(64, 64 << 10).place(libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd());
+    let region = Region::hole(64, 64 << 10).place(libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd());
     region.read();
     stage.begin();
     helper.order(Order::Poke, me(&region));
-    let entry = Expect::new("remote")
-        .file(64)
-        .negative()
-        .anon(64)
-        .at(&region)
-        .by(helper.pid());
+    let entry = Expect::new("remote").file(64).negative().anon(64).at(&region).by(helper.pid());
     stage.finish(Check::Counters, &[entry]);
 }
 
 fn remote_proc_mem(stage: &mut Stage) {
     let mut helper = Helper::start(None);
     stage.settle();
-    let region = Region::hole(256, page_size()).place(
-        READ_WRITE,
-        libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-        -1,
-    );
+    let region = Region::hole(256, page_size()).place(READ_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1);
     stage.begin();
     helper.order(Order::ProcMem, me(&region));
-    stage.finish(
-        Check::Counters,
-        &[Expect::new("remote")
-            .shmem(256)
-            .at(&region)
-            .by(helper.pid())],
-    );
+    stage.finish(Check::Counters, &[Expect::new("remote").shmem(256).at(&region).by(helper.pid())]);
 }
 
 /// This process's memory, for an order.
 pub fn me(region: &Region) -> [u64; 3] {
-    [
-        u64::from(std::process::id()),
-        region.start() as u64,
-        region.bytes() as u64,
-    ]
+    [u64::from(std::process::id()), region.start() as u64, region.bytes() as u64]
 }
 
 fn swapoff(stage: &mut Stage) {
@@ -235,10 +176,7 @@ fn swapoff(stage: &mut Stage) {
     let swapped = page_out(stage, &region);
     stage.begin();
     helper.order(Order::Swapoff, [0; 3]);
-    let entry = Expect::new("swapoff")
-        .swap(swapped)
-        .negative()
-        .anon(swapped);
+    let entry = Expect::new("swapoff").swap(swapped).negative().anon(swapped);
     stage.finish(Check::Counters, &[entry.placeless().by(helper.pid())]);
 }
 
@@ -252,13 +190,8 @@ fn ksm(stage: &mut Stage) {
     }
     stage.begin();
     region.advise(libc::MADV_MERGEABLE);
-    until(stage, "ksmd did not come", |stage| {
-        stage.moved().anon <= -400
-    });
-    stage.finish(
-        Check::All,
-        &[Expect::new("ksm").anon(400).negative().placeless()],
-    );
+    until(stage, "ksmd did not come", |stage| stage.moved().anon <= -400);
+    stage.finish(Check::All, &[Expect::new("ksm").anon(400).negative().placeless()]);
 }
 
 /// Holds memory; the caller kills it and reaps it. What is expected is the caller's own measurement.

@@ -28,30 +28,15 @@ impl Region {
     pub fn hole(pages: usize, align: usize) -> Self {
         let length = pages * page_size();
         let around = length + align.max(page_size()) + 2 * page_size();
-        let base = map(
-            std::ptr::null_mut(),
-            around,
-            libc::PROT_NONE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-        );
+        let base = map(std::ptr::null_mut(), around, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1);
         let first = base as usize + page_size();
         let offset = first.next_multiple_of(align.max(page_size())) - base as usize;
-        Self {
-            start: base.wrapping_add(offset),
-            length,
-        }
+        Self { start: base.wrapping_add(offset), length }
     }
 
     /// Puts a mapping here, over whatever is here.
     pub fn place(self, protection: i32, flags: i32, fd: RawFd) -> Self {
-        map(
-            self.start,
-            self.length,
-            protection,
-            flags | libc::MAP_FIXED,
-            fd,
-        );
+        map(self.start, self.length, protection, flags | libc::MAP_FIXED, fd);
         self
     }
 
@@ -89,10 +74,7 @@ impl Region {
     /// Pages `from..to` of it.
     pub fn part(&self, from: usize, to: usize) -> Self {
         assert!(from <= to && to * page_size() <= self.length);
-        Self {
-            start: self.start.wrapping_add(from * page_size()),
-            length: (to - from) * page_size(),
-        }
+        Self { start: self.start.wrapping_add(from * page_size()), length: (to - from) * page_size() }
     }
 
     pub fn pages(&self) -> usize {
@@ -129,12 +111,7 @@ impl Region {
     pub fn advise(&self, advice: i32) {
         // SAFETY: the scene's own memory; nothing of Rust's lives there.
         let outcome = unsafe { libc::madvise(self.start.cast(), self.length, advice) };
-        assert_eq!(
-            outcome,
-            0,
-            "madvise {advice}: {}",
-            io::Error::last_os_error()
-        );
+        assert_eq!(outcome, 0, "madvise {advice}: {}", io::Error::last_os_error());
     }
 
     pub fn unmap(&self) {
@@ -158,12 +135,7 @@ impl Region {
                 None => libc::mremap(self.start.cast(), self.length, length, 0),
             }
         };
-        assert_ne!(
-            address,
-            libc::MAP_FAILED,
-            "mremap: {}",
-            io::Error::last_os_error()
-        );
+        assert_ne!(address, libc::MAP_FAILED, "mremap: {}", io::Error::last_os_error());
     }
 }
 
@@ -173,12 +145,7 @@ pub const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 fn map(at: *mut u8, length: usize, protection: i32, flags: i32, fd: RawFd) -> *mut u8 {
     // SAFETY: without MAP_FIXED nothing is overwritten; with it, only a hole that the caller reserved.
     let address = unsafe { libc::mmap(at.cast(), length, protection, flags, fd, 0) };
-    assert_ne!(
-        address,
-        libc::MAP_FAILED,
-        "mmap of {length} bytes: {}",
-        io::Error::last_os_error()
-    );
+    assert_ne!(address, libc::MAP_FAILED, "mmap of {length} bytes: {}", io::Error::last_os_error());
     address.cast()
 }
 
@@ -204,20 +171,11 @@ pub fn make_file(dir: &Path, pages: usize) -> File {
 /// Throws the file's pages out of the page cache; `false` when some stayed.
 pub fn evict(file: &File, pages: usize) -> bool {
     // SAFETY: no memory is involved.
-    assert_eq!(
-        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) },
-        0
-    );
+    assert_eq!(unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
     let region = Region::file(file, pages, libc::MAP_SHARED);
     let mut resident = vec![0_u8; pages];
     // SAFETY: one byte per page, as many as the vector has.
-    unsafe {
-        libc::mincore(
-            region.pointer().cast(),
-            region.bytes(),
-            resident.as_mut_ptr(),
-        )
-    };
+    unsafe { libc::mincore(region.pointer().cast(), region.bytes(), resident.as_mut_ptr()) };
     region.unmap();
     resident.iter().all(|byte| byte & 1 == 0)
 }

@@ -31,10 +31,7 @@ fn munmap(stage: &mut Stage) {
     stage.begin();
     region.part(300, 600).unmap();
     region.part(0, 300).unmap();
-    stage.finish(
-        Check::All,
-        &[Expect::new("munmap").anon(600).negative().at(&region)],
-    );
+    stage.finish(Check::All, &[Expect::new("munmap").anon(600).negative().at(&region)]);
 }
 
 /// One call over a file mapping, a gap and shared memory.
@@ -42,26 +39,14 @@ fn munmap_several(stage: &mut Stage) {
     let file = make_file(&stage.dir, 160);
     stage.settle();
     let all = Region::hole(160 + 50 + 120, 64 << 10);
-    let mapped = all
-        .part(0, 160)
-        .place(READ_WRITE, libc::MAP_PRIVATE, file.as_raw_fd());
-    let shared = all
-        .part(210, 330)
-        .place(READ_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1);
+    let mapped = all.part(0, 160).place(READ_WRITE, libc::MAP_PRIVATE, file.as_raw_fd());
+    let shared = all.part(210, 330).place(READ_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1);
     mapped.read();
     mapped.part(0, 10).write();
     shared.write();
     stage.begin();
     all.unmap();
-    stage.finish(
-        Check::All,
-        &[Expect::new("munmap")
-            .anon(10)
-            .file(150)
-            .shmem(120)
-            .negative()
-            .at(&all)],
-    );
+    stage.finish(Check::All, &[Expect::new("munmap").anon(10).file(150).shmem(120).negative().at(&all)]);
 }
 
 fn brk(stage: &mut Stage) {
@@ -74,10 +59,7 @@ fn brk(stage: &mut Stage) {
         for page in 0..PAGES {
             ((start + page * page_size()) as *mut u8).write_volatile(1);
         }
-        (
-            start,
-            libc::sbrk(-((PAGES * page_size()) as isize)) as usize,
-        )
+        (start, libc::sbrk(-((PAGES * page_size()) as isize)) as usize)
     };
     let end = start + PAGES * page_size();
     if start % page_size() != 0 || back != end {
@@ -86,16 +68,8 @@ fn brk(stage: &mut Stage) {
     stage.finish(
         Check::All,
         &[
-            Expect::new("fault.anon")
-                .anon(PAGES)
-                .minor(PAGES)
-                .range(start, end)
-                .kind("heap"),
-            Expect::new("brk")
-                .anon(PAGES)
-                .negative()
-                .range(start, end)
-                .kind("heap"),
+            Expect::new("fault.anon").anon(PAGES).minor(PAGES).range(start, end).kind("heap"),
+            Expect::new("brk").anon(PAGES).negative().range(start, end).kind("heap"),
         ],
     );
 }
@@ -106,10 +80,7 @@ fn mremap_shrink(stage: &mut Stage) {
     region.write();
     stage.begin();
     region.remap(400, None);
-    stage.finish(
-        Check::All,
-        &[Expect::new("mremap").anon(600).negative().at(&region)],
-    );
+    stage.finish(Check::All, &[Expect::new("mremap").anon(600).negative().at(&region)]);
 }
 
 /// Grown and moved, which moves no counter; then the new half is touched at the new place.
@@ -140,10 +111,7 @@ fn mremap_overwrite(stage: &mut Stage) {
     target.part(0, 250).write();
     stage.begin();
     region.remap(300, Some(&target));
-    stage.finish(
-        Check::All,
-        &[Expect::new("mremap").anon(250).negative().at(&target)],
-    );
+    stage.finish(Check::All, &[Expect::new("mremap").anon(250).negative().at(&target)]);
 }
 
 fn dontneed(stage: &mut Stage) {
@@ -152,13 +120,7 @@ fn dontneed(stage: &mut Stage) {
     region.write();
     stage.begin();
     region.part(100, 900).advise(libc::MADV_DONTNEED);
-    stage.finish(
-        Check::All,
-        &[Expect::new("madvise.dontneed")
-            .anon(800)
-            .negative()
-            .at(&region)],
-    );
+    stage.finish(Check::All, &[Expect::new("madvise.dontneed").anon(800).negative().at(&region)]);
 }
 
 fn dontneed_file(stage: &mut Stage) {
@@ -168,32 +130,16 @@ fn dontneed_file(stage: &mut Stage) {
     region.read();
     stage.begin();
     region.advise(libc::MADV_DONTNEED);
-    stage.finish(
-        Check::All,
-        &[Expect::new("madvise.dontneed")
-            .file(320)
-            .negative()
-            .at(&region)],
-    );
+    stage.finish(Check::All, &[Expect::new("madvise.dontneed").file(320).negative().at(&region)]);
 }
 
 fn remove(stage: &mut Stage) {
     stage.settle();
-    let region = Region::hole(500, page_size()).place(
-        READ_WRITE,
-        libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-        -1,
-    );
+    let region = Region::hole(500, page_size()).place(READ_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1);
     region.write();
     stage.begin();
     region.part(0, 350).advise(libc::MADV_REMOVE);
-    stage.finish(
-        Check::All,
-        &[Expect::new("madvise.remove")
-            .shmem(350)
-            .negative()
-            .at(&region)],
-    );
+    stage.finish(Check::All, &[Expect::new("madvise.remove").shmem(350).negative().at(&region)]);
 }
 
 /// Mapped over: the old life's pages are given back, the new life's come in on the same addresses.
@@ -219,12 +165,8 @@ fn truncate_own(stage: &mut Stage) {
     let region = Region::file(&file, 320, libc::MAP_SHARED);
     region.read();
     stage.begin();
-    file.set_len((100 * page_size()) as u64)
-        .expect("the file can shrink");
-    stage.finish(
-        Check::All,
-        &[Expect::new("truncate").file(220).negative().at(&region)],
-    );
+    file.set_len((100 * page_size()) as u64).expect("the file can shrink");
+    stage.finish(Check::All, &[Expect::new("truncate").file(220).negative().at(&region)]);
 }
 
 fn truncate_other(stage: &mut Stage) {
@@ -235,14 +177,7 @@ fn truncate_other(stage: &mut Stage) {
     region.read();
     stage.begin();
     helper.order(Order::Truncate, [(100 * page_size()) as u64, 0, 0]);
-    stage.finish(
-        Check::All,
-        &[Expect::new("truncate")
-            .file(220)
-            .negative()
-            .at(&region)
-            .by(helper.pid())],
-    );
+    stage.finish(Check::All, &[Expect::new("truncate").file(220).negative().at(&region).by(helper.pid())]);
 }
 
 /// Private copies beyond the file's end go as well.
@@ -253,16 +188,8 @@ fn truncate_private(stage: &mut Stage) {
     region.read();
     region.part(200, 320).write();
     stage.begin();
-    file.set_len((100 * page_size()) as u64)
-        .expect("the file can shrink");
-    stage.finish(
-        Check::All,
-        &[Expect::new("truncate")
-            .anon(120)
-            .file(100)
-            .negative()
-            .at(&region)],
-    );
+    file.set_len((100 * page_size()) as u64).expect("the file can shrink");
+    stage.finish(Check::All, &[Expect::new("truncate").anon(120).file(100).negative().at(&region)]);
 }
 
 fn truncate_hole(stage: &mut Stage) {
@@ -284,8 +211,5 @@ fn truncate_hole(stage: &mut Stage) {
     if outcome != 0 {
         stage.fail("the file system punches no holes");
     }
-    stage.finish(
-        Check::All,
-        &[Expect::new("truncate").file(150).negative().at(&region)],
-    );
+    stage.finish(Check::All, &[Expect::new("truncate").file(150).negative().at(&region)]);
 }

@@ -43,11 +43,7 @@ impl Snapshot {
             libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
             usage
         };
-        Self {
-            pages,
-            minor: usage.ru_minflt,
-            major: usage.ru_majflt,
-        }
+        Self { pages, minor: usage.ru_minflt, major: usage.ru_majflt }
     }
 }
 
@@ -159,12 +155,7 @@ impl Expect {
     }
 
     fn to_json(&self) -> Value {
-        let Pages {
-            anon,
-            file,
-            shmem,
-            swap,
-        } = self.pages;
+        let Pages { anon, file, shmem, swap } = self.pages;
         json!({
             "cause": self.cause,
             "pages": {
@@ -211,18 +202,12 @@ impl Stage {
             failed: false,
         };
         while let Some(option) = arguments.next() {
-            let value = arguments
-                .next()
-                .ok_or_else(|| format!("{option} wants a value"))?;
+            let value = arguments.next().ok_or_else(|| format!("{option} wants a value"))?;
             match option.as_str() {
                 "--dir" => stage.dir = value.into(),
                 "--cgroup" => stage.cgroup = Some(value.into()),
                 "--swap" => stage.swap = Some(value.into()),
-                "--seconds" => {
-                    stage.seconds = value
-                        .parse()
-                        .map_err(|_| "--seconds wants a number".to_owned())?
-                }
+                "--seconds" => stage.seconds = value.parse().map_err(|_| "--seconds wants a number".to_owned())?,
                 _ => return Err(format!("unknown option {option}")),
             }
         }
@@ -241,12 +226,7 @@ impl Stage {
             // Volatile, or the pair is optimised away.
             slack.cast::<u8>().write_volatile(1);
             libc::free(slack);
-            assert_eq!(
-                libc::mlockall(libc::MCL_CURRENT),
-                0,
-                "mlockall: {}",
-                std::io::Error::last_os_error()
-            );
+            assert_eq!(libc::mlockall(libc::MCL_CURRENT), 0, "mlockall: {}", std::io::Error::last_os_error());
         }
         // The clock's page is the kernel's: it cannot be locked, only touched.
         let _ = monotonic_ns();
@@ -256,8 +236,7 @@ impl Stage {
     /// Moves into the cgroup that was given.
     pub fn join_cgroup(&self) {
         let cgroup = self.cgroup.as_ref().expect("this scene wants --cgroup");
-        std::fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string())
-            .expect("joins the cgroup");
+        std::fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).expect("joins the cgroup");
     }
 
     /// Says that all is prepared, waits to be released, notes the counters.
@@ -282,10 +261,7 @@ impl Stage {
         let stamp_ns = monotonic_ns();
         let after = Snapshot::take();
         let measured = after.pages - self.before.pages;
-        let (minor, major) = (
-            after.minor - self.before.minor,
-            after.major - self.before.major,
-        );
+        let (minor, major) = (after.minor - self.before.minor, after.major - self.before.major);
         let told: Pages = entries.iter().map(|entry| entry.pages).sum();
         if check != Check::Nothing && told != measured {
             self.fail(&format!("told {told}, the counters moved by {measured}"));
@@ -293,18 +269,12 @@ impl Stage {
         if check == Check::All {
             let faults: i64 = entries.iter().filter_map(|entry| entry.faults).sum();
             if faults != minor + major {
-                self.fail(&format!(
-                    "told {faults} faults, getrusage counted {minor} minor and {major} major"
-                ));
+                self.fail(&format!("told {faults} faults, getrusage counted {minor} minor and {major} major"));
             }
-            if entries
-                .iter()
-                .all(|entry| entry.faults.is_none() || entry.major.is_some())
+            if entries.iter().all(|entry| entry.faults.is_none() || entry.major.is_some())
                 && entries.iter().filter_map(|entry| entry.major).sum::<i64>() != major
             {
-                self.fail(&format!(
-                    "getrusage counted {major} major faults, {faults} in all"
-                ));
+                self.fail(&format!("getrusage counted {major} major faults, {faults} in all"));
             }
         }
         say(&json!({
@@ -330,11 +300,7 @@ impl Stage {
 
     /// What to exit with.
     pub fn verdict(&self) -> ExitCode {
-        if self.failed {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
-        }
+        if self.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 }
 

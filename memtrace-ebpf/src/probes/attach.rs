@@ -1,7 +1,9 @@
-//! Attaching to a process that may be asleep: a task iterator finds its mm and opens the books.
+//! Task iterators. One attaches to a process that may be asleep: it finds the mm and opens the books. The other books,
+//! before the last interval ends, what only a thread's next fault would have booked.
 
 use crate::kernel::{Task, layout, load};
-use crate::maps::{CONTROL, CPU_OFFSETS, PROCESSES};
+use crate::maps::{CONTROL, CPU_OFFSETS, PROCESSES, THREADS};
+use crate::probes::fault::book_unchanged;
 use crate::slot::{self, Opening};
 use memtrace_common::why;
 
@@ -40,3 +42,22 @@ pub unsafe extern "C" fn attach(ctx: *mut IterTask) -> i32 {
     slot::open(mm, &opening);
     0
 }
+
+/// Books every thread's last fault if that is over and changed no counter.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub unsafe extern "C" fn flush(ctx: *mut IterTask) -> i32 {
+    let task = unsafe { (*ctx).task };
+    if task.is_null() {
+        return 0;
+    }
+    let task = Task(task);
+    let Some(th) = THREADS.get_ptr_mut(task.pid()) else { return 0 };
+    if unsafe { (*th).pending != 0 && task.fault_count() != (*th).fault_count } {
+        book_unchanged(task, th, FLUSHED);
+    }
+    0
+}
+
+/// `RecordKey::detail` of what [`flush`] books.
+const FLUSHED: u16 = 1;

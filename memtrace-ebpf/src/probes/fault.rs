@@ -4,9 +4,9 @@
 //! process on the machine 110 ns a fault. What a fault did is booked by `rss_stat`; a fault that did nothing to the
 //! counters is booked when its thread starts the next one.
 
-use crate::kernel::Task;
+use crate::kernel::{Task, exchange};
 use crate::maps::{MMS, SLOTS, THREADS, emit, epoch, lose, maybe_traced};
-use crate::slot::head;
+use crate::slot::{head, life_of};
 use crate::{record, vma};
 use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
@@ -45,8 +45,8 @@ fn start(ctx: &BtfTracePointContext, mode: u32) -> i32 {
     let count = task.fault_count();
     let error_code: u64 = ctx.arg(2);
     unsafe {
-        if (*th).state & (thread::STARTED | thread::BOOKED) == thread::STARTED && count != (*th).fault_count {
-            book_unchanged(task, th);
+        if (*th).pending != 0 && count != (*th).fault_count {
+            book_unchanged(task, th, 0);
         }
         (*th).address = ctx.arg(0);
         let regs = task.regs();
@@ -60,14 +60,19 @@ fn start(ctx: &BtfTracePointContext, mode: u32) -> i32 {
         }
         (*th).state = state;
         (*th).start_ns = bpf_ktime_get_ns();
+        (*th).pending = 1;
     }
     0
 }
 
-/// Books a fault that moved no counter.
+/// Books a finished fault of `task` that moved no counter, once. `detail` keeps the record apart from those that the
+/// thread itself writes, when somebody else books.
 #[inline(never)]
-pub fn book_unchanged(task: Task, th: *mut Thread) -> i32 {
+pub fn book_unchanged(task: Task, th: *mut Thread, detail: u16) -> i32 {
     unsafe {
+        if exchange(&raw mut (*th).pending, 0) == 0 {
+            return 0;
+        }
         let Some(slot) = SLOTS.get_ptr_mut((*th).slot) else { return 0 };
         if (*slot).mm != (*th).mm {
             return 0;
@@ -78,12 +83,12 @@ pub fn book_unchanged(task: Task, th: *mut Thread) -> i32 {
             ip: (*th).ip,
             place: place.place,
             tid: task.pid(),
-            life: (*slot).life,
+            life: life_of(slot, place.place),
             slot: (*th).slot as u16,
             nr: (*th).nr as i16,
             cause: cause as u8,
             place_kind: place.kind,
-            detail: 0,
+            detail,
         };
         if let Some(record) = record::book(epoch(), &key, FILE, 0, 1, (*th).start_ns) {
             widen(record, th, place.end);

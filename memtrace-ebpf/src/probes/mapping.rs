@@ -3,7 +3,7 @@
 use crate::kernel::Task;
 use crate::maps::{SLOTS, emit, maybe_traced};
 use crate::probes::fault;
-use crate::slot::head;
+use crate::slot::{self, head};
 use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel, macros::tracepoint, programs::TracePointContext};
 use memtrace_common::{SyscallRecord, kind};
 
@@ -17,6 +17,8 @@ const MREMAP: i32 = 25;
 const SHMDT: i32 = 67;
 const PRCTL: i32 = 157;
 const REMAP_FILE_PAGES: i32 = 216;
+/// `mmap`: whatever lies there is unmapped first.
+const MAP_FIXED: u64 = 0x10;
 /// `prctl`: name an anonymous mapping.
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
@@ -42,22 +44,14 @@ pub fn mapping_call_exit(ctx: TracePointContext) -> u32 {
     }
     let index = unsafe { (*th).slot };
     let Some(slot) = SLOTS.get_ptr_mut(index) else { return 0 };
-    let shrinks = match nr {
-        MUNMAP | MREMAP | SHMDT | REMAP_FILE_PAGES => true,
-        // Any mmap may have overwritten: MAP_FIXED says so, a shmat with SHM_REMAP too.
-        MMAP => regs.arg3() & 0x10 != 0,
-        BRK => {
-            let before = unsafe { (*slot).brk };
-            unsafe { (*slot).brk = ret as u64 };
-            (ret as u64) < before
-        }
-        _ => false,
-    };
     unsafe {
-        bump(&raw mut (*slot).vma_seq);
-        if shrinks {
-            bump(&raw mut (*slot).life);
+        match nr {
+            MUNMAP | MREMAP | SHMDT | REMAP_FILE_PAGES => bump(slot::life(slot, regs.arg0())),
+            MMAP if regs.arg3() & MAP_FIXED != 0 => bump(slot::life(slot, regs.arg0())),
+            BRK => (*slot).brk = ret as u64,
+            _ => {}
         }
+        bump(&raw mut (*slot).vma_seq);
     }
     emit(SyscallRecord {
         head: head(kind::SYSCALL, index, task.pid(), task.tgid()),

@@ -6,7 +6,7 @@ use crate::probes::fault::book_unchanged;
 use crate::slot::{self, Opening, head};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::warn;
-use memtrace_common::{NO_SLOT, TaskRecord, kind, thread, why};
+use memtrace_common::{NO_SLOT, TaskRecord, kind, why};
 
 fn task_of(ctx: &BtfTracePointContext, n: usize) -> Task {
     Task(ctx.arg::<u64>(n) as *const u8)
@@ -96,10 +96,8 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     if let Some(th) = THREADS.get_ptr_mut(tid) {
         unsafe {
             slot = (*th).slot;
-            if (*th).state & (thread::STARTED | thread::BOOKED) == thread::STARTED
-                && task.fault_count() != (*th).fault_count
-            {
-                book_unchanged(task, th);
+            if (*th).pending != 0 && task.fault_count() != (*th).fault_count {
+                book_unchanged(task, th, 0);
             }
         }
         let _ = THREADS.remove(&tid);

@@ -41,7 +41,7 @@ pub fn start_kernel_thread(tid: u32) -> i32 {
 /// the swap entry after; no swap entry follows a page that was offered with MADV_FREE.
 #[inline(never)]
 pub fn book(change: &Change, reclaimer: *mut Reclaimer) -> i32 {
-    let Change { epoch, index, slot, tid, member, delta, .. } = *change;
+    let Change { epoch, index, tid, member, delta, .. } = *change;
     unsafe {
         let reclaim = (*reclaimer).cause as u8;
         let cause = if member == ANON && delta < 0 { Cause::MadviseFree as u8 } else { reclaim };
@@ -49,7 +49,7 @@ pub fn book(change: &Change, reclaimer: *mut Reclaimer) -> i32 {
             ip: 0,
             place: 0,
             tid,
-            life: (*slot).life,
+            life: 0,
             slot: index as u16,
             nr: -1,
             cause,
@@ -58,6 +58,7 @@ pub fn book(change: &Change, reclaimer: *mut Reclaimer) -> i32 {
         };
         let now = bpf_ktime_get_ns();
         let _ = record::book(epoch, &key, member, delta, 0, now);
+        change.remember(&key);
         if member == ANON && delta < 0 {
             (*reclaimer).last = key;
             (*reclaimer).last_pages = delta;

@@ -38,15 +38,25 @@ pub fn rss_stat(ctx: BtfTracePointContext) -> i32 {
     }
     let epoch = epoch();
     let Some(view) = slot::view(index, epoch) else { return 0 };
-    let delta = slot::difference(slot, view, member);
+    let moved = slot::difference(slot, view, member);
+    let fault = match own {
+        Some(th) if unsafe { (*th).state & thread::STARTED != 0 && (*th).fault_count == task.fault_count() } => Some(th),
+        _ => None,
+    };
+    let mut delta = moved.delta;
+    let mut booked = moved.delta;
+    if moved.flushed && member == ANON && fault.is_some() && !is_fault_size(delta) {
+        (delta, booked) = settle(slot, epoch, moved);
+    }
     unsafe {
         (*view).events += 1;
         if delta == 0 {
             return 0;
         }
-        (*view).booked[member & 3] += delta;
+        (*view).booked[member & 3] += booked;
     }
-    let change = Change { epoch, index, slot, task, tid, member, delta };
+    let consumed = moved.flushed && moved.consumed != 0;
+    let change = Change { epoch, index, slot, task, tid, member, delta, consumed };
     // Only reclaim takes pages away inside a fault or adds swap entries, and only then is it worth a lookup.
     let taking = delta < 0 || member == SWAP;
     if taking {
@@ -55,16 +65,37 @@ pub fn rss_stat(ctx: BtfTracePointContext) -> i32 {
             return 0;
         }
     }
-    if let Some(th) = own {
-        unsafe {
-            if (*th).state & thread::STARTED != 0 && task.fault_count() == (*th).fault_count {
-                book_fault(&change, th);
-                return 0;
-            }
-        }
+    if let Some(th) = fault {
+        unsafe { book_fault(&change, th) };
+        return 0;
     }
     book_other(&change, mm, own);
     0
+}
+
+/// What a fault adds to the anonymous counter: a page, or a folio, whose sizes are powers of two from four pages on.
+#[inline(always)]
+fn is_fault_size(delta: i64) -> bool {
+    delta == 1 || (delta >= 4 && delta & (delta - 1) == 0)
+}
+
+/// Two CPUs flushed the same counter before either's handler looked. A fault knows that it added one page, so the rest
+/// is the other's: either the other has already taken our part too, then its record is set right; or its handler is
+/// about to look, then it finds its part where we leave it. Returns what we booked for ourselves, and in all.
+#[inline(never)]
+fn settle(slot: *mut Slot, epoch: u32, moved: slot::Difference) -> (i64, i64) {
+    let rest = moved.delta - 1;
+    if moved.consumed == 0 {
+        let key = unsafe { (*slot).consumer[ANON] };
+        if key.slot == 0 && key.tid == 0 {
+            return (moved.delta, moved.delta);
+        }
+        let _ = record::book(epoch, &key, ANON, rest, 0, unsafe { bpf_ktime_get_ns() });
+        (1, moved.delta)
+    } else {
+        slot::give_back(slot, ANON, rest);
+        (1, 1)
+    }
 }
 
 /// One change of one counter.
@@ -76,18 +107,29 @@ pub struct Change {
     pub tid: u32,
     pub member: usize,
     pub delta: i64,
+    /// It consumed what `count` had grown; see [`slot::Difference`].
+    pub consumed: bool,
+}
+
+impl Change {
+    /// Remembers the record that consumed last.
+    #[inline(always)]
+    pub fn remember(&self, key: &RecordKey) {
+        if self.consumed && self.member == ANON {
+            unsafe { (*self.slot).consumer[ANON] = *key };
+        }
+    }
 }
 
 /// A change inside a page fault of the mm's own thread.
 #[inline(always)]
 unsafe fn book_fault(change: &Change, th: *mut Thread) {
-    let Change { epoch, index, slot, task, tid, member, delta } = *change;
+    let Change { epoch, index, slot, task, tid, member, delta, .. } = *change;
     unsafe {
         let place = vma::of_fault(th, slot, task);
         let cause = match member {
             ANON if (*th).state & thread::COPYING != 0 => Cause::FaultCow,
-            // Folio sizes are powers of two from four pages on.
-            ANON if delta >= 4 && delta & (delta - 1) == 0 => Cause::FaultThp,
+            ANON if delta != 1 && is_fault_size(delta) => Cause::FaultThp,
             ANON if (*th).state & thread::VMA_HAS_OPS != 0 && place.kind == place::VMA => Cause::FaultCow,
             ANON => Cause::FaultAnon,
             SWAP => Cause::FaultSwapin,
@@ -102,7 +144,7 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
             ip: (*th).ip,
             place: place.place,
             tid,
-            life: (*slot).life,
+            life: slot::life_of(slot, place.place),
             slot: index as u16,
             nr: (*th).nr as i16,
             cause: cause as u8,
@@ -110,12 +152,14 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
             detail: 0,
         };
         let first = (*th).state & thread::BOOKED == 0;
+        (*th).pending = 0;
         let now = bpf_ktime_get_ns();
         if member == SWAP && !first {
             // do_swap_page adds the page first and takes the swap entry after.
             record::shift(epoch, &(*th).last, (*th).last_epoch, &key, (ANON, (*th).last_pages, 1), now);
         }
         let record = record::book(epoch, &key, member, delta, u32::from(first), now);
+        change.remember(&key);
         let same = !first && (*th).last_epoch == epoch && (*th).last == key;
         (*th).last_pages = if same { (*th).last_pages + delta } else { delta };
         (*th).last = key;
@@ -140,7 +184,7 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
 /// A change in a system call, by a kernel thread, or in a teardown.
 #[inline(never)]
 fn book_other(change: &Change, mm: u64, own: Option<*mut Thread>) -> i32 {
-    let Change { epoch, index, slot, task, tid, member, delta } = *change;
+    let Change { epoch, index, slot, task, tid, member, delta, .. } = *change;
     let flags = task.flags();
     let users: i32 = unsafe { peek(mm.wrapping_add(layout!(mm_users) as u64)) };
     let mine = task.mm() == mm;
@@ -173,13 +217,14 @@ fn book_other(change: &Change, mm: u64, own: Option<*mut Thread>) -> i32 {
         ip: why.ip,
         place: why.place.place,
         tid,
-        life: unsafe { (*slot).life },
+        life: slot::life_of(slot, why.place.place),
         slot: index as u16,
         nr: why.nr as i16,
         cause: why.cause as u8,
         place_kind: why.place.kind,
         detail: why.detail,
     };
+    change.remember(&key);
     if let Some(record) = record::book(epoch, &key, member, delta, 0, unsafe { bpf_ktime_get_ns() }) {
         unsafe { (*record).end = why.place.end };
     }

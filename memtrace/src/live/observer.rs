@@ -199,6 +199,15 @@ impl Observer {
         Ok(events)
     }
 
+    /// Ends the last interval: faults that wait for their thread's next one are booked, too.
+    ///
+    /// # Errors
+    /// As [`Self::tick`].
+    pub fn last_tick(&mut self) -> Result<Vec<Event>> {
+        self.probes.flush()?;
+        self.tick()
+    }
+
     fn decode_ring_until(&mut self, now: u64) -> Vec<(u64, Event)> {
         let mut timed = Vec::new();
         let mut waiting = std::mem::take(&mut self.waiting);

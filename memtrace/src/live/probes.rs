@@ -68,7 +68,7 @@ pub enum HookKind {
     CallReturn,
     /// The software event of major faults, on every CPU.
     MajorFaults,
-    /// The task iterator. It is loaded with the rest and runs when a process is attached to.
+    /// The task iterator; the program has this name. It is loaded with the rest and runs when it is needed.
     TaskIterator,
 }
 
@@ -90,7 +90,8 @@ impl fmt::Display for Hook {
         match self.kind {
             HookKind::Tracepoint => write!(f, "tp_btf/{}", self.name),
             HookKind::CallReturn => write!(f, "syscalls:sys_exit_{}", self.name),
-            HookKind::MajorFaults | HookKind::TaskIterator => f.write_str(self.name),
+            HookKind::MajorFaults => write!(f, "perf_event/{}", self.name),
+            HookKind::TaskIterator => write!(f, "iter/task ({})", self.name),
         }
     }
 }
@@ -136,8 +137,9 @@ pub const HOOKS: &[Hook] = &{
         optional(CallReturn, "shmdt", "System V segments detached"),
         optional(CallReturn, "remap_file_pages", "mappings made nonlinear"),
         optional(CallReturn, "prctl", "names given to mappings"),
-        needed(MajorFaults, "perf_event/major-faults", "which faults the kernel counts as major"),
-        needed(TaskIterator, "iter/task", "the address space of a process that sleeps"),
+        needed(MajorFaults, "major-faults", "which faults the kernel counts as major"),
+        needed(TaskIterator, "attach", "the address space of a process that sleeps"),
+        needed(TaskIterator, "flush", "the last fault of each thread"),
     ]
 };
 
@@ -266,7 +268,7 @@ impl Probes {
                 }
             }
             HookKind::TaskIterator => {
-                let program: &mut Iter = program(&mut self.ebpf, "attach")?;
+                let program: &mut Iter = program(&mut self.ebpf, hook.name)?;
                 program.load("task", btf).with_context(refuses)?;
             }
         }
@@ -281,7 +283,20 @@ impl Probes {
         self.control
             .set(0, Wire(Control { epoch: self.epoch, attach_tgid: tgid }), 0)
             .context("failed to write the control map")?;
-        let iterator: &mut Iter = program(&mut self.ebpf, "attach")?;
+        self.iterate("attach")
+    }
+
+    /// Books every thread's last fault if that is over and changed no counter.
+    ///
+    /// # Errors
+    /// The kernel refuses the task iterator.
+    pub fn flush(&mut self) -> Result<()> {
+        self.iterate("flush")
+    }
+
+    /// Runs a program on every task.
+    fn iterate(&mut self, name: &str) -> Result<()> {
+        let iterator: &mut Iter = program(&mut self.ebpf, name)?;
         let link = iterator.attach().context("failed to create the task iterator")?;
         let link = iterator.take_link(link).context("failed to take the task iterator's link")?;
         let mut output = Vec::new();

@@ -158,7 +158,7 @@ impl Session {
             Some(reason) => reason,
             None => self.observe(sink).await?,
         };
-        let mut last = self.source.tick()?;
+        let mut last = self.source.last_tick()?;
         self.note_exit(&last);
         if reason == EndReason::OutputClosed {
             return Ok(Outcome { status: self.status(false)? });

@@ -87,6 +87,17 @@ impl Source {
         }
     }
 
+    /// Ends the last interval: what waits for something to happen first is not waited for.
+    ///
+    /// # Errors
+    /// As [`Self::tick`].
+    pub fn last_tick(&mut self) -> Result<Vec<Event>> {
+        match self {
+            Self::Probes(observer) => observer.last_tick(),
+            Self::Poller(poller) => Ok(poller.tick()),
+        }
+    }
+
     /// A descriptor that is readable when much waits to be read before the interval ends; `None` where nothing waits.
     #[must_use]
     pub fn ring_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -142,11 +142,7 @@ impl AddressSpace {
     /// An empty one; `page_size` in bytes.
     #[must_use]
     pub fn new(page_size: u64) -> Self {
-        let page = if page_size.is_power_of_two() {
-            page_size
-        } else {
-            4096
-        };
+        let page = if page_size.is_power_of_two() { page_size } else { 4096 };
         Self {
             page,
             segments: BTreeMap::new(),
@@ -191,10 +187,7 @@ impl AddressSpace {
             match numbers.get(&segment.life) {
                 Some(&number) => child.extend(number, start, segment.end, segment.permissions),
                 None => {
-                    let seed = Seed {
-                        birth: None,
-                        ..life.seed.clone()
-                    };
+                    let seed = Seed { birth: None, ..life.seed.clone() };
                     let number = child.insert(start, segment.end, segment.permissions, seed);
                     if let Some(twin) = child.lives.get_mut(&number) {
                         twin.touchable = life.touchable;
@@ -209,9 +202,18 @@ impl AddressSpace {
 
     /// Segments by address: start and segment.
     pub fn segments(&self) -> impl Iterator<Item = (u64, Segment)> + '_ {
-        self.segments
-            .iter()
-            .map(|(&start, &segment)| (start, segment))
+        self.segments.iter().map(|(&start, &segment)| (start, segment))
+    }
+
+    /// Segments that begin at an address or above it.
+    pub fn segments_from(&self, address: u64) -> impl Iterator<Item = (u64, Segment)> + '_ {
+        self.segments.range(address..).map(|(&start, &segment)| (start, segment))
+    }
+
+    /// How many lives there are.
+    #[must_use]
+    pub fn life_count(&self) -> usize {
+        self.lives.len()
     }
 
     /// Numbers of the lives, by address.
@@ -251,12 +253,7 @@ impl AddressSpace {
             let next = self
                 .segment_at(at)
                 .map(|(_, segment)| segment.life)
-                .or_else(|| {
-                    self.segments
-                        .range(at..end)
-                        .next()
-                        .map(|(_, segment)| segment.life)
-                });
+                .or_else(|| self.segments.range(at..end).next().map(|(_, segment)| segment.life));
             let Some((life, range)) = next.and_then(|life| Some((life, self.range(life)?))) else {
                 break;
             };
@@ -269,10 +266,7 @@ impl AddressSpace {
     /// Lives of a file.
     #[must_use]
     pub fn lives_of_inode(&self, inode: u64, device: u64) -> Vec<u64> {
-        self.by_inode
-            .get(&(inode, device))
-            .map(|lives| lives.iter().copied().collect())
-            .unwrap_or_default()
+        self.by_inode.get(&(inode, device)).map(|lives| lives.iter().copied().collect()).unwrap_or_default()
     }
 
     /// Whether a life may hold pages: it was accessible at some time.
@@ -311,16 +305,10 @@ impl AddressSpace {
     pub fn frame(&self, ip: u64) -> Frame {
         let life = self.life_at(ip).and_then(|life| self.lives.get(&life));
         match life {
-            Some(life) if !life.seed.name.is_empty() && kind::is_module(life) => Frame {
-                ip,
-                module: life.seed.name.to_vec(),
-                offset: life.seed.offset.wrapping_add(ip - life.start),
-            },
-            _ => Frame {
-                ip,
-                module: Vec::new(),
-                offset: 0,
-            },
+            Some(life) if !life.seed.name.is_empty() && kind::is_module(life) => {
+                Frame { ip, module: life.seed.name.to_vec(), offset: life.seed.offset.wrapping_add(ip - life.start) }
+            }
+            _ => Frame { ip, module: Vec::new(), offset: 0 },
         }
     }
 
@@ -337,9 +325,7 @@ impl AddressSpace {
     }
 
     pub(super) fn up(&self, address: u64) -> u64 {
-        address
-            .checked_next_multiple_of(self.page)
-            .unwrap_or(!(self.page - 1))
+        address.checked_next_multiple_of(self.page).unwrap_or(!(self.page - 1))
     }
 
     pub(super) fn down(&self, address: u64) -> u64 {
@@ -348,11 +334,7 @@ impl AddressSpace {
 
     /// A reading told what backs a life.
     pub(super) fn set_backing(&mut self, number: u64, backing: Backing) {
-        let Some(life) = self
-            .lives
-            .get_mut(&number)
-            .filter(|life| life.seed.backing != backing)
-        else {
+        let Some(life) = self.lives.get_mut(&number).filter(|life| life.seed.backing != backing) else {
             return;
         };
         let old = std::mem::replace(&mut life.seed.backing, backing);

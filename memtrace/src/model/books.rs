@@ -10,9 +10,7 @@ use super::ledger::{Ledger, Spot};
 use crate::audit::Auditor;
 use crate::event::{Change, Maps, MmId, MmOpened, Place, Syscall, Why};
 use crate::event::{Latency, Lost};
-use crate::statement::{
-    Balance, Entry, Kind, MappingChange, MappingRef, MappingWhat, Report, Statement,
-};
+use crate::statement::{Balance, Entry, Kind, MappingChange, MappingRef, MappingWhat, Report, Statement};
 use crate::syscalls;
 use crate::units::Amounts;
 use memtrace_common::Cause;
@@ -44,27 +42,9 @@ pub(super) struct Books {
 impl Books {
     pub(super) fn open(opened: &MmOpened, space: AddressSpace) -> Self {
         let (opening, cause) = match opened.why {
-            Why::Attach => (
-                Balance {
-                    amounts: opened.counters,
-                    virt: Some(opened.virt),
-                },
-                None,
-            ),
-            Why::Fork { .. } => (
-                Balance {
-                    amounts: Amounts::ZERO,
-                    virt: Some(0),
-                },
-                Some(Cause::Fork),
-            ),
-            Why::Exec { .. } => (
-                Balance {
-                    amounts: Amounts::ZERO,
-                    virt: Some(0),
-                },
-                Some(Cause::Exec),
-            ),
+            Why::Attach => (Balance { amounts: opened.counters, virt: Some(opened.virt) }, None),
+            Why::Fork { .. } => (Balance { amounts: Amounts::ZERO, virt: Some(0) }, Some(Cause::Fork)),
+            Why::Exec { .. } => (Balance { amounts: Amounts::ZERO, virt: Some(0) }, Some(Cause::Exec)),
         };
         let mut ledger = Ledger::open(opening, opened.ts_ns);
         if let Some(cause) = cause.filter(|_| !opened.counters.is_zero()) {
@@ -103,15 +83,22 @@ impl Books {
     }
 
     pub(super) fn syscall(&mut self, call: &Syscall, out: &mut Vec<Report>) {
+        let old_break = self.space.brk;
         self.space.apply_syscall(call);
         self.follow(call.ts_ns, Some(call.nr), call.tid, out);
-        let length = match call.nr {
-            syscalls::MMAP => call.args[1],
-            syscalls::MREMAP => call.args[2],
-            _ => return,
-        };
+        if self.waiting.is_empty() {
+            return;
+        }
         let start = call.ret as u64;
-        self.retry(start, start.saturating_add(length));
+        match call.nr {
+            syscalls::MMAP => self.retry(start, start.saturating_add(call.args[1]), None),
+            syscalls::BRK => self.retry(old_break, start, None),
+            syscalls::MREMAP => {
+                self.retry(call.args[0], call.args[0].saturating_add(call.args[1]), Some(start));
+                self.retry(start, start.saturating_add(call.args[2]), None);
+            }
+            _ => {}
+        }
     }
 
     pub(super) fn reading(&mut self, maps: &Maps, out: &mut Vec<Report>) {
@@ -133,15 +120,7 @@ impl Books {
                     continue;
                 }
             };
-            out.push(Report::Mapping(MappingChange {
-                ts_ns,
-                mm: self.mm,
-                pid: self.pid,
-                what,
-                mapping,
-                syscall,
-                tid,
-            }));
+            out.push(Report::Mapping(MappingChange { ts_ns, mm: self.mm, pid: self.pid, what, mapping, syscall, tid }));
         }
     }
 
@@ -167,41 +146,32 @@ impl Books {
     }
 
     pub(super) fn change(&mut self, change: &Change) {
-        match self
-            .resolve(change)
-            .filter(|&spot| spot == Spot::Nowhere || !is_inside_mapping_call(change))
-        {
+        match self.resolve(change).filter(|&spot| spot == Spot::Nowhere || !is_inside_mapping_call(change)) {
             Some(spot) => self.book(spot, change),
-            None => self
-                .waiting
-                .entry(address_of(change))
-                .or_default()
-                .push(change.clone()),
+            None => self.waiting.entry(address_of(change)).or_default().push(change.clone()),
         }
     }
 
-    /// Books the waiting changes of a range, whose mapping is known now.
-    fn retry(&mut self, start: u64, end: u64) {
+    /// Books the waiting changes of a range, whose mapping is known now. With `moved_to`, only what `mremap` brought in
+    /// while it moved the range there.
+    fn retry(&mut self, start: u64, end: u64, moved_to: Option<u64>) {
         if start >= end {
             return;
         }
-        let addresses: Vec<u64> = self
-            .waiting
-            .range(start..end)
-            .map(|(&address, _)| address)
-            .collect();
+        let addresses: Vec<u64> = self.waiting.range(start..end).map(|(&address, _)| address).collect();
         let mut changes = Vec::new();
         for address in addresses {
             changes.extend(self.waiting.remove(&address).into_iter().flatten());
         }
         for change in changes {
-            match self.resolve(&change) {
+            let spot = match moved_to {
+                Some(to) if change.nr == Some(syscalls::MREMAP) => self.space.life_at(to).map(Spot::Life),
+                Some(_) => None,
+                None => self.resolve(&change),
+            };
+            match spot {
                 Some(spot) => self.book(spot, &change),
-                None => self
-                    .waiting
-                    .entry(address_of(&change))
-                    .or_default()
-                    .push(change),
+                None => self.waiting.entry(address_of(&change)).or_default().push(change),
             }
         }
     }
@@ -213,10 +183,7 @@ impl Books {
             Spot::Range(start, end) => Some(self.several(spot, start, end, Vec::new())),
             Spot::Inode(inode, device) => {
                 let lives = self.space.lives_of_inode(inode, device);
-                let name = lives
-                    .first()
-                    .and_then(|&life| self.space.mapping(life))
-                    .map(|mapping| mapping.name.clone());
+                let name = lives.first().and_then(|&life| self.space.mapping(life)).map(|mapping| mapping.name.clone());
                 Some(self.several(spot, 0, 0, name.unwrap_or_default()))
             }
         };
@@ -236,15 +203,7 @@ impl Books {
         let space = &mut self.space;
         Arc::clone(self.several.entry(spot).or_insert_with(|| {
             let id = space.take_number();
-            Arc::new(MappingRef {
-                id,
-                kind: Kind::Several,
-                name,
-                start,
-                end,
-                permissions: 0,
-                birth: None,
-            })
+            Arc::new(MappingRef { id, kind: Kind::Several, name, start, end, permissions: 0, birth: None })
         }))
     }
 
@@ -253,15 +212,12 @@ impl Books {
         match change.place {
             Place::Nowhere => Some(Spot::Nowhere),
             Place::Address(address) => self.space.life_at(address).map(Spot::Life),
-            Place::Range { start, end } => self.resolve_range(start, end),
-            Place::Inode { inode, device } => {
-                match self.space.lives_of_inode(inode, device).as_slice() {
-                    [] => None,
-                    [life] => Some(Spot::Life(*life)),
-                    _ => Some(Spot::Inode(inode, device)),
-                }
-            }
-            Place::Vma { start, end } => {
+            Place::Inode { inode, device } => match self.space.lives_of_inode(inode, device).as_slice() {
+                [] => None,
+                [life] => Some(Spot::Life(*life)),
+                _ => Some(Spot::Inode(inode, device)),
+            },
+            Place::Vma { start, end } | Place::Range { start, end } => {
                 let (low, high) = change.touched;
                 if low < start || end <= high || high < low {
                     return self.resolve_range(start, end);
@@ -270,11 +226,7 @@ impl Books {
                     self.space.grow_by_fault(start, end, low);
                 }
                 let (first, last) = (self.space.life_at(low)?, self.space.life_at(high)?);
-                Some(if first == last {
-                    Spot::Life(first)
-                } else {
-                    Spot::Range(start, end)
-                })
+                Some(if first == last { Spot::Life(first) } else { Spot::Range(start, end) })
             }
         }
     }
@@ -301,11 +253,7 @@ impl Books {
                 continue;
             }
             let address = address_of(&change);
-            let dead = self
-                .graveyard
-                .range(..=address)
-                .next_back()
-                .filter(|(_, (end, _))| address < *end);
+            let dead = self.graveyard.range(..=address).next_back().filter(|(_, (end, _))| address < *end);
             if let Some((_, (_, mapping))) = dead {
                 let mapping = Arc::clone(mapping);
                 self.post(Spot::Life(mapping.id), &change, Some(mapping));
@@ -332,24 +280,15 @@ impl Books {
         self.settle();
         let start_ns = self.ledger.start_ns;
         let (accounts, opening, unexplained) = self.ledger.close(closing, ts_ns, &mut self.space);
-        let virt_moved =
-            opening.virt.is_some() && closing.virt.is_some() && opening.virt != closing.virt;
-        if !accounts.is_empty()
-            || opening.amounts != closing.amounts
-            || virt_moved
-            || !unexplained.is_zero()
-        {
+        let virt_moved = opening.virt.is_some() && closing.virt.is_some() && opening.virt != closing.virt;
+        if !accounts.is_empty() || opening.amounts != closing.amounts || virt_moved || !unexplained.is_zero() {
             let entries = accounts
                 .into_iter()
                 .map(|(key, account)| Entry {
                     cause: key.cause,
                     delta: account.delta,
                     faults: account.faults,
-                    stack: account
-                        .main_ip()
-                        .map(|ip| self.space.frame(ip))
-                        .into_iter()
-                        .collect(),
+                    stack: account.main_ip().map(|ip| self.space.frame(ip)).into_iter().collect(),
                     mapping: account.mapping,
                     tid: key.tid,
                     comm: comms.get(&key.tid).cloned().unwrap_or_default(),
@@ -377,21 +316,14 @@ impl Books {
             self.several.clear();
         }
         self.space.journal.tick(ts_ns);
-        out.extend(
-            self.auditor
-                .settle(self.mm, self.pid, &mut self.space)
-                .map(Report::Audit),
-        );
+        out.extend(self.auditor.settle(self.mm, self.pid, &mut self.space).map(Report::Audit));
     }
 }
 
 /// Pages that a call brings into the mapping that it is about to make.
 fn is_inside_mapping_call(change: &Change) -> bool {
     matches!(change.nr, Some(syscalls::MMAP | syscalls::MREMAP))
-        && !matches!(
-            change.cause,
-            Cause::MmapFixed | Cause::Mremap | Cause::Munmap
-        )
+        && !matches!(change.cause, Cause::MmapFixed | Cause::Mremap | Cause::Munmap)
         && change.delta.res() >= 0
 }
 
@@ -399,8 +331,7 @@ fn address_of(change: &Change) -> u64 {
     match change.place {
         Place::Nowhere | Place::Inode { .. } => u64::MAX,
         Place::Address(address) => address,
-        Place::Range { start, .. } => start,
-        Place::Vma { start, end } => {
+        Place::Vma { start, end } | Place::Range { start, end } => {
             if (start..end).contains(&change.touched.0) {
                 change.touched.0
             } else {

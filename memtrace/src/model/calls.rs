@@ -22,13 +22,11 @@ impl AddressSpace {
         if (-4095..0).contains(&call.ret) {
             return;
         }
-        if self
-            .journal
-            .read
-            .is_some_and(|(begin_ns, _)| call.ts_ns < begin_ns)
-        {
+        if self.journal.read.is_some_and(|(begin_ns, _)| call.ts_ns < begin_ns) {
             if call.nr == syscalls::MMAP {
-                self.adopt(call);
+                let anonymous = call.args[3] & (mmap::ANONYMOUS | mmap::SHARED | mmap::HUGETLB);
+                let backing = if anonymous == mmap::ANONYMOUS { Backing::Anon } else { Backing::File(None) };
+                self.adopt(call, backing);
             }
             return;
         }
@@ -53,24 +51,14 @@ impl AddressSpace {
             syscalls::SHMDT => self.detach_segment(call),
             syscalls::MAP_SHADOW_STACK => {
                 if let Some((start, end)) = self.span(call.ret as u64, second) {
-                    self.place(
-                        call,
-                        start,
-                        end,
-                        READ | WRITE,
-                        anonymous(call, Hint::None),
-                        false,
-                    );
+                    self.place(call, start, end, READ | WRITE, anonymous(call, Hint::None), false);
                 }
             }
             syscalls::REMAP_FILE_PAGES => {
                 if let Some((start, end)) = self.span(first, second) {
                     self.split_life(start);
                     self.split_life(end);
-                    if let Some(life) = self
-                        .life_at(start)
-                        .and_then(|life| self.lives.get_mut(&life))
-                    {
+                    if let Some(life) = self.life_at(start).and_then(|life| self.lives.get_mut(&life)) {
                         life.seed.offset = fourth.wrapping_mul(self.page);
                     }
                 }
@@ -87,13 +75,8 @@ impl AddressSpace {
                     }
                 }
             }
-            syscalls::CLONE
-                if first & (clone::VM | clone::THREAD) == clone::VM | clone::THREAD
-                    && second != 0 =>
-            {
-                if let Some(life) = self
-                    .life_at(second - 1)
-                    .and_then(|life| self.lives.get_mut(&life))
+            syscalls::CLONE if first & (clone::VM | clone::THREAD) == clone::VM | clone::THREAD && second != 0 => {
+                if let Some(life) = self.life_at(second - 1).and_then(|life| self.lives.get_mut(&life))
                     && life.seed.backing == Backing::Anon
                     && life.seed.hint == Hint::None
                 {
@@ -125,8 +108,7 @@ impl AddressSpace {
         } else {
             Some(length)
         };
-        let Some((start, end)) = length.and_then(|length| self.span(call.ret as u64, length))
-        else {
+        let Some((start, end)) = length.and_then(|length| self.span(call.ret as u64, length)) else {
             return;
         };
         let shared = flags & mmap::SHARED != 0;
@@ -134,55 +116,26 @@ impl AddressSpace {
         let (backing, hint) = match (flags & mmap::ANONYMOUS != 0, shared) {
             (true, _) if huge => (Backing::File(None), Hint::Hugetlb),
             (true, true) => (Backing::File(None), Hint::SharedAnon),
-            (true, false) if flags & (mmap::STACK | mmap::GROWSDOWN) != 0 => {
-                (Backing::Anon, Hint::ThreadStack)
-            }
+            (true, false) if flags & (mmap::STACK | mmap::GROWSDOWN) != 0 => (Backing::Anon, Hint::ThreadStack),
             (true, false) => (Backing::Anon, Hint::None),
             (false, _) => (Backing::File(None), Hint::None),
         };
-        let offset = if flags & mmap::ANONYMOUS == 0 {
-            offset
-        } else {
-            0
-        };
-        let seed = Seed {
-            backing,
-            offset,
-            name: Arc::from([]),
-            hint,
-            birth: Some(birth(call)),
-        };
-        self.place(
-            call,
-            start,
-            end,
-            permissions,
-            seed,
-            flags & mmap::FIXED != 0,
-        );
+        let offset = if flags & mmap::ANONYMOUS == 0 { offset } else { 0 };
+        let seed = Seed { backing, offset, name: Arc::from([]), hint, birth: Some(birth(call)) };
+        self.place(call, start, end, permissions, seed, flags & mmap::FIXED != 0);
     }
 
     /// Puts a new mapping into a range, over whatever was there.
-    fn place(
-        &mut self,
-        call: &Syscall,
-        start: u64,
-        end: u64,
-        permissions: u8,
-        seed: Seed,
-        fixed: bool,
-    ) {
-        if self.is_read_already(call) && self.is_covered(start, end, seed.backing) {
-            self.adopt(call);
+    fn place(&mut self, call: &Syscall, start: u64, end: u64, permissions: u8, seed: Seed, fixed: bool) {
+        if self.is_read_already(call) && self.adopt(call, seed.backing) {
+            self.protect(start, end, permissions);
             return;
         }
         if !fixed {
             for number in self.lives_in(start, end, usize::MAX) {
                 if let Some((life_start, life_end)) = self.range(number) {
                     let (start, end) = (start.max(life_start), end.min(life_end));
-                    self.journal
-                        .overtaken
-                        .push((start, end, call.tid, call.ts_ns));
+                    self.journal.overtaken.push((start, end, call.tid, call.ts_ns));
                 }
             }
         }
@@ -198,22 +151,16 @@ impl AddressSpace {
 
     /// The life that a new anonymous mapping is growth of; see the rules on top of `address_space`.
     fn growing_neighbour(&self, start: u64, end: u64, permissions: u8, seed: &Seed) -> Option<u64> {
-        let plain = |seed: &Seed| {
-            seed.backing == Backing::Anon && seed.hint == Hint::None && seed.name.is_empty()
-        };
+        let plain = |seed: &Seed| seed.backing == Backing::Anon && seed.hint == Hint::None && seed.name.is_empty();
         if !plain(seed) || permissions & (READ | WRITE | EXECUTE) == 0 {
             return None;
         }
-        let left = start
-            .checked_sub(1)
-            .and_then(|address| self.segment_at(address))
-            .map(|(_, segment)| segment);
+        let left = start.checked_sub(1).and_then(|address| self.segment_at(address)).map(|(_, segment)| segment);
         let right = self.segments.get(&end).copied();
         let length = end - start;
         let fits = |segment: Segment| {
             let life = self.lives.get(&segment.life)?;
-            let own =
-                length >= OWN_LIFE_BYTES && length > life.len().saturating_mul(OWN_LIFE_FACTOR);
+            let own = length >= OWN_LIFE_BYTES && length > life.len().saturating_mul(OWN_LIFE_FACTOR);
             (plain(&life.seed) && life.segments == 1 && segment.permissions == permissions && !own)
                 .then_some((life.len(), segment.life))
         };
@@ -226,9 +173,7 @@ impl AddressSpace {
 
     /// The last reading may contain this call's effect.
     fn is_read_already(&self, call: &Syscall) -> bool {
-        self.journal
-            .read
-            .is_some_and(|(_, end_ns)| call.ts_ns <= end_ns)
+        self.journal.read.is_some_and(|(_, end_ns)| call.ts_ns <= end_ns)
     }
 
     fn is_covered(&self, start: u64, end: u64, backing: Backing) -> bool {
@@ -237,11 +182,7 @@ impl AddressSpace {
             let Some((_, segment)) = self.segment_at(at) else {
                 return false;
             };
-            if !self
-                .lives
-                .get(&segment.life)
-                .is_some_and(|life| life.seed.backing.agrees(backing))
-            {
+            if !self.lives.get(&segment.life).is_some_and(|life| life.seed.backing.agrees(backing)) {
                 return false;
             }
             at = segment.end;
@@ -249,19 +190,20 @@ impl AddressSpace {
         true
     }
 
-    /// A reading showed the mapping before its call was known: now it has a birth.
-    fn adopt(&mut self, call: &Syscall) {
-        let Some((start, end)) = self.span(call.ret as u64, call.args[1]) else {
-            return;
-        };
-        if let Some(number) = self.life_at(start)
-            && let Some(life) = self.lives.get_mut(&number)
-            && (life.start, life.end) == (start, end)
+    /// A reading showed the mapping before its call was known: now it has a birth. False when no such life is there.
+    fn adopt(&mut self, call: &Syscall, backing: Backing) -> bool {
+        let range = self.span(call.ret as u64, call.args[1]);
+        let life = self.life_at(call.ret as u64);
+        if let Some(life) = life.and_then(|life| self.lives.get_mut(&life))
+            && Some((life.start, life.end)) == range
             && life.seed.birth.is_none()
+            && life.seed.backing.agrees(backing)
         {
             life.seed.birth = Some(birth(call));
             life.cached = None;
+            return true;
         }
+        false
     }
 
     fn unmap(&mut self, call: &Syscall, start: u64, end: u64) {
@@ -273,9 +215,7 @@ impl AddressSpace {
             .map(|&(from, to, ..)| (from, to))
             .collect();
         kept.sort_unstable();
-        self.journal
-            .overtaken
-            .retain(|&(from, to, ..)| to <= start || end <= from);
+        self.journal.overtaken.retain(|&(from, to, ..)| to <= start || end <= from);
         for (start, end) in without(start, end, &kept) {
             self.remove(start, end);
         }
@@ -305,17 +245,8 @@ impl AddressSpace {
             return;
         }
         if self.lives_in(old, old + kept, 1).is_empty() {
-            if !self.is_covered(new, new_end, Backing::Anon)
-                && !self.is_covered(new, new_end, Backing::File(None))
-            {
-                self.place(
-                    call,
-                    new,
-                    new_end,
-                    READ | WRITE,
-                    anonymous(call, Hint::None),
-                    true,
-                );
+            if !self.is_covered(new, new_end, Backing::Anon) && !self.is_covered(new, new_end, Backing::File(None)) {
+                self.place(call, new, new_end, READ | WRITE, anonymous(call, Hint::None), true);
             }
             return;
         }
@@ -341,10 +272,7 @@ impl AddressSpace {
             return;
         }
         self.journal.note(call.ts_ns, from, to);
-        let Some((_, last)) = from
-            .checked_sub(1)
-            .and_then(|address| self.segment_at(address))
-        else {
+        let Some((_, last)) = from.checked_sub(1).and_then(|address| self.segment_at(address)) else {
             return;
         };
         self.remove(from, to);
@@ -364,10 +292,7 @@ impl AddressSpace {
             let Some(life) = self.lives.get(&segment.life) else {
                 continue;
             };
-            let seed = Seed {
-                birth: Some(birth(call)),
-                ..life.seed.clone()
-            };
+            let seed = Seed { birth: Some(birth(call)), ..life.seed.clone() };
             let number = self.insert(start, segment.end, segment.permissions, seed);
             last = Some((segment.life, number));
         }
@@ -382,11 +307,7 @@ impl AddressSpace {
             return;
         };
         let offset = life.seed.offset.wrapping_add(self.down(old) - life.start);
-        let seed = Seed {
-            birth: Some(birth(call)),
-            offset,
-            ..life.seed.clone()
-        };
+        let seed = Seed { birth: Some(birth(call)), offset, ..life.seed.clone() };
         self.place(call, new, new_end, segment.permissions, seed, true);
     }
 
@@ -394,6 +315,7 @@ impl AddressSpace {
         let old = self.brk;
         let new = self.up(call.ret as u64);
         self.brk = new;
+        self.journal.break_ns = call.ts_ns;
         if old == 0 || old == new {
             return;
         }
@@ -406,11 +328,7 @@ impl AddressSpace {
         let heap = old
             .checked_sub(1)
             .and_then(|address| self.segment_at(address))
-            .filter(|(_, segment)| {
-                self.lives
-                    .get(&segment.life)
-                    .is_some_and(|life| life.seed.hint == Hint::Heap)
-            });
+            .filter(|(_, segment)| self.lives.get(&segment.life).is_some_and(|life| life.seed.hint == Hint::Heap));
         match heap {
             Some((_, segment)) => self.extend(segment.life, old, new, READ | WRITE),
             None => {
@@ -430,10 +348,7 @@ impl AddressSpace {
             | SHARED
             | if flags & SHM_RDONLY == 0 { WRITE } else { 0 }
             | if flags & SHM_EXEC == 0 { 0 } else { EXECUTE };
-        let seed = Seed {
-            backing: Backing::File(None),
-            ..anonymous(call, Hint::Sysv)
-        };
+        let seed = Seed { backing: Backing::File(None), ..anonymous(call, Hint::Sysv) };
         self.place(call, start, end, permissions, seed, true);
     }
 
@@ -445,11 +360,7 @@ impl AddressSpace {
         if life.start != start || !life.shared {
             return;
         }
-        let (mut end, backing, mut offset) = (
-            life.end,
-            life.seed.backing,
-            life.seed.offset.wrapping_add(life.len()),
-        );
+        let (mut end, backing, mut offset) = (life.end, life.seed.backing, life.seed.offset.wrapping_add(life.len()));
         while let Backing::File(Some(_)) = backing
             && let Some(next) = self.life_at(end).and_then(|life| self.lives.get(&life))
             && next.seed.backing == backing
@@ -463,9 +374,7 @@ impl AddressSpace {
 
     /// glibc reserves 64 MiB aligned to 64 MiB without access and opens it from the bottom.
     fn recognise_arena(&mut self, start: u64) {
-        if let Some(life) = self
-            .life_at(start)
-            .and_then(|life| self.lives.get_mut(&life))
+        if let Some(life) = self.life_at(start).and_then(|life| self.lives.get_mut(&life))
             && life.seed.backing == Backing::Anon
             && life.seed.hint == Hint::None
             && life.len() == super::kind::ARENA_BYTES
@@ -483,21 +392,12 @@ impl AddressSpace {
         if address < start || end <= address {
             return false;
         }
-        let above = self
-            .segments
-            .range(address..end)
-            .next()
-            .map(|(&at, &segment)| (at, segment));
+        let above = self.segments.range(address..end).next().map(|(&at, &segment)| (at, segment));
         if let Some((at, segment)) = above
             && let Some(life) = self.lives.get(&segment.life)
             && matches!(life.seed.hint, Hint::Stack | Hint::ThreadStack)
         {
-            self.extend(
-                segment.life,
-                start.max(self.end_below(at)),
-                at,
-                segment.permissions,
-            );
+            self.extend(segment.life, start.max(self.end_below(at)), at, segment.permissions);
             return self.life_at(address).is_some();
         }
         if let Some((_, segment)) = self.segment_at(start)
@@ -506,11 +406,7 @@ impl AddressSpace {
             && life.seed.backing == Backing::File(None)
             && let Some(known) = self.range(segment.life).map(|range| range.1)
         {
-            let limit = self
-                .segments
-                .range(known..end)
-                .next()
-                .map_or(end, |(&at, _)| at);
+            let limit = self.segments.range(known..end).next().map_or(end, |(&at, _)| at);
             if known < limit {
                 self.extend(segment.life, known, limit, segment.permissions);
             }
@@ -520,27 +416,14 @@ impl AddressSpace {
     }
 
     fn end_below(&self, address: u64) -> u64 {
-        self.segments
-            .range(..address)
-            .next_back()
-            .map_or(0, |(_, segment)| segment.end)
+        self.segments.range(..address).next_back().map_or(0, |(_, segment)| segment.end)
     }
 }
 
 fn birth(call: &Syscall) -> Birth {
-    Birth {
-        ts_ns: call.ts_ns,
-        nr: call.nr,
-        tid: call.tid,
-    }
+    Birth { ts_ns: call.ts_ns, nr: call.nr, tid: call.tid }
 }
 
 fn anonymous(call: &Syscall, hint: Hint) -> Seed {
-    Seed {
-        backing: Backing::Anon,
-        offset: 0,
-        name: Arc::from([]),
-        hint,
-        birth: Some(birth(call)),
-    }
+    Seed { backing: Backing::Anon, offset: 0, name: Arc::from([]), hint, birth: Some(birth(call)) }
 }

@@ -21,30 +21,16 @@ impl AddressSpace {
     }
 
     fn split_segment(&mut self, address: u64) {
-        if let Some((start, segment)) = self
-            .segment_at(address)
-            .filter(|&(start, _)| start < address)
-        {
+        if let Some((start, segment)) = self.segment_at(address).filter(|&(start, _)| start < address) {
             self.take_segment(start);
-            self.put_segment(
-                start,
-                Segment {
-                    end: address,
-                    ..segment
-                },
-            );
+            self.put_segment(start, Segment { end: address, ..segment });
             self.put_segment(address, segment);
         }
     }
 
     /// Joins neighbours of equal permissions and life around an address.
     fn join_segments(&mut self, address: u64) {
-        let Some((start, left)) = self
-            .segments
-            .range(..address)
-            .next_back()
-            .map(|(&s, &l)| (s, l))
-        else {
+        let Some((start, left)) = self.segments.range(..address).next_back().map(|(&s, &l)| (s, l)) else {
             return;
         };
         let Some(&right) = self.segments.get(&address) else {
@@ -76,14 +62,7 @@ impl AddressSpace {
                 cached: None,
             },
         );
-        self.put_segment(
-            start,
-            Segment {
-                end,
-                life: number,
-                permissions,
-            },
-        );
+        self.put_segment(start, Segment { end, life: number, permissions });
         if known && let Some(mapping) = self.mapping(number) {
             self.changes.push(LifeChange::Born(mapping));
         }
@@ -101,14 +80,7 @@ impl AddressSpace {
             life.seed.offset = life.seed.offset.wrapping_sub(life.start - start);
             life.start = start;
         }
-        self.put_segment(
-            start,
-            Segment {
-                end,
-                life: number,
-                permissions,
-            },
-        );
+        self.put_segment(start, Segment { end, life: number, permissions });
         self.join_segments(start);
         self.join_segments(end);
     }
@@ -127,23 +99,13 @@ impl AddressSpace {
         }
         self.split_segment(address);
         let upper_is_new = end - address <= address - start;
-        let (part_start, part_end) = if upper_is_new {
-            (address, end)
-        } else {
-            (start, address)
-        };
+        let (part_start, part_end) = if upper_is_new { (address, end) } else { (start, address) };
         let number = self.take_number();
         let Some(old) = self.lives.get_mut(&segment.life) else {
             return;
         };
-        let mut part = Life {
-            start: part_start,
-            end: part_end,
-            counts: [0; 3],
-            segments: 0,
-            cached: None,
-            ..old.clone()
-        };
+        let mut part =
+            Life { start: part_start, end: part_end, counts: [0; 3], segments: 0, cached: None, ..old.clone() };
         let distance = address - start;
         if upper_is_new {
             old.end = address;
@@ -155,30 +117,14 @@ impl AddressSpace {
         old.cached = None;
         self.index(number, part.seed.backing, true);
         self.lives.insert(number, part);
-        let moved: Vec<u64> = self
-            .segments
-            .range(part_start..part_end)
-            .map(|(&start, _)| start)
-            .collect();
+        let moved: Vec<u64> = self.segments.range(part_start..part_end).map(|(&start, _)| start).collect();
         for start in moved {
             if let Some(segment) = self.take_segment(start) {
-                self.put_segment(
-                    start,
-                    Segment {
-                        life: number,
-                        ..segment
-                    },
-                );
+                self.put_segment(start, Segment { life: number, ..segment });
             }
         }
-        self.changes.push(LifeChange::Split {
-            from: segment.life,
-            to: number,
-        });
-        if let Some(mapping) = self
-            .mapping(number)
-            .filter(|mapping| mapping.birth.is_some())
-        {
+        self.changes.push(LifeChange::Split { from: segment.life, to: number });
+        if let Some(mapping) = self.mapping(number).filter(|mapping| mapping.birth.is_some()) {
             self.changes.push(LifeChange::Born(mapping));
         }
     }
@@ -213,11 +159,7 @@ impl AddressSpace {
         let before = if whole { self.mapping(number) } else { None };
         self.split_segment(start);
         self.split_segment(end);
-        let gone: Vec<u64> = self
-            .segments
-            .range(start..end)
-            .map(|(&start, _)| start)
-            .collect();
+        let gone: Vec<u64> = self.segments.range(start..end).map(|(&start, _)| start).collect();
         for start in gone {
             self.take_segment(start);
         }
@@ -243,21 +185,11 @@ impl AddressSpace {
         }
         self.split_segment(start);
         self.split_segment(end);
-        let inside: Vec<u64> = self
-            .segments
-            .range(start..end)
-            .map(|(&start, _)| start)
-            .collect();
+        let inside: Vec<u64> = self.segments.range(start..end).map(|(&start, _)| start).collect();
         for &at in &inside {
             if let Some(segment) = self.take_segment(at) {
                 let permissions = permissions & !SHARED | segment.permissions & SHARED;
-                self.put_segment(
-                    at,
-                    Segment {
-                        permissions,
-                        ..segment
-                    },
-                );
+                self.put_segment(at, Segment { permissions, ..segment });
             }
         }
         for at in inside.into_iter().chain([end]) {
@@ -267,15 +199,8 @@ impl AddressSpace {
 
     /// Takes whole lives' segments out of a range, for moving. The range must not cut a life.
     pub(super) fn lift(&mut self, start: u64, end: u64) -> Vec<(u64, Segment)> {
-        let starts: Vec<u64> = self
-            .segments
-            .range(start..end)
-            .map(|(&start, _)| start)
-            .collect();
-        starts
-            .into_iter()
-            .filter_map(|start| Some((start, self.take_segment(start)?)))
-            .collect()
+        let starts: Vec<u64> = self.segments.range(start..end).map(|(&start, _)| start).collect();
+        starts.into_iter().filter_map(|start| Some((start, self.take_segment(start)?))).collect()
     }
 
     /// Puts lifted segments down again, `from` becoming `to`.
@@ -288,13 +213,7 @@ impl AddressSpace {
                 }
                 life.end = place(segment.end);
             }
-            self.put_segment(
-                place(start),
-                Segment {
-                    end: place(segment.end),
-                    ..segment
-                },
-            );
+            self.put_segment(place(start), Segment { end: place(segment.end), ..segment });
         }
     }
 }

@@ -11,6 +11,8 @@ pub(super) struct Journal {
     /// Ranges mapped while their unmapping had not returned: start, end, thread that mapped, when.
     pub(super) overtaken: Vec<(u64, u64, u32, u64)>,
     last_tick_ns: u64,
+    /// When the last `brk` returned that was followed.
+    pub(super) break_ns: u64,
     /// Begin and end of the last reading.
     pub(super) read: Option<(u64, u64)>,
 }
@@ -31,18 +33,11 @@ impl Journal {
 
     /// Disjoint, sorted ranges that calls after `begin_ns` touched; `None` when that is not known any more.
     pub(super) fn since(&mut self, begin_ns: u64) -> Option<Vec<(u64, u64)>> {
-        if self
-            .forgotten_ns
-            .is_some_and(|forgotten| forgotten >= begin_ns)
-        {
+        if self.forgotten_ns.is_some_and(|forgotten| forgotten >= begin_ns) {
             return None;
         }
         self.entries.retain(|&(ts_ns, ..)| ts_ns >= begin_ns);
-        let mut ranges: Vec<(u64, u64)> = self
-            .entries
-            .iter()
-            .map(|&(_, start, end)| (start, end))
-            .collect();
+        let mut ranges: Vec<(u64, u64)> = self.entries.iter().map(|&(_, start, end)| (start, end)).collect();
         ranges.sort_unstable();
         let mut merged: Vec<(u64, u64)> = Vec::new();
         for (start, end) in ranges {

@@ -47,12 +47,7 @@ pub(super) fn classify(life: &Life, context: &Context) -> (Kind, Vec<u8>) {
         Backing::Anon => anon_kind(life, name, context),
     };
     let no_access = life.permissions() & (READ | WRITE | EXECUTE) == 0;
-    if no_access
-        && matches!(
-            kind,
-            Kind::Anon | Kind::Program | Kind::Library | Kind::File
-        )
-    {
+    if no_access && matches!(kind, Kind::Anon | Kind::Program | Kind::Library | Kind::File) {
         (Kind::Guard, name.to_vec())
     } else {
         (kind, name.to_vec())
@@ -61,11 +56,7 @@ pub(super) fn classify(life: &Life, context: &Context) -> (Kind, Vec<u8>) {
 
 fn anon_kind<'a>(life: &'a Life, name: &'a [u8], context: &Context) -> (Kind, &'a [u8]) {
     let file = |path: &[u8]| {
-        if *path == *context.program {
-            Kind::Program
-        } else {
-            Kind::Library
-        }
+        if *path == *context.program { Kind::Program } else { Kind::Library }
     };
     if let Some(given) = inside(name, b"[anon:") {
         let kind = match &life.seed.hint {
@@ -109,14 +100,9 @@ fn file_kind(name: &[u8], hint: &Hint, context: &Context) -> Kind {
         _ if name.starts_with(b"/SYSV") => Kind::SysvShm,
         _ if name.starts_with(b"/dev/shm/") => Kind::PosixShm,
         _ if name.starts_with(b"/memfd:") => Kind::Memfd,
-        _ if name.starts_with(b"/anon_hugepage") || name.starts_with(b"/dev/hugepages/") => {
-            Kind::Hugetlb
-        }
+        _ if name.starts_with(b"/anon_hugepage") || name.starts_with(b"/dev/hugepages/") => Kind::Hugetlb,
         _ if *hint == Hint::Hugetlb => Kind::Hugetlb,
-        _ if name.starts_with(b"/dev/")
-            || name.starts_with(b"anon_inode:")
-            || name.starts_with(b"socket:") =>
-        {
+        _ if name.starts_with(b"/dev/") || name.starts_with(b"anon_inode:") || name.starts_with(b"socket:") => {
             Kind::Device
         }
         _ if *name == *context.program => Kind::Program,
@@ -159,36 +145,25 @@ pub(super) struct LineHint {
 
 /// Recognises what only neighbouring lines tell: thread stacks, malloc arenas, `.bss`. `lines` are sorted.
 pub(super) fn line_hints(lines: &[&MapsLine], context: &Context) -> Vec<LineHint> {
-    let mut hints = vec![
-        LineHint {
-            hint: Hint::None,
-            continues: false
-        };
-        lines.len()
-    ];
+    let mut hints = vec![LineHint { hint: Hint::None, continues: false }; lines.len()];
     for (index, line) in lines.iter().enumerate() {
         let plain = backing_of(line) == Backing::Anon && line.permissions & SHARED == 0;
         if let Some(hint) = hints.get_mut(index).filter(|_| plain) {
             match line.name.as_slice() {
                 b"[heap]" => hint.hint = Hint::Heap,
                 b"[stack]" => hint.hint = Hint::Stack,
-                b"" if (line.start..line.end).contains(&context.start_stack) => {
-                    hint.hint = Hint::Stack
-                }
+                b"" if (line.start..line.end).contains(&context.start_stack) => hint.hint = Hint::Stack,
                 _ => {}
             }
         }
-        let Some((before, earlier)) = index
-            .checked_sub(1)
-            .and_then(|before| Some((before, *lines.get(before)?)))
+        let Some((before, earlier)) = index.checked_sub(1).and_then(|before| Some((before, *lines.get(before)?)))
         else {
             continue;
         };
         if !plain || earlier.end != line.start {
             continue;
         }
-        let earlier_plain =
-            backing_of(earlier) == Backing::Anon && earlier.permissions & SHARED == 0;
+        let earlier_plain = backing_of(earlier) == Backing::Anon && earlier.permissions & SHARED == 0;
         let unnamed = line.name.is_empty() && earlier.name.is_empty();
         let pair = if earlier_plain && unnamed && is_thread_stack(earlier, line) {
             Some(Hint::ThreadStack)
@@ -202,10 +177,7 @@ pub(super) fn line_hints(lines: &[&MapsLine], context: &Context) -> Vec<LineHint
                 first.hint = hint.clone();
             }
             if let Some(second) = hints.get_mut(index) {
-                *second = LineHint {
-                    hint,
-                    continues: true,
-                };
+                *second = LineHint { hint, continues: true };
             }
         } else if line.name.is_empty()
             && line.permissions == READ | WRITE
@@ -227,14 +199,11 @@ fn is_image(name: &[u8], after: &MapsLine, context: &Context) -> bool {
 /// A small guard below, and together (or without it) a power of two as thread libraries allocate.
 fn is_thread_stack(guard: &MapsLine, stack: &MapsLine) -> bool {
     let (guard_bytes, bytes) = (guard.end - guard.start, stack.end - stack.start);
-    let typical =
-        |bytes: u64| bytes.is_power_of_two() && ((256 << 10)..=(1 << 30)).contains(&bytes);
+    let typical = |bytes: u64| bytes.is_power_of_two() && ((256 << 10)..=(1 << 30)).contains(&bytes);
     guard.permissions == 0
         && guard_bytes <= GUARD_BYTES
         && stack.permissions & (READ | WRITE) == READ | WRITE
-        && (typical(bytes)
-            || typical(bytes + guard_bytes)
-            || typical((bytes + guard_bytes).saturating_sub(4096)))
+        && (typical(bytes) || typical(bytes + guard_bytes) || typical((bytes + guard_bytes).saturating_sub(4096)))
 }
 
 /// `rw-p` from a multiple of 64 MiB, then `---p` up to one (full arenas before it merge with the first line).

@@ -27,16 +27,8 @@ impl Latency {
         for (bucket, &count) in self.hist.iter().enumerate() {
             let count = f64::from(count);
             if count > 0.0 && below + count >= rank {
-                let low = if bucket == 0 {
-                    0
-                } else {
-                    1_u64 << (bucket + 7)
-                };
-                let high = if bucket + 1 == HIST_BUCKETS {
-                    self.max_ns.max(low)
-                } else {
-                    1 << (bucket + 8)
-                };
+                let low = if bucket == 0 { 0 } else { 1_u64 << (bucket + 7) };
+                let high = if bucket + 1 == HIST_BUCKETS { self.max_ns.max(low) } else { 1 << (bucket + 8) };
                 let inside = low as f64 + (high - low) as f64 * ((rank - below) / count).max(0.0);
                 return Some((inside as u64).min(self.max_ns));
             }
@@ -56,9 +48,7 @@ mod tests {
             latency.samples += 1;
             latency.sum_ns += ns;
             latency.max_ns = latency.max_ns.max(ns);
-            let bucket = (63 - ns.max(1).leading_zeros())
-                .saturating_sub(7)
-                .min(HIST_BUCKETS as u32 - 1);
+            let bucket = (63 - ns.max(1).leading_zeros()).saturating_sub(7).min(HIST_BUCKETS as u32 - 1);
             latency.hist[bucket as usize] += 1;
         }
         latency

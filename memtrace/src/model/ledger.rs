@@ -50,11 +50,7 @@ pub(super) struct Account {
 impl Account {
     fn add(&mut self, change: &Change, mapping: Option<Arc<MappingRef>>) {
         let fresh = self.first_ns == 0 && self.last_ns == 0;
-        self.first_ns = if fresh {
-            change.first_ns
-        } else {
-            self.first_ns.min(change.first_ns)
-        };
+        self.first_ns = if fresh { change.first_ns } else { self.first_ns.min(change.first_ns) };
         self.last_ns = self.last_ns.max(change.ts_ns);
         self.delta += change.delta;
         let major = change.major.min(change.faults);
@@ -71,24 +67,14 @@ impl Account {
 
     /// The instruction that moved most; of equal ones, the one with most faults.
     pub(super) fn main_ip(&self) -> Option<u64> {
-        self.ips
-            .iter()
-            .max_by_key(|&(&ip, &weight)| (weight, std::cmp::Reverse(ip)))
-            .map(|(&ip, _)| ip)
+        self.ips.iter().max_by_key(|&(&ip, &weight)| (weight, std::cmp::Reverse(ip))).map(|(&ip, _)| ip)
     }
 }
 
 /// Of two states of one mapping, the one to show: that which got its name, then the larger, then the later.
-pub(super) fn larger(
-    old: Option<Arc<MappingRef>>,
-    new: Option<Arc<MappingRef>>,
-) -> Option<Arc<MappingRef>> {
+pub(super) fn larger(old: Option<Arc<MappingRef>>, new: Option<Arc<MappingRef>>) -> Option<Arc<MappingRef>> {
     match (old, new) {
-        (Some(old), Some(new))
-            if old.name == new.name && new.end - new.start < old.end - old.start =>
-        {
-            Some(old)
-        }
+        (Some(old), Some(new)) if old.name == new.name && new.end - new.start < old.end - old.start => Some(old),
         (old, new) => new.or(old),
     }
 }
@@ -124,20 +110,10 @@ fn add_faults(faults: &mut Faults, other: Faults) {
 
 /// Keeps the `limit` rows of largest gross amount (and the one without mapping), adds the others up per kind.
 pub(super) fn fold(rows: &mut Vec<Row>, limit: usize) {
-    let (several, mut rest): (Vec<Row>, Vec<Row>) = std::mem::take(rows)
-        .into_iter()
-        .partition(|row| row.folded > 0 || row.mapping.is_none());
-    rest.sort_by_key(|row| {
-        (
-            std::cmp::Reverse(row.gross),
-            row.mapping.as_ref().map(|mapping| mapping.id),
-        )
-    });
-    let over = if rest.len() > limit {
-        rest.split_off(limit)
-    } else {
-        Vec::new()
-    };
+    let (several, mut rest): (Vec<Row>, Vec<Row>) =
+        std::mem::take(rows).into_iter().partition(|row| row.folded > 0 || row.mapping.is_none());
+    rest.sort_by_key(|row| (std::cmp::Reverse(row.gross), row.mapping.as_ref().map(|mapping| mapping.id)));
+    let over = if rest.len() > limit { rest.split_off(limit) } else { Vec::new() };
     let mut kinds: BTreeMap<Option<Kind>, Row> = BTreeMap::new();
     for row in several.into_iter().chain(over) {
         match &row.mapping {
@@ -146,10 +122,7 @@ pub(super) fn fold(rows: &mut Vec<Row>, limit: usize) {
                 nowhere.absorb(&row);
                 nowhere.folded = 0;
             }
-            mapping => kinds
-                .entry(mapping.as_ref().map(|mapping| mapping.kind))
-                .or_default()
-                .absorb(&row),
+            mapping => kinds.entry(mapping.as_ref().map(|mapping| mapping.kind)).or_default().absorb(&row),
         }
     }
     rows.extend(kinds.into_iter().map(|(kind, row)| {
@@ -204,13 +177,8 @@ impl Sums {
         start_ns: u64,
         ts_ns: u64,
     ) -> ClosingStatement {
-        let id = |row: &Row| {
-            row.mapping
-                .as_ref()
-                .map(|mapping| (mapping.id, mapping.start, mapping.kind))
-        };
-        self.rows
-            .sort_by_key(|row| (std::cmp::Reverse(row.gross), id(row)));
+        let id = |row: &Row| row.mapping.as_ref().map(|mapping| (mapping.id, mapping.start, mapping.kind));
+        self.rows.sort_by_key(|row| (std::cmp::Reverse(row.gross), id(row)));
         ClosingStatement {
             mm,
             pid,
@@ -221,11 +189,7 @@ impl Sums {
             closing: self.closing,
             peak_res: self.peak_res,
             by_cause: self.by_cause.into_iter().collect(),
-            by_mapping: self
-                .rows
-                .into_iter()
-                .map(|row| (row.mapping, row.sum))
-                .collect(),
+            by_mapping: self.rows.into_iter().map(|row| (row.mapping, row.sum)).collect(),
             faults: self.faults,
             unexplained: self.unexplained,
         }
@@ -237,10 +201,7 @@ fn add_balance(one: Balance, two: Balance) -> Balance {
         (Some(one), Some(two)) => Some(one.saturating_add(two)),
         (one, two) => one.or(two),
     };
-    Balance {
-        amounts: one.amounts + two.amounts,
-        virt,
-    }
+    Balance { amounts: one.amounts + two.amounts, virt }
 }
 
 /// The books of one mm.
@@ -252,6 +213,8 @@ pub(super) struct Ledger {
     pub(super) start_ns: u64,
     sums: Sums,
     rows: BTreeMap<Spot, Row>,
+    /// Number of rows at which to look for dead ones.
+    shrink_at: usize,
 }
 
 impl Ledger {
@@ -260,23 +223,14 @@ impl Ledger {
             accounts: BTreeMap::new(),
             opening,
             start_ns: ts_ns,
-            sums: Sums {
-                opening,
-                closing: opening,
-                peak_res: opening.amounts.res(),
-                ..Sums::default()
-            },
+            sums: Sums { opening, closing: opening, peak_res: opening.amounts.res(), ..Sums::default() },
             rows: BTreeMap::new(),
+            shrink_at: 3 * DEAD_ROWS,
         }
     }
 
     pub(super) fn book(&mut self, spot: Spot, change: &Change, mapping: Option<Arc<MappingRef>>) {
-        let key = Key {
-            cause: change.cause,
-            spot,
-            tid: change.tid,
-            syscall: change.nr,
-        };
+        let key = Key { cause: change.cause, spot, tid: change.tid, syscall: change.nr };
         self.accounts.entry(key).or_default().add(change, mapping);
     }
 
@@ -288,26 +242,19 @@ impl Ledger {
         space: &mut AddressSpace,
     ) -> (Vec<(Key, Account)>, Balance, Amounts) {
         let opening = std::mem::replace(&mut self.opening, closing);
-        let mut accounts: Vec<(Key, Account)> =
-            std::mem::take(&mut self.accounts).into_iter().collect();
+        let mut accounts: Vec<(Key, Account)> = std::mem::take(&mut self.accounts).into_iter().collect();
         let mut unexplained = closing.amounts - opening.amounts;
         for (key, account) in &mut accounts {
             if let Spot::Life(life) = key.spot {
                 account.mapping = larger(account.mapping.take(), space.mapping(life));
             }
             unexplained -= account.delta;
-            let sum = Sum {
-                delta: account.delta,
-                faults: account.faults,
-                latency: account.latency,
-            };
+            let sum = Sum { delta: account.delta, faults: account.faults, latency: account.latency };
             add_sum(self.sums.by_cause.entry(key.cause).or_default(), &sum);
             add_faults(&mut self.sums.faults, account.faults);
             let row = self.rows.entry(key.spot).or_default();
             add_sum(&mut row.sum, &sum);
-            row.gross = row
-                .gross
-                .saturating_add(account.delta.gross().unsigned_abs());
+            row.gross = row.gross.saturating_add(account.delta.gross().unsigned_abs());
             row.mapping = account.mapping.clone().or(row.mapping.take());
         }
         accounts.sort_by_key(|(_, account)| std::cmp::Reverse(account.delta.gross()));
@@ -319,24 +266,23 @@ impl Ledger {
         (accounts, opening, unexplained)
     }
 
-    /// Folds the rows of mappings that are over once there are twice as many as may stay.
+    /// Folds the rows of mappings that are over, once there may be three times as many as may stay: looking at all rows
+    /// costs, so it is done once in 2 × [`DEAD_ROWS`] new rows.
     fn shrink(&mut self, space: &AddressSpace) {
         let over = |spot: &Spot| match *spot {
             Spot::Life(life) => space.range(life).is_none(),
             Spot::Nowhere => false,
             Spot::Range(..) | Spot::Inode(..) => true,
         };
-        if self.rows.len() <= 2 * DEAD_ROWS
-            || self.rows.keys().filter(|spot| over(spot)).count() <= 2 * DEAD_ROWS
-        {
+        if self.rows.len() < self.shrink_at {
             return;
         }
-        let mut dead: Vec<(Spot, u64)> = self
-            .rows
-            .iter()
-            .filter(|(spot, _)| over(spot))
-            .map(|(&spot, row)| (spot, row.gross))
-            .collect();
+        let mut dead: Vec<(Spot, u64)> =
+            self.rows.iter().filter(|(spot, _)| over(spot)).map(|(&spot, row)| (spot, row.gross)).collect();
+        self.shrink_at = self.rows.len() - dead.len() + 3 * DEAD_ROWS;
+        if dead.len() <= DEAD_ROWS {
+            return;
+        }
         dead.sort_by_key(|&(spot, gross)| (std::cmp::Reverse(gross), spot));
         for (spot, _) in dead.split_off(DEAD_ROWS) {
             self.sums.rows.extend(self.rows.remove(&spot));

@@ -13,6 +13,8 @@ mod kind;
 mod latency;
 pub mod ledger;
 mod reading;
+#[cfg(test)]
+mod tests;
 
 use crate::event::{Closing, Event, Lost, Meta, MmId, MmOpened, Own, Task, TaskWhat, Tick, Why};
 use crate::statement::{Balance, EndReport, MappingRef, ProcessChange, Report};
@@ -94,25 +96,16 @@ impl Model {
             Event::End(end) => {
                 self.exited.clear();
                 for (_, mut books) in std::mem::take(&mut self.books) {
-                    out.extend(
-                        books
-                            .auditor
-                            .settle(books.mm, books.pid, &mut books.space)
-                            .map(Report::Audit),
-                    );
+                    out.extend(books.auditor.settle(books.mm, books.pid, &mut books.space).map(Report::Audit));
                     self.finish(books, end.ts_ns, out);
                 }
                 let (mm, pid, comm) = self.first.clone().unwrap_or((MmId(0), 0, Vec::new()));
                 let (pid, comm) = match &self.meta {
-                    Some(meta) => (
-                        meta.pid,
-                        self.comms.get(&meta.pid).unwrap_or(&meta.comm).clone(),
-                    ),
+                    Some(meta) => (meta.pid, self.comms.get(&meta.pid).unwrap_or(&meta.comm).clone()),
                     None => (pid, comm),
                 };
                 let start_ns = self.begin_ns.unwrap_or(end.ts_ns);
-                let total =
-                    std::mem::take(&mut self.total).statement(mm, pid, comm, start_ns, end.ts_ns);
+                let total = std::mem::take(&mut self.total).statement(mm, pid, comm, start_ns, end.ts_ns);
                 out.push(Report::End(EndReport {
                     end: end.clone(),
                     total,
@@ -130,10 +123,7 @@ impl Model {
             return Vec::new();
         };
         let lives = books.space.lives();
-        lives
-            .into_iter()
-            .filter_map(|life| books.space.mapping(life))
-            .collect()
+        lives.into_iter().filter_map(|life| books.space.mapping(life)).collect()
     }
 
     /// The address space of an mm.
@@ -148,34 +138,21 @@ impl Model {
         }
         let page = self.meta.as_ref().map_or(4096, |meta| meta.page_size);
         let parent = match opened.why {
-            Why::Fork { parent } => self
-                .mm_of_pid
-                .get(&parent)
-                .and_then(|mm| self.books.get(mm)),
+            Why::Fork { parent } => self.mm_of_pid.get(&parent).and_then(|mm| self.books.get(mm)),
             Why::Attach | Why::Exec { .. } => None,
         };
         let space = match parent {
             Some(parent) => parent.space.forked(),
             None => {
                 let mut space = AddressSpace::new(page);
-                let program = self
-                    .meta
-                    .as_ref()
-                    .filter(|meta| meta.pid == opened.pid)
-                    .map(|meta| meta.exe.as_slice());
-                space.set_layout(
-                    opened.start_brk,
-                    opened.brk,
-                    opened.start_stack,
-                    program.unwrap_or_default(),
-                );
+                let program = self.meta.as_ref().filter(|meta| meta.pid == opened.pid).map(|meta| meta.exe.as_slice());
+                space.set_layout(opened.start_brk, opened.brk, opened.start_stack, program.unwrap_or_default());
                 space
             }
         };
         self.comms.insert(opened.pid, opened.comm.clone());
         self.mm_of_pid.insert(opened.pid, opened.mm);
-        self.first
-            .get_or_insert_with(|| (opened.mm, opened.pid, opened.comm.clone()));
+        self.first.get_or_insert_with(|| (opened.mm, opened.pid, opened.comm.clone()));
         self.begin_ns.get_or_insert(opened.ts_ns);
         self.mms += 1;
         self.books.insert(opened.mm, Books::open(opened, space));
@@ -184,9 +161,7 @@ impl Model {
 
     fn task(&mut self, task: &Task, out: &mut Vec<Report>) {
         match task.what {
-            TaskWhat::Forked { child } | TaskWhat::ThreadStarted { child } => {
-                self.rename(child, &task.comm)
-            }
+            TaskWhat::Forked { child } | TaskWhat::ThreadStarted { child } => self.rename(child, &task.comm),
             TaskWhat::SharedMm { child } => {
                 if let Some(mm) = task.mm {
                     self.mm_of_pid.insert(child, mm);
@@ -201,12 +176,7 @@ impl Model {
     }
 
     fn rename(&mut self, tid: u32, comm: &[u8]) {
-        if let Some(books) = self
-            .mm_of_pid
-            .get(&tid)
-            .and_then(|mm| self.books.get_mut(mm))
-            .filter(|b| b.pid == tid)
-        {
+        if let Some(books) = self.mm_of_pid.get(&tid).and_then(|mm| self.books.get_mut(mm)).filter(|b| b.pid == tid) {
             books.comm = comm.to_vec();
         }
         self.comms.insert(tid, comm.to_vec());
@@ -215,10 +185,7 @@ impl Model {
     fn tick(&mut self, tick: &Tick, out: &mut Vec<Report>) {
         let lost = since(tick.lost, self.lost);
         if tick.lost != self.lost {
-            out.push(Report::Loss {
-                ts_ns: tick.ts_ns,
-                lost: tick.lost,
-            });
+            out.push(Report::Loss { ts_ns: tick.ts_ns, lost: tick.lost });
         }
         self.lost = tick.lost;
         self.own = tick.own;
@@ -228,13 +195,7 @@ impl Model {
         let unnamed: Vec<Closing> = self
             .books
             .iter()
-            .filter_map(|(&mm, books)| {
-                Some(Closing {
-                    mm,
-                    counters: books.closed?,
-                    virt: None,
-                })
-            })
+            .filter_map(|(&mm, books)| Some(Closing { mm, counters: books.closed?, virt: None }))
             .collect();
         for closing in unnamed {
             self.close_interval(closing, tick.ts_ns, lost, out);
@@ -249,10 +210,7 @@ impl Model {
         let Some(books) = self.books.get_mut(&closing.mm) else {
             return;
         };
-        let balance = Balance {
-            amounts: closing.counters,
-            virt: closing.virt,
-        };
+        let balance = Balance { amounts: closing.counters, virt: closing.virt };
         books.tick(balance, ts_ns, lost, &self.comms, out);
         if books.closed.is_some()
             && let Some(books) = self.books.remove(&closing.mm)
@@ -266,22 +224,12 @@ impl Model {
     fn finish(&mut self, mut books: Books, ts_ns: u64, out: &mut Vec<Report>) {
         let sums = books.ledger.sums(&mut books.space);
         self.total.add(&sums);
-        out.push(Report::Closing(sums.statement(
-            books.mm,
-            books.pid,
-            books.comm,
-            books.begin_ns,
-            ts_ns,
-        )));
+        out.push(Report::Closing(sums.statement(books.mm, books.pid, books.comm, books.begin_ns, ts_ns)));
     }
 
     /// RES of all open mms together, for the total's peak.
     fn see_peak(&mut self) {
-        let open: Amounts = self
-            .books
-            .values()
-            .map(|books| books.ledger.opening.amounts)
-            .sum();
+        let open: Amounts = self.books.values().map(|books| books.ledger.opening.amounts).sum();
         self.total.peak_res = self.total.peak_res.max(open.res());
     }
 }

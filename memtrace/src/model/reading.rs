@@ -3,7 +3,8 @@
 //! The reading took time. Calls that returned before it began are contained in it; the ranges that later calls
 //! touched are known better from the calls, so the reading has no say there, whether it contains them or not. A
 //! call that arrives after the reading but returned before it began changes nothing any more; one that returned
-//! while it was taken is applied on top, which for every call gives the same result once or twice.
+//! while it was taken is applied on top, which gives the same result once or twice, unless it moved a mapping and the
+//! old place was used again within the reading (the next reading tells).
 //!
 //! Outside those ranges the reading is right: lives that it shows go on, with its names and permissions; ranges that
 //! it does not show, or shows with another backing, die; ranges that were not known grow a neighbour in the same
@@ -38,11 +39,7 @@ fn runs(lines: &[&MapsLine]) -> Vec<(u64, u64)> {
 impl AddressSpace {
     /// Applies a reading. Lines out of order, empty or overlapping are hostile and skipped.
     pub fn apply_reading(&mut self, maps: &Maps) {
-        let mut lines: Vec<&MapsLine> = maps
-            .lines
-            .iter()
-            .filter(|line| line.start < line.end)
-            .collect();
+        let mut lines: Vec<&MapsLine> = maps.lines.iter().filter(|line| line.start < line.end).collect();
         lines.sort_by_key(|line| line.start);
         let mut last_end = 0;
         lines.retain(|line| {
@@ -52,10 +49,7 @@ impl AddressSpace {
             }
             fits
         });
-        let touched = self
-            .journal
-            .since(maps.begin_ns)
-            .unwrap_or_else(|| vec![(0, u64::MAX)]);
+        let touched = self.journal.since(maps.begin_ns).unwrap_or_else(|| vec![(0, u64::MAX)]);
         self.journal.read = self.journal.read.max(Some((maps.begin_ns, maps.ts_ns)));
 
         self.learn_images(&lines);
@@ -63,14 +57,17 @@ impl AddressSpace {
         for (start, end) in self.contradicted(&lines, &touched) {
             self.remove(start, end);
         }
-        for (line, hint) in lines.iter().zip(&hints) {
+        let news: Vec<bool> = lines.iter().map(|line| !self.is_known(line)).collect();
+        for ((line, hint), _) in lines.iter().zip(&hints).zip(&news).filter(|(_, new)| **new) {
             self.fill(line, hint, &touched);
         }
-        for ((line, hint), run) in lines.iter().zip(&hints).zip(runs(&lines)) {
+        let runs = runs(&lines);
+        let described = lines.iter().zip(&hints).zip(&runs).zip(&news);
+        for (((line, hint), &run), _) in described.filter(|(_, new)| **new) {
             self.describe(line, hint, run, &touched);
         }
-        if let Some(heap) = lines.iter().rfind(|line| line.name == b"[heap]")
-            && without(heap.start, heap.end, &touched) == [(heap.start, heap.end)]
+        if self.journal.break_ns < maps.begin_ns
+            && let Some(heap) = lines.iter().rfind(|line| line.name == b"[heap]")
         {
             self.brk = heap.end;
         }
@@ -124,20 +121,29 @@ impl AddressSpace {
         wrong
     }
 
+    /// The line says nothing new: it is one segment of a life with this file and name.
+    fn is_known(&self, line: &MapsLine) -> bool {
+        self.segments.get(&line.start).is_some_and(|segment| {
+            segment.end == line.end
+                && segment.permissions == line.permissions
+                && self
+                    .lives
+                    .get(&segment.life)
+                    .is_some_and(|life| *life.seed.name == *line.name && life.seed.backing == backing_of(line))
+        })
+    }
+
     /// Maps the parts of a line that no life covers.
     fn fill(&mut self, line: &MapsLine, hint: &LineHint, touched: &[(u64, u64)]) {
         let covered: Vec<(u64, u64)> = self.covered(line.start, line.end);
         for (start, end) in without(line.start, line.end, &covered) {
             for (start, end) in without(start, end, touched) {
-                let left = start
-                    .checked_sub(1)
-                    .and_then(|address| self.segment_at(address));
+                let left = start.checked_sub(1).and_then(|address| self.segment_at(address));
                 let left = left.filter(|_| start > line.start || hint.continues);
                 let right = self.segments.get(&end).copied().filter(|_| end < line.end);
                 let fits = |life: &u64| {
                     self.lives.get(life).is_some_and(|life| {
-                        life.seed.backing.agrees(backing_of(line))
-                            && life.shared == (line.permissions & SHARED != 0)
+                        life.seed.backing.agrees(backing_of(line)) && life.shared == (line.permissions & SHARED != 0)
                     })
                 };
                 let neighbour = left
@@ -163,20 +169,11 @@ impl AddressSpace {
 
     fn covered(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
         let first = self.segment_at(start).map_or(start, |(start, _)| start);
-        self.segments
-            .range(first..end)
-            .map(|(&start, segment)| (start, segment.end))
-            .collect()
+        self.segments.range(first..end).map(|(&start, segment)| (start, segment.end)).collect()
     }
 
     /// Gives a line's permissions, file and name to the lives in it.
-    fn describe(
-        &mut self,
-        line: &MapsLine,
-        hint: &LineHint,
-        run: (u64, u64),
-        touched: &[(u64, u64)],
-    ) {
+    fn describe(&mut self, line: &MapsLine, hint: &LineHint, run: (u64, u64), touched: &[(u64, u64)]) {
         for (start, end) in without(line.start, line.end, touched) {
             let differs = self
                 .covered(start, end)

@@ -10,6 +10,21 @@ impl<'a> Lines<'a> {
         Self { rest: bytes }
     }
 
+    /// Offers the next line if it is laid out as nearly all lines of smaps are: a label padded to 16 bytes, an amount
+    /// padded to 8, ` kB`. It is passed when `take` accepts both; there is no newline in what it accepts.
+    #[inline]
+    pub(super) fn next_padded(&mut self, take: impl FnOnce(u128, &[u8; 8]) -> bool) -> bool {
+        if let Some((label, rest)) = self.rest.split_first_chunk::<16>()
+            && let Some((amount, rest)) = rest.split_first_chunk::<8>()
+            && let Some(rest) = rest.strip_prefix(b" kB\n")
+            && take(u128::from_le_bytes(*label), amount)
+        {
+            self.rest = rest;
+            return true;
+        }
+        false
+    }
+
     /// Bytes after the last whole line.
     pub(super) const fn is_cut(&self) -> bool {
         !self.rest.is_empty()
@@ -61,6 +76,23 @@ pub(super) fn decimal(bytes: &[u8]) -> Option<(u64, &[u8])> {
         length += 1;
     }
     (length > 0).then(|| (value, &bytes[length..]))
+}
+
+/// A decimal number with nothing but blanks before it.
+#[inline]
+pub(super) fn padded_decimal(bytes: &[u8; 8]) -> Option<u64> {
+    let (mut value, mut weight) = (0, 1);
+    for (i, &byte) in bytes.iter().enumerate().rev() {
+        match byte {
+            b'0'..=b'9' => value += u64::from(byte - b'0') * weight,
+            b' ' if weight > 1 => {
+                return bytes[..i].iter().all(|&byte| byte == b' ').then_some(value);
+            }
+            _ => return None,
+        }
+        weight *= 10;
+    }
+    Some(value)
 }
 
 /// What follows this byte, when it is at the front.
@@ -121,6 +153,19 @@ mod tests {
         assert_eq!(kilobytes(b"        12 KB"), None);
         assert_eq!(kilobytes(b"        12"), None);
         assert_eq!(kilobytes(b" 18446744073709551615 kB"), None);
+        assert_eq!(padded_decimal(b"    1234"), Some(1234));
+        assert_eq!(padded_decimal(b"12345678"), Some(12_345_678));
+        assert_eq!(padded_decimal(b"       0"), Some(0));
+        for wrong in [
+            b"        ",
+            b"1 234567",
+            b"  12 345",
+            b"    -123",
+            b"   1234 ",
+            b"123\n5678",
+        ] {
+            assert_eq!(padded_decimal(wrong), None, "{wrong:?}");
+        }
     }
 
     #[test]

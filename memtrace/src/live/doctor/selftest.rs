@@ -153,7 +153,7 @@ fn prove(mut observer: Observer, checks: &mut Vec<Check>) -> Result<()> {
     }
 
     subject.touch()?;
-    let events = observer.tick()?;
+    let events = observer.last_tick()?;
     let closing = events.iter().find_map(|event| match event {
         Event::Tick(tick) => tick.closings.iter().find(|closing| closing.mm == opened.mm).map(|c| c.counters),
         _ => None,

@@ -157,7 +157,11 @@ impl Session {
             self.note(audit.ts_ns, Look::Alarm, &text);
         } else if first || self.options.verbose {
             let busy = if audit.quiet { "" } else { ", counters moved meanwhile" };
-            self.note(audit.ts_ns, Look::Faint, &format!("audit: smaps of {mappings} agrees with status ({cost}{busy})"));
+            self.note(
+                audit.ts_ns,
+                Look::Faint,
+                &format!("audit: smaps of {mappings} agrees with status ({cost}{busy})"),
+            );
         }
         let moved = |change: i64| self.scale.bytes(change).unsigned_abs();
         let gross = audit.differing.iter().fold(0_u64, |sum, d| sum.saturating_add(moved(d.smaps)));

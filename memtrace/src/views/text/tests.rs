@@ -273,5 +273,5 @@ fn without_probes_differences_are_told_and_are_no_alarm() {
     assert!(text.contains("anon +7.8 MiB\n"), "said once: {text}");
     assert!(text.contains("smaps of 214 mappings agrees with status"), "{text}");
     assert!(text.contains("since the audit before: +7.8 MiB anonymous mapping"), "{text}");
-    assert!(text.contains("smaps of 214 mappings − /proc/PID/status: +4.0 KiB"), "{text}");
+    assert!(text.contains("smaps of 214 mappings − /proc/PID/status: +4 KiB"), "{text}");
 }

@@ -1,0 +1,4 @@
+//! Laws of the model that no input may break.
+
+mod books;
+mod pages;
