@@ -34,31 +34,22 @@ fn embed() -> Result<(), String> {
         None => last_built(&folder).ok_or("the probes are not built")?,
     };
     println!("cargo::rerun-if-changed={}", object.display());
-    let bytes = fs::read(&object)
-        .map_err(|error| format!("failed to read {}: {error}", object.display()))?;
+    let bytes = fs::read(&object).map_err(|error| format!("failed to read {}: {error}", object.display()))?;
     if !is_bpf(&bytes) {
         return Err(format!("{} is not a BPF object", object.display()));
     }
     let embedded = folder.join("memtrace.bpf.o");
-    fs::write(&embedded, bytes)
-        .map_err(|error| format!("failed to write {}: {error}", embedded.display()))?;
-    println!(
-        "cargo::rustc-env=MEMTRACE_BPF_OBJECT_PATH={}",
-        embedded.display()
-    );
+    fs::write(&embedded, bytes).map_err(|error| format!("failed to write {}: {error}", embedded.display()))?;
+    println!("cargo::rustc-env=MEMTRACE_BPF_OBJECT_PATH={}", embedded.display());
     Ok(())
 }
 
 /// The object in the target folder that `out` lies in, however deep.
 fn last_built(out: &Path) -> Option<PathBuf> {
-    out.ancestors()
-        .map(|folder| folder.join(BUILT))
-        .find(|object| object.is_file())
+    out.ancestors().map(|folder| folder.join(BUILT)).find(|object| object.is_file())
 }
 
 fn is_bpf(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\x7fELF")
-        && bytes
-            .get(18..20)
-            .is_some_and(|machine| u16::from_le_bytes([machine[0], machine[1]]) == EM_BPF)
+        && bytes.get(18..20).is_some_and(|machine| u16::from_le_bytes([machine[0], machine[1]]) == EM_BPF)
 }

@@ -75,9 +75,7 @@ impl Task {
     /// Faults that the kernel has finished counting, those inside get_user_pages too.
     #[inline(always)]
     pub fn fault_count(self) -> u64 {
-        unsafe {
-            load::<u64>(self.0, layout!(task_min_flt)).wrapping_add(load::<u64>(self.0, layout!(task_maj_flt)))
-        }
+        unsafe { load::<u64>(self.0, layout!(task_min_flt)).wrapping_add(load::<u64>(self.0, layout!(task_maj_flt))) }
     }
 
     #[inline(always)]

@@ -37,9 +37,8 @@ pub fn learn_cpu_offsets() -> i32 {
     let mut i = 0u32;
     while i < cpus {
         let key = 0u32;
-        let element = unsafe {
-            bpf_map_lookup_percpu_elem((&raw const CPU_PROBE).cast_mut().cast(), (&raw const key).cast(), i)
-        };
+        let element =
+            unsafe { bpf_map_lookup_percpu_elem((&raw const CPU_PROBE).cast_mut().cast(), (&raw const key).cast(), i) };
         if !element.is_null() {
             unsafe { write_volatile(&raw mut spilled, element as u64) };
             let address: u64 = unsafe { peek(&raw const spilled as u64) };
@@ -83,18 +82,18 @@ pub fn difference(slot: *mut Slot, view: *mut Cpu, member: usize) -> Difference 
         let mut consumed = 0;
         if now == 0 {
             // A flush: book what `count` holds beyond what has been booked. Another CPU may do the same with a newer
-            // value between our read and our exchange, so whoever exchanged last looks once more.
+            // value between our read and our exchange, so whoever exchanged last looks once more. And another CPU's
+            // handler that took our part for its own gives it back within some hundred nanoseconds.
             let count = (*slot).count[member];
             let booked = &raw mut (*slot).attributed[member];
-            let mut seen: i64 = peek(count);
             let mut tries = 0;
-            while tries < 4 {
-                consumed += seen - exchange(booked, seen);
-                let again: i64 = peek(count);
-                if again == seen {
+            while tries < 16 {
+                let seen: i64 = peek(count);
+                if seen != read_volatile(booked) {
+                    consumed += seen - exchange(booked, seen);
+                } else if consumed != 0 {
                     break;
                 }
-                seen = again;
                 tries += 1;
             }
         }
@@ -141,9 +140,7 @@ pub fn open(mm: u64, opening: &Opening) -> u32 {
     unsafe {
         let mut m = 0;
         while m < MEMBERS {
-            let counter = mm
-                .wrapping_add(layout!(mm_rss_stat) as u64)
-                .wrapping_add((m * layout!(counter_size)) as u64);
+            let counter = mm.wrapping_add(layout!(mm_rss_stat) as u64).wrapping_add((m * layout!(counter_size)) as u64);
             (*slot).count[m] = counter.wrapping_add(layout!(counter_count) as u64);
             (*slot).locals[m] = peek(counter.wrapping_add(layout!(counter_locals) as u64));
             let count: i64 = peek((*slot).count[m]);
@@ -154,12 +151,8 @@ pub fn open(mm: u64, opening: &Opening) -> u32 {
         let cpus = layout!(cpus) as u32;
         let mut i = 0u32;
         while i < cpus {
-            let view: *mut Cpu = bpf_map_lookup_percpu_elem(
-                (&raw const CPUS).cast_mut().cast(),
-                (&raw const index).cast(),
-                i,
-            )
-            .cast();
+            let view: *mut Cpu =
+                bpf_map_lookup_percpu_elem((&raw const CPUS).cast_mut().cast(), (&raw const index).cast(), i).cast();
             if !view.is_null() {
                 let mut m = 0;
                 while m < MEMBERS {
@@ -257,4 +250,3 @@ pub fn view(slot: u32, epoch: u32) -> Option<*mut Cpu> {
     }
     Some(view)
 }
-

@@ -62,13 +62,8 @@ pub fn of_fault(th: *mut Thread, slot: *mut Slot, task: Task) -> Place {
             return Place { place: (*th).vma_start, end: (*th).vma_end, kind: place::VMA };
         }
         let mut context = Found { start: 0, end: 0, ops: 0 };
-        let result = bpf_find_vma(
-            task.0.cast_mut().cast(),
-            address,
-            found as *mut c_void,
-            (&raw mut context).cast(),
-            0,
-        );
+        let result =
+            bpf_find_vma(task.0.cast_mut().cast(), address, found as *mut c_void, (&raw mut context).cast(), 0);
         if result != 0 || context.end == 0 {
             if inside {
                 return Place { place: (*th).vma_start, end: (*th).vma_end, kind: place::VMA };

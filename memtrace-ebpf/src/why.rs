@@ -98,14 +98,7 @@ pub fn is_kernel_thread(flags: u32) -> bool {
 
 /// The cause of a change that the task made in a system call, on its own mm (`own`) or another's.
 #[inline(always)]
-pub fn of_syscall(
-    task: Task,
-    flags: u32,
-    own: Option<*mut Thread>,
-    slot: *mut Slot,
-    member: usize,
-    delta: i64,
-) -> Why {
+pub fn of_syscall(task: Task, flags: u32, own: Option<*mut Thread>, slot: *mut Slot, member: usize, delta: i64) -> Why {
     let regs = task.regs();
     let nr = if flags & PF_IO_WORKER != 0 { -1 } else { regs.syscall() };
     let mut why = Why { cause: Cause::Other, place: Place::NOWHERE, nr, detail: 0, ip: regs.ip() };
@@ -131,7 +124,11 @@ pub fn of_syscall(
             why.cause = if grew { Cause::Populate } else { Cause::Brk };
             let known = unsafe { (*slot).brk };
             let new = page_up(regs.arg0());
-            why.place = if new < known { Place::range(new, page_up(known) - new) } else { Place::range(page_up(known), new - page_up(known)) };
+            why.place = if new < known {
+                Place::range(new, page_up(known) - new)
+            } else {
+                Place::range(page_up(known), new - page_up(known))
+            };
         }
         nr::MMAP => of_mmap(&mut why, regs, own, grew),
         nr::MREMAP => {

@@ -29,10 +29,7 @@ impl Mappings {
                 at.cast::<u8>().write_volatile(1);
                 if index % 2 == 0 {
                     let protected = libc::mprotect(at, page, libc::PROT_READ);
-                    assert_eq!(
-                        protected, 0,
-                        "vm.max_map_count is too small for {count} mappings"
-                    );
+                    assert_eq!(protected, 0, "vm.max_map_count is too small for {count} mappings");
                 }
             }
             Self { start, bytes }
@@ -58,11 +55,7 @@ fn smaps(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(count as u64));
 
         group.bench_function(BenchmarkId::new("floor, std::fs::read", count), |bench| {
-            bench.iter(|| {
-                std::fs::read("/proc/self/smaps")
-                    .expect("smaps can be read")
-                    .len()
-            });
+            bench.iter(|| std::fs::read("/proc/self/smaps").expect("smaps can be read").len());
         });
         group.bench_function(BenchmarkId::new("parse, memtrace", count), |bench| {
             bench.iter(|| {
@@ -71,39 +64,27 @@ fn smaps(criterion: &mut Criterion) {
             });
         });
         group.bench_function(BenchmarkId::new("parse, procfs crate", count), |bench| {
+            bench.iter(|| procfs::process::MemoryMaps::from_read(black_box(text.as_slice())).expect("smaps is sound"));
+        });
+        group.bench_function(BenchmarkId::new("read and parse, memtrace", count), |bench| {
             bench.iter(|| {
-                procfs::process::MemoryMaps::from_read(black_box(text.as_slice()))
-                    .expect("smaps is sound")
+                parsed.clear();
+                files.read_smaps(&mut buffer).expect("smaps can be read");
+                parse_smaps(&buffer, &mut parsed)
             });
         });
-        group.bench_function(
-            BenchmarkId::new("read and parse, memtrace", count),
-            |bench| {
-                bench.iter(|| {
-                    parsed.clear();
-                    files.read_smaps(&mut buffer).expect("smaps can be read");
-                    parse_smaps(&buffer, &mut parsed)
-                });
-            },
-        );
-        group.bench_function(
-            BenchmarkId::new("read and parse, procfs crate", count),
-            |bench| {
-                let process = procfs::process::Process::myself().expect("we exist");
-                bench.iter(|| process.smaps().expect("smaps can be read"));
-            },
-        );
-        group.bench_function(
-            BenchmarkId::new("maps: read and parse, memtrace", count),
-            |bench| {
-                let mut lines = Vec::new();
-                bench.iter(|| {
-                    lines.clear();
-                    files.read_maps(&mut buffer).expect("maps can be read");
-                    parse_maps(&buffer, &mut lines)
-                });
-            },
-        );
+        group.bench_function(BenchmarkId::new("read and parse, procfs crate", count), |bench| {
+            let process = procfs::process::Process::myself().expect("we exist");
+            bench.iter(|| process.smaps().expect("smaps can be read"));
+        });
+        group.bench_function(BenchmarkId::new("maps: read and parse, memtrace", count), |bench| {
+            let mut lines = Vec::new();
+            bench.iter(|| {
+                lines.clear();
+                files.read_maps(&mut buffer).expect("maps can be read");
+                parse_maps(&buffer, &mut lines)
+            });
+        });
     }
     group.finish();
 }

@@ -3,9 +3,7 @@
 //! Knows which mm sits in which slot of the probes, and joins what only makes sense together: amounts that a mapping
 //! call populated before its address was known, and the call's return.
 
-use crate::event::{
-    Change, Event, Latency, MmClosed, MmId, MmOpened, Place, Syscall, Task, TaskWhat, Why,
-};
+use crate::event::{Change, Event, Latency, MmClosed, MmId, MmOpened, Place, Syscall, Task, TaskWhat, Why};
 use crate::units::Amounts;
 use memtrace_common::{
     Cause, Head, MmRecord, NO_SLOT, Overflow, RecordKey, RecordValue, SyscallRecord, TaskRecord, kind, place, why,
@@ -163,13 +161,7 @@ impl Decoder {
         };
         self.occupants.insert(
             record.head.slot,
-            Occupant {
-                mm,
-                generation: record.head.generation,
-                pid: record.head.tgid,
-                counters,
-                closed: false,
-            },
+            Occupant { mm, generation: record.head.generation, pid: record.head.tgid, counters, closed: false },
         );
         Event::MmOpened(MmOpened {
             mm,

@@ -62,9 +62,7 @@ struct Books {
 impl Books {
     fn new(output: &OutputOptions, closing_only: bool) -> Result<Self> {
         let out: Box<dyn Write> = match &output.file {
-            Some(path) => {
-                Box::new(File::create(path).with_context(|| format!("failed to create {}", path.display()))?)
-            }
+            Some(path) => Box::new(File::create(path).with_context(|| format!("failed to create {}", path.display()))?),
             None => Box::new(io::stdout()),
         };
         let out = BufWriter::with_capacity(1 << 16, out);

@@ -2,7 +2,7 @@
 //!
 //! Amounts are in pages (views multiply by [`crate::event::Meta::page_size`]), times in nanoseconds of `CLOCK_MONOTONIC`.
 
-use crate::event::{End, Latency, Lost, Meta, MmId, Own, Overview, Task};
+use crate::event::{End, Latency, Lost, Meta, MmId, Overview, Own, Task};
 use crate::units::Amounts;
 use memtrace_common::Cause;
 use std::sync::Arc;

@@ -78,17 +78,13 @@ pub enum Error {
         start: Vec<u8>,
     },
     /// Cut before the first frame.
-    #[error(
-        "the trace ends within its header, after {length} of {FILE_HEADER} bytes: nothing was recorded"
-    )]
+    #[error("the trace ends within its header, after {length} of {FILE_HEADER} bytes: nothing was recorded")]
     CutHeader {
         /// Bytes that are there.
         length: usize,
     },
     /// Written by a later version.
-    #[error(
-        "recorded by a newer memtrace: trace format {version}, and this one reads {FORMAT_VERSION}"
-    )]
+    #[error("recorded by a newer memtrace: trace format {version}, and this one reads {FORMAT_VERSION}")]
     NewerVersion {
         /// The file's.
         version: u16,
@@ -100,9 +96,7 @@ pub enum Error {
         version: u16,
     },
     /// No writer makes frames of such lengths.
-    #[error(
-        "damaged trace: the frame at byte {at_byte} claims {length} bytes, {raw_length} uncompressed"
-    )]
+    #[error("damaged trace: the frame at byte {at_byte} claims {length} bytes, {raw_length} uncompressed")]
     AbsurdLength {
         /// Where the frame begins.
         at_byte: u64,
@@ -145,10 +139,7 @@ pub enum Error {
 /// # Errors
 /// [`Error::Exists`], [`Error::Create`].
 pub fn create(path: &Path, force: bool) -> Result<File, Error> {
-    let failed = |source| Error::Create {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| Error::Create { path: path.to_owned(), source };
     match OpenOptions::new().write(true).create_new(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         result => return result.map_err(failed),
@@ -160,9 +151,7 @@ pub fn create(path: &Path, force: bool) -> Result<File, Error> {
         return Ok(file);
     }
     if !force {
-        return Err(Error::Exists {
-            path: path.to_owned(),
-        });
+        return Err(Error::Exists { path: path.to_owned() });
     }
     file.set_len(0).map_err(failed)?;
     Ok(file)

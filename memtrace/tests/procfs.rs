@@ -2,8 +2,7 @@
 
 use memtrace::event::{MmId, SmapsMapping, permission};
 use memtrace::procfs::{
-    Error, ParseReport, ProcessFiles, Statm, page_size, parse_maps, parse_smaps, private_file,
-    visit_smaps,
+    Error, ParseReport, ProcessFiles, Statm, page_size, parse_maps, parse_smaps, private_file, visit_smaps,
 };
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
@@ -40,9 +39,7 @@ impl Guard {
     fn shell(script: &str) -> Self {
         let mut shell = Self::spawn("sh", &[b"-c", script.as_bytes()]);
         let mut line = String::new();
-        BufReader::new(shell.0.stdout.as_mut().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(shell.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
         shell
     }
@@ -96,26 +93,14 @@ fn smaps_rollup_status_and_statm_of_a_stopped_process_agree() {
     let (mut smaps_text, mut maps_text) = (Vec::new(), Vec::new());
     let cost = files.read_smaps(&mut smaps_text).unwrap();
     files.read_maps(&mut maps_text).unwrap();
-    assert!(
-        cost.reads >= 2 && cost.longest_hold_ns > 0 && cost.longest_hold_ns <= cost.cost_ns,
-        "{cost:?}"
-    );
+    assert!(cost.reads >= 2 && cost.longest_hold_ns > 0 && cost.longest_hold_ns <= cost.cost_ns, "{cost:?}");
 
     let (mut mappings, mut lines) = (Vec::new(), Vec::new());
     let report = parse_smaps(&smaps_text, &mut mappings);
     assert_eq!(report.malformed, 0);
     assert_eq!(parse_maps(&maps_text, &mut lines), report);
-    let ranges: Vec<_> = mappings
-        .iter()
-        .map(|mapping| (mapping.start, mapping.end))
-        .collect();
-    assert_eq!(
-        ranges,
-        lines
-            .iter()
-            .map(|line| (line.start, line.end))
-            .collect::<Vec<_>>()
-    );
+    let ranges: Vec<_> = mappings.iter().map(|mapping| (mapping.start, mapping.end)).collect();
+    assert_eq!(ranges, lines.iter().map(|line| (line.start, line.end)).collect::<Vec<_>>());
 
     let rollup = files.read_rollup().unwrap().unwrap();
     let sum = |field: fn(&SmapsMapping) -> u64| mappings.iter().map(field).sum::<u64>();
@@ -130,10 +115,7 @@ fn smaps_rollup_status_and_statm_of_a_stopped_process_agree() {
 
     let status = files.read_status().unwrap();
     let amounts = status.amounts(page_size()).unwrap();
-    assert_eq!(
-        (status.state, status.name.as_slice()),
-        (b'T', &b"sleep"[..])
-    );
+    assert_eq!((status.state, status.name.as_slice()), (b'T', &b"sleep"[..]));
     let statm = files.read_statm().unwrap();
     assert_eq!(statm.resident, amounts.res() as u64);
     assert_eq!(statm.shared, (amounts.file + amounts.shmem) as u64);
@@ -142,10 +124,7 @@ fn smaps_rollup_status_and_statm_of_a_stopped_process_agree() {
     assert_eq!(amounts.anon as u64 * page_size(), rollup.anonymous);
 
     let size = files.read_size(&mut maps_text).unwrap();
-    assert_eq!(
-        (size.mappings, size.resident_pages),
-        (lines.len() as u64, statm.resident)
-    );
+    assert_eq!((size.mappings, size.resident_pages), (lines.len() as u64, statm.resident));
 }
 
 #[test]
@@ -153,16 +132,10 @@ fn overview_splits_what_is_private() {
     let child = Guard::sleep();
     let overview = child.files().read_overview(MmId(3), false).unwrap();
     // It was executed and has not forked: all of RssAnon is its own.
-    assert_eq!(
-        overview.uss.unwrap(),
-        overview.anon + overview.private_file.unwrap()
-    );
+    assert_eq!(overview.uss.unwrap(), overview.anon + overview.private_file.unwrap());
     assert!(overview.pss.unwrap() >= overview.uss.unwrap());
     assert!(overview.pss.unwrap() <= overview.anon + overview.file + overview.shmem);
-    assert_eq!(
-        (overview.mm, overview.swap, overview.hugetlb),
-        (MmId(3), 0, 0)
-    );
+    assert_eq!((overview.mm, overview.swap, overview.hugetlb), (MmId(3), 0, 0));
     assert!(overview.virt > overview.anon + overview.file);
 }
 
@@ -188,12 +161,7 @@ fn forked_with_a_mixed_mapping() -> u32 {
             }
             let (mixed, second) = (mixed.cast::<u8>(), second.cast::<u8>());
             mixed.write_volatile(1);
-            for touched in [
-                second,
-                mixed.add(page),
-                mixed.add(2 * page),
-                mixed.add(3 * page),
-            ] {
+            for touched in [second, mixed.add(page), mixed.add(2 * page), mixed.add(3 * page)] {
                 touched.read_volatile();
             }
             libc::raise(libc::SIGSTOP);
@@ -216,15 +184,8 @@ fn overview_of_a_forked_process_asks_smaps_and_pagemap() {
     let child = forked_with_a_mixed_mapping();
     let files = ProcessFiles::open(child).unwrap();
     let rollup = files.read_rollup().unwrap().unwrap();
-    assert_eq!(
-        rollup.private_file(),
-        None,
-        "a fork shares anonymous pages: {rollup:?}"
-    );
-    assert_eq!(
-        files.read_overview(MmId(0), false).unwrap().private_file,
-        None
-    );
+    assert_eq!(rollup.private_file(), None, "a fork shares anonymous pages: {rollup:?}");
+    assert_eq!(files.read_overview(MmId(0), false).unwrap().private_file, None);
 
     let sure = || {
         let (mut text, mut sum, mut open) = (Vec::new(), 0, Vec::new());
@@ -235,10 +196,7 @@ fn overview_of_a_forked_process_asks_smaps_and_pagemap() {
         });
         assert_eq!(open.len(), 1, "{open:?}");
         assert_eq!(open[0].0, b"/memfd:mixed (deleted)");
-        assert_eq!(
-            (open[0].1.rss, open[0].1.anonymous),
-            (4 * page_size(), page_size())
-        );
+        assert_eq!((open[0].1.rss, open[0].1.anonymous), (4 * page_size(), page_size()));
         sum
     };
     // Other tests run in our process, and what they touch turns the child's private pages into shared ones.
@@ -267,10 +225,7 @@ fn names_of_a_process() {
     assert_eq!(files.read_cmdline().unwrap(), b"sleep\x001000");
     assert!(files.read_exe().unwrap().starts_with(b"/"));
     assert_eq!(files.read_threads().unwrap(), [child.pid()]);
-    assert_eq!(
-        files.read_thread_comms().unwrap(),
-        [(child.pid(), b"sleep".to_vec())]
-    );
+    assert_eq!(files.read_thread_comms().unwrap(), [(child.pid(), b"sleep".to_vec())]);
     assert!(files.start_time() > 0);
 }
 
@@ -296,13 +251,8 @@ fn our_own_threads_and_mappings() {
         .unwrap();
     started.recv().unwrap();
     let comms = files.read_thread_comms().unwrap();
-    let (tid, _) = comms
-        .iter()
-        .find(|(_, comm)| comm == b"any ) name (")
-        .expect("our thread is listed");
-    assert!(
-        matches!(ProcessFiles::open(*tid), Err(Error::IsThread { pid, .. }) if pid == std::process::id())
-    );
+    let (tid, _) = comms.iter().find(|(_, comm)| comm == b"any ) name (").expect("our thread is listed");
+    assert!(matches!(ProcessFiles::open(*tid), Err(Error::IsThread { pid, .. }) if pid == std::process::id()));
     drop(stop);
     thread.join().unwrap();
 
@@ -310,29 +260,17 @@ fn our_own_threads_and_mappings() {
     files.read_maps(&mut text).unwrap();
     assert_eq!(parse_maps(&text, &mut lines).malformed, 0);
     let code = our_own_threads_and_mappings as fn() as usize as u64;
-    let line = lines
-        .iter()
-        .find(|line| (line.start..line.end).contains(&code))
-        .unwrap();
+    let line = lines.iter().find(|line| (line.start..line.end).contains(&code)).unwrap();
     assert_eq!(line.permissions, permission::READ | permission::EXECUTE);
     assert_eq!(line.name, files.read_exe().unwrap());
 }
 
 #[test]
 fn what_cannot_be_opened_says_why() {
-    assert!(matches!(
-        ProcessFiles::open(0),
-        Err(Error::NoSuchProcess(0))
-    ));
-    assert!(matches!(
-        ProcessFiles::open(u32::MAX),
-        Err(Error::NoSuchProcess(u32::MAX))
-    ));
+    assert!(matches!(ProcessFiles::open(0), Err(Error::NoSuchProcess(0))));
+    assert!(matches!(ProcessFiles::open(u32::MAX), Err(Error::NoSuchProcess(u32::MAX))));
     // pid_max is at most 2^22.
-    assert!(matches!(
-        ProcessFiles::open(1 << 23),
-        Err(Error::NoSuchProcess(_))
-    ));
+    assert!(matches!(ProcessFiles::open(1 << 23), Err(Error::NoSuchProcess(_))));
     match ProcessFiles::open(2) {
         Err(Error::KernelThread { pid: 2, comm }) => assert_eq!(comm, "kthreadd"),
         // In a PID namespace of its own, 2 is somebody or nobody.
@@ -356,14 +294,8 @@ fn death_is_told_from_emptiness() {
     assert_eq!(files.read_rollup().unwrap(), None);
     assert_eq!(files.read_exe().unwrap(), b"");
     assert_eq!(files.read_cmdline().unwrap(), b"");
-    assert!(matches!(
-        files.read_overview(MmId(0), true),
-        Err(Error::Zombie(_))
-    ));
-    assert!(matches!(
-        ProcessFiles::open(child.pid()),
-        Err(Error::Zombie(_))
-    ));
+    assert!(matches!(files.read_overview(MmId(0), true), Err(Error::Zombie(_))));
+    assert!(matches!(ProcessFiles::open(child.pid()), Err(Error::Zombie(_))));
 
     child.0.wait().unwrap();
     assert!(!files.exists());
@@ -376,10 +308,7 @@ fn death_is_told_from_emptiness() {
     assert!(matches!(files.read_exe(), Err(Error::Gone(_))));
     assert!(matches!(files.read_threads(), Err(Error::Gone(_))));
     assert!(matches!(files.read_thread_comms(), Err(Error::Gone(_))));
-    assert!(matches!(
-        files.read_overview(MmId(0), true),
-        Err(Error::Gone(_))
-    ));
+    assert!(matches!(files.read_overview(MmId(0), true), Err(Error::Gone(_))));
 }
 
 #[test]
@@ -388,17 +317,9 @@ fn the_handle_follows_exec() {
     let files = child.files();
     let before = files.read_exe().unwrap();
     // The shell reads the first line, and the program that replaces it copies the second.
-    child
-        .0
-        .stdin
-        .as_mut()
-        .unwrap()
-        .write_all(b"go\nreplaced\n")
-        .unwrap();
+    child.0.stdin.as_mut().unwrap().write_all(b"go\nreplaced\n").unwrap();
     let mut line = String::new();
-    BufReader::new(child.0.stdout.as_mut().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(child.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "replaced\n");
 
     let exe = files.read_exe().unwrap();
@@ -406,9 +327,7 @@ fn the_handle_follows_exec() {
     let (mut text, mut lines) = (Vec::new(), Vec::new());
     files.read_maps(&mut text).unwrap();
     parse_maps(&text, &mut lines);
-    assert!(
-        lines.iter().any(|line| line.name == exe) && lines.iter().all(|line| line.name != before)
-    );
+    assert!(lines.iter().any(|line| line.name == exe) && lines.iter().all(|line| line.name != before));
     assert!(files.read_statm().unwrap().resident > 0);
     assert_eq!(files.read_status().unwrap().name, b"cat");
 }

@@ -18,10 +18,7 @@ pub fn may_install() -> bool {
 
 /// The line that installs `packages`, for a person to type.
 pub fn line(packages: &[&str]) -> String {
-    format!(
-        "sudo apt-get install --no-install-recommends -y {}",
-        packages.join(" ")
-    )
+    format!("sudo apt-get install --no-install-recommends -y {}", packages.join(" "))
 }
 
 /// Every one of `packages` can be had. Refreshes the lists once when they know one of them not at all.
@@ -69,14 +66,7 @@ fn install_command(packages: &[&str]) -> Command {
     let mut command = apt_get();
     // RUNLEVEL: packages that bring a server must not start it on a developer's machine.
     command
-        .args([
-            "-qq",
-            "-y",
-            "-o=Dpkg::Use-Pty=0",
-            "-o=DPkg::Lock::Timeout=300",
-            "--no-install-recommends",
-            "install",
-        ])
+        .args(["-qq", "-y", "-o=Dpkg::Use-Pty=0", "-o=DPkg::Lock::Timeout=300", "--no-install-recommends", "install"])
         .args(packages)
         .env("RUNLEVEL", "1");
     command
@@ -84,8 +74,7 @@ fn install_command(packages: &[&str]) -> Command {
 
 fn update() -> Result<()> {
     eprintln!("xtask: apt-get update");
-    shell::run_quietly(apt_get().args(["-qq", "update"]))
-        .context("failed to refresh the package lists")
+    shell::run_quietly(apt_get().args(["-qq", "update"])).context("failed to refresh the package lists")
 }
 
 fn apt_get() -> Command {

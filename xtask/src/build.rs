@@ -57,10 +57,7 @@ pub fn cargo() -> Command {
 /// When a tool is missing or the compiler refuses.
 pub fn object() -> Result<PathBuf> {
     let Tools { compiler, linker } = setup::setup()?;
-    let linker_variable = format!(
-        "CARGO_TARGET_{}_LINKER",
-        BPF_TARGET.to_uppercase().replace('-', "_")
-    );
+    let linker_variable = format!("CARGO_TARGET_{}_LINKER", BPF_TARGET.to_uppercase().replace('-', "_"));
     let (built, took) = shell::timed(|| {
         shell::run(
             compiler
@@ -70,10 +67,7 @@ pub fn object() -> Result<PathBuf> {
                 .arg(workspace::bpf_target())
                 .args(compiler.build_arguments())
                 .env(linker_variable, linker)
-                .env(
-                    "CARGO_ENCODED_RUSTFLAGS",
-                    rustflags(ARCH, &workspace::root()),
-                ),
+                .env("CARGO_ENCODED_RUSTFLAGS", rustflags(ARCH, &workspace::root())),
         )
     });
     built.context("failed to build the probes")?;
@@ -89,10 +83,7 @@ pub fn object() -> Result<PathBuf> {
 pub fn memtrace(profile: Profile, object: &Path) -> Result<PathBuf> {
     let (built, took) = shell::timed(|| {
         shell::run(
-            cargo()
-                .args(["build", "--package", "memtrace"])
-                .args(profile.arguments())
-                .env(OBJECT_VARIABLE, object),
+            cargo().args(["build", "--package", "memtrace"]).args(profile.arguments()).env(OBJECT_VARIABLE, object),
         )
     });
     built?;
@@ -102,18 +93,12 @@ pub fn memtrace(profile: Profile, object: &Path) -> Result<PathBuf> {
 }
 
 fn report(built: &Path, took: std::time::Duration) -> Result<()> {
-    let size = fs::metadata(built)
-        .with_context(|| format!("cargo succeeded, but there is no {}", built.display()))?
-        .len();
+    let size =
+        fs::metadata(built).with_context(|| format!("cargo succeeded, but there is no {}", built.display()))?.len();
     if size == 0 {
         bail!("{} is empty", built.display());
     }
-    eprintln!(
-        "build: {}, {} KiB; {}",
-        workspace::shown(built),
-        size.div_ceil(1024),
-        seconds(took)
-    );
+    eprintln!("build: {}, {} KiB; {}", workspace::shown(built), size.div_ceil(1024), seconds(took));
     Ok(())
 }
 
@@ -143,9 +128,6 @@ mod tests {
         let flags: Vec<&str> = flags.split('\x1f').collect();
         assert_eq!(flags[0], "--cfg=bpf_target_arch=\"x86_64\"");
         assert!(flags.contains(&"-Clink-arg=--btf"));
-        assert!(
-            flags.contains(&"--remap-path-prefix=/a b=."),
-            "a space does not split a flag"
-        );
+        assert!(flags.contains(&"--remap-path-prefix=/a b=."), "a space does not split a flag");
     }
 }

@@ -25,14 +25,7 @@ Next: watch a process of yours, with its pid for N
 /// When something cannot be built or started.
 pub fn demo() -> Result<ExitCode> {
     let memtrace = build::memtrace(Profile::Release, &build::object()?)?;
-    shell::run(build::cargo().args([
-        "build",
-        "--release",
-        "--package",
-        "memtrace-tests",
-        "--bin",
-        WORKLOAD,
-    ]))?;
+    shell::run(build::cargo().args(["build", "--release", "--package", "memtrace-tests", "--bin", WORKLOAD]))?;
     let mut command = Command::new(&memtrace);
     command.arg("--").arg(Profile::Release.program(WORKLOAD));
     if !machine::is_root() {
@@ -41,9 +34,7 @@ pub fn demo() -> Result<ExitCode> {
     machine::mount_tracefs()?;
     eprintln!("demo: {}\n", shell::line(&command));
     outlive_interrupt();
-    let status = command
-        .status()
-        .with_context(|| format!("failed to start {}", memtrace.display()))?;
+    let status = command.status().with_context(|| format!("failed to start {}", memtrace.display()))?;
     if !status.success() {
         anyhow::bail!("{} failed: {status}", shell::line(&command));
     }

@@ -23,9 +23,7 @@ pub fn find(name: &str) -> Option<PathBuf> {
 }
 
 fn cargo_home() -> Option<PathBuf> {
-    env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::home_dir().map(|home| home.join(".cargo")))
+    env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| env::home_dir().map(|home| home.join(".cargo")))
 }
 
 fn is_executable(program: &Path) -> bool {
@@ -41,9 +39,5 @@ pub fn mount_tracefs() -> Result<()> {
     if folder.join("events").is_dir() || Path::new("/sys/kernel/debug/tracing/events").is_dir() {
         return Ok(());
     }
-    shell::run(
-        Command::new("mount")
-            .args(["-t", "tracefs", "nodev"])
-            .arg(folder),
-    )
+    shell::run(Command::new("mount").args(["-t", "tracefs", "nodev"]).arg(folder))
 }

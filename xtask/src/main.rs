@@ -110,21 +110,16 @@ fn parse(arguments: Vec<OsString>) -> Result<Command, Usage> {
             };
             match rest.split_first() {
                 None => Ok(Command::Run(profile, Vec::new())),
-                Some((dashes, arguments)) if dashes == "--" => {
-                    Ok(Command::Run(profile, arguments.to_vec()))
+                Some((dashes, arguments)) if dashes == "--" => Ok(Command::Run(profile, arguments.to_vec())),
+                Some((extra, _)) => {
+                    Err(Usage(format!("unexpected argument {}; memtrace's own follow after --", extra.display())))
                 }
-                Some((extra, _)) => Err(Usage(format!(
-                    "unexpected argument {}; memtrace's own follow after --",
-                    extra.display()
-                ))),
             }
         }
         Some("test") => match rest.as_slice() {
             [] => Ok(Command::Test(None)),
             [filter] => match filter.to_str() {
-                Some(filter) if !filter.starts_with('-') => {
-                    Ok(Command::Test(Some(filter.to_owned())))
-                }
+                Some(filter) if !filter.starts_with('-') => Ok(Command::Test(Some(filter.to_owned()))),
                 _ => Err(Usage(format!("unexpected argument {}", filter.display()))),
             },
             [_, extra, ..] => Err(Usage(format!("unexpected argument {}", extra.display()))),
@@ -145,12 +140,7 @@ mod tests {
     fn run_keeps_everything_after_the_dashes() {
         assert_eq!(
             parsed("run --release -- --pid 7 -- sleep 1"),
-            Some(Command::Run(
-                Profile::Release,
-                ["--pid", "7", "--", "sleep", "1"]
-                    .map(OsString::from)
-                    .to_vec()
-            ))
+            Some(Command::Run(Profile::Release, ["--pid", "7", "--", "sleep", "1"].map(OsString::from).to_vec()))
         );
         assert_eq!(parsed("run"), Some(Command::Run(Profile::Debug, vec![])));
         assert_eq!(parsed("run --pid 7"), None);
@@ -163,9 +153,6 @@ mod tests {
         assert_eq!(parsed("test a b"), None);
         assert_eq!(parsed("test --release"), None);
         assert_eq!(parsed("frobnicate"), None);
-        assert_eq!(
-            parsed("test laws"),
-            Some(Command::Test(Some("laws".into())))
-        );
+        assert_eq!(parsed("test laws"), Some(Command::Test(Some("laws".into()))));
     }
 }

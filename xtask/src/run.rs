@@ -29,9 +29,6 @@ pub fn run(profile: Profile, arguments: &[OsString]) -> Result<ExitCode> {
 
 /// Says how to run `command` as root.
 pub fn refuse(command: &Command) -> ExitCode {
-    eprintln!(
-        "xtask: loading the probes needs root; type\n  sudo {}",
-        shell::line(command)
-    );
+    eprintln!("xtask: loading the probes needs root; type\n  sudo {}", shell::line(command));
     ExitCode::from(NOT_PERMITTED)
 }

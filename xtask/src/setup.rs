@@ -70,10 +70,7 @@ fn require_c_compiler() -> Result<()> {
     if apt::may_install() {
         return apt::install(&packages);
     }
-    bail!(
-        "a C compiler, cc: {}",
-        apt_or(&packages, "install gcc or clang and libc's headers")
-    )
+    bail!("a C compiler, cc: {}", apt_or(&packages, "install gcc or clang and libc's headers"))
 }
 
 fn install_compiler() -> Result<Compiler> {
@@ -82,16 +79,11 @@ fn install_compiler() -> Result<Compiler> {
         let (installed, took) = shell::timed(|| apt::install(CORE_PACKAGES));
         installed?;
         eprintln!("setup: installed in {}", seconds(took));
-        return Compiler::find().context(
-            "the packages are installed, but the compiler has no core for the BPF target",
-        );
+        return Compiler::find().context("the packages are installed, but the compiler has no core for the BPF target");
     }
     bail!(
         "a core for the BPF target: {}",
-        apt_or(
-            CORE_PACKAGES,
-            "rustup toolchain install nightly --profile minimal --component rust-src"
-        )
+        apt_or(CORE_PACKAGES, "rustup toolchain install nightly --profile minimal --component rust-src")
     )
 }
 
@@ -103,9 +95,7 @@ fn install_linker(llvm_needed: u32) -> Result<PathBuf> {
         if !apt::may_install() || !apt::offers(LLVM_PACKAGES)? {
             bail!(linker_advice(llvm_needed));
         }
-        eprintln!(
-            "setup: no bpf-linker {BPF_LINKER_VERSION} here; taking Debian's LLVM {LLVM} to build it"
-        );
+        eprintln!("setup: no bpf-linker {BPF_LINKER_VERSION} here; taking Debian's LLVM {LLVM} to build it");
         let (installed, took) = shell::timed(|| apt::install(LLVM_PACKAGES));
         installed?;
         eprintln!("setup: installed in {}", seconds(took));
@@ -123,41 +113,22 @@ fn build_linker() -> Result<()> {
     let path = env::join_paths(folders).context("PATH holds a colon in a folder's name")?;
     shell::run(
         Command::new(toolchain::own_cargo())
-            .args([
-                "install",
-                "--quiet",
-                "--locked",
-                "bpf-linker",
-                "--version",
-                BPF_LINKER_VERSION,
-            ])
-            .args([
-                "--no-default-features",
-                "--features",
-                &format!("llvm-{LLVM}"),
-                "--force",
-            ])
+            .args(["install", "--quiet", "--locked", "bpf-linker", "--version", BPF_LINKER_VERSION])
+            .args(["--no-default-features", "--features", &format!("llvm-{LLVM}"), "--force"])
             .env("LLVM_SYS_221_PREFIX", LLVM_PREFIX)
             .env("PATH", path),
     )
 }
 
 fn has_llvm() -> bool {
-    Path::new(LLVM_PREFIX)
-        .join("include/llvm-c/Core.h")
-        .is_file()
+    Path::new(LLVM_PREFIX).join("include/llvm-c/Core.h").is_file()
         && Path::new(LLVM_PREFIX).join("lib/libPolly.a").is_file()
 }
 
 fn linker_advice(llvm_needed: u32) -> String {
     // The published program brings its LLVM along, of the newest major version.
-    let published =
-        format!("cargo install cargo-binstall && cargo binstall bpf-linker@{BPF_LINKER_VERSION}");
-    let advice = if llvm_needed <= LLVM {
-        apt_or(LLVM_PACKAGES, &published)
-    } else {
-        published
-    };
+    let published = format!("cargo install cargo-binstall && cargo binstall bpf-linker@{BPF_LINKER_VERSION}");
+    let advice = if llvm_needed <= LLVM { apt_or(LLVM_PACKAGES, &published) } else { published };
     format!("bpf-linker {BPF_LINKER_VERSION}: {advice}")
 }
 

@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 /// # Errors
 /// When it cannot be started or does not end with success.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("failed to start {}", line(command)))?;
+    let status = command.status().with_context(|| format!("failed to start {}", line(command)))?;
     if !status.success() {
         bail!("{} failed: {status}", line(command));
     }
@@ -25,20 +23,10 @@ pub fn run(command: &mut Command) -> Result<()> {
 /// # Errors
 /// When it cannot be started or does not end with success.
 pub fn run_quietly(command: &mut Command) -> Result<()> {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("failed to start {}", line(command)))?;
+    let Output { status, stdout, stderr } =
+        command.stdin(Stdio::null()).output().with_context(|| format!("failed to start {}", line(command)))?;
     if !status.success() {
-        eprint!(
-            "{}{}",
-            String::from_utf8_lossy(&stdout),
-            String::from_utf8_lossy(&stderr)
-        );
+        eprint!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
         bail!("{} failed: {status}", line(command));
     }
     Ok(())
@@ -46,14 +34,8 @@ pub fn run_quietly(command: &mut Command) -> Result<()> {
 
 /// What `command` prints on stdout, when it succeeds; its stderr is dropped. For questions whose answer may be no.
 pub fn ask(command: &mut Command) -> Option<String> {
-    let Output { status, stdout, .. } = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
-    status
-        .success()
-        .then(|| String::from_utf8_lossy(&stdout).into_owned())
+    let Output { status, stdout, .. } = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    status.success().then(|| String::from_utf8_lossy(&stdout).into_owned())
 }
 
 /// `command` as one could type it, without its environment.
@@ -66,16 +48,11 @@ pub fn line(command: &Command) -> String {
     };
     for argument in command.get_args() {
         let argument = argument.to_string_lossy();
-        let plain = !argument.is_empty()
-            && argument
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_=./,:@+%".contains(&b));
+        let plain =
+            !argument.is_empty() && argument.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_=./,:@+%".contains(&b));
         // Writing to a String cannot fail.
-        let _ = if plain {
-            write!(line, " {argument}")
-        } else {
-            write!(line, " '{}'", argument.replace('\'', r"'\''"))
-        };
+        let _ =
+            if plain { write!(line, " {argument}") } else { write!(line, " '{}'", argument.replace('\'', r"'\''")) };
     }
     line
 }
@@ -95,11 +72,7 @@ pub fn seconds(duration: Duration) -> String {
     } else if seconds < 120.0 {
         format!("{seconds:.0} s")
     } else {
-        format!(
-            "{} min {} s",
-            duration.as_secs() / 60,
-            duration.as_secs() % 60
-        )
+        format!("{} min {} s", duration.as_secs() / 60, duration.as_secs() % 60)
     }
 }
 
@@ -124,10 +97,7 @@ mod tests {
     #[test]
     fn a_failure_is_named() {
         let error = run(Command::new("sh").args(["-c", "exit 3"])).expect_err("exit 3 is failure");
-        assert!(
-            error.to_string().contains("sh -c 'exit 3' failed"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("sh -c 'exit 3' failed"), "{error}");
         assert_eq!(ask(&mut Command::new("false")), None);
     }
 }

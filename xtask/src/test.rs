@@ -55,23 +55,15 @@ impl Counts {
 pub fn test(filter: Option<&str>) -> Result<bool> {
     let mut steps = Steps::default();
     if filter.is_none() {
-        steps.checked("format", || {
-            shell::run(build::cargo().args(["fmt", "--all", "--", "--check"]))
-        });
+        steps.checked("format", || shell::run(build::cargo().args(["fmt", "--all", "--", "--check"])));
         steps.checked("format of the probes", || {
             shell::run(
-                build::cargo()
-                    .current_dir(workspace::root().join("memtrace-ebpf"))
-                    .args(["fmt", "--", "--check"]),
+                build::cargo().current_dir(workspace::root().join("memtrace-ebpf")).args(["fmt", "--", "--check"]),
             )
         });
-        steps.checked("lints, without probes", || {
-            shell::run(lint().arg("--no-default-features").args(DENY))
-        });
+        steps.checked("lints, without probes", || shell::run(lint().arg("--no-default-features").args(DENY)));
     }
-    steps.tests("tests, without probes", || {
-        tests(unprivileged().arg("--no-default-features").args(filter))
-    });
+    steps.tests("tests, without probes", || tests(unprivileged().arg("--no-default-features").args(filter)));
 
     let mut object = None;
     steps.checked("build of the probes", || {
@@ -80,17 +72,9 @@ pub fn test(filter: Option<&str>) -> Result<bool> {
     });
     let object = object.as_deref();
     if filter.is_none() {
-        steps.checked("lints", || {
-            shell::run(lint().args(DENY).env(OBJECT_VARIABLE, built(object)?))
-        });
+        steps.checked("lints", || shell::run(lint().args(DENY).env(OBJECT_VARIABLE, built(object)?)));
     }
-    steps.tests("tests", || {
-        tests(
-            unprivileged()
-                .args(filter)
-                .env(OBJECT_VARIABLE, built(object)?),
-        )
-    });
+    steps.tests("tests", || tests(unprivileged().args(filter).env(OBJECT_VARIABLE, built(object)?)));
     steps.tests("kernel tests", || {
         let counts = kernel(built(object)?, filter)?;
         if filter.is_none() && counts.passed + counts.failed == 0 {
@@ -111,13 +95,7 @@ fn lint() -> Command {
 
 fn unprivileged() -> Command {
     let mut command = build::cargo();
-    command.args([
-        "test",
-        "--no-fail-fast",
-        "--workspace",
-        "--exclude",
-        KERNEL_TESTS,
-    ]);
+    command.args(["test", "--no-fail-fast", "--workspace", "--exclude", KERNEL_TESTS]);
     command
 }
 
@@ -130,33 +108,15 @@ fn kernel(object: &Path, filter: Option<&str>) -> Result<Counts> {
     if !machine::is_root() {
         let path = std::env::var("PATH").unwrap_or_default();
         let mut line = Command::new("sudo");
-        line.args([
-            "-E",
-            "env",
-            &format!("PATH={path}"),
-            "cargo",
-            "xtask",
-            "test",
-        ])
-        .args(filter);
-        bail!(
-            "not run: loading probes needs root; type\n  {}",
-            shell::line(&line)
-        );
+        line.args(["-E", "env", &format!("PATH={path}"), "cargo", "xtask", "test"]).args(filter);
+        bail!("not run: loading probes needs root; type\n  {}", shell::line(&line));
     }
     install_watched()?;
     machine::mount_tracefs()?;
     let memtrace = build::memtrace(Profile::Release, object)?;
     tests(
         build::cargo()
-            .args([
-                "test",
-                "--no-fail-fast",
-                "--release",
-                "--package",
-                KERNEL_TESTS,
-                "--",
-            ])
+            .args(["test", "--no-fail-fast", "--release", "--package", KERNEL_TESTS, "--"])
             .arg("--test-threads=1")
             .args(filter)
             .env("MEMTRACE_BIN", memtrace),
@@ -165,11 +125,8 @@ fn kernel(object: &Path, filter: Option<&str>) -> Result<Counts> {
 
 /// The programs that the kernel tests watch are here afterwards.
 fn install_watched() -> Result<()> {
-    let mut packages: Vec<&str> = WATCHED
-        .iter()
-        .filter(|(program, _)| machine::find(program).is_none())
-        .map(|(_, package)| *package)
-        .collect();
+    let mut packages: Vec<&str> =
+        WATCHED.iter().filter(|(program, _)| machine::find(program).is_none()).map(|(_, package)| *package).collect();
     if postgres().is_none() {
         packages.push("postgresql");
     }
@@ -177,10 +134,7 @@ fn install_watched() -> Result<()> {
         return Ok(());
     }
     if !apt::may_install() {
-        bail!(
-            "the kernel tests watch programs that are not here: {}",
-            packages.join(", ")
-        );
+        bail!("the kernel tests watch programs that are not here: {}", packages.join(", "));
     }
     apt::install(&packages)
 }
@@ -189,11 +143,7 @@ fn install_watched() -> Result<()> {
 fn postgres() -> Option<PathBuf> {
     machine::find("postgres").or_else(|| {
         let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
-        versions
-            .flatten()
-            .map(|version| version.path().join("bin/postgres"))
-            .filter(|server| server.is_file())
-            .max()
+        versions.flatten().map(|version| version.path().join("bin/postgres")).filter(|server| server.is_file()).max()
     })
 }
 
@@ -209,11 +159,7 @@ fn tests(command: &mut Command) -> Result<Counts> {
         let mut lines = BufReader::new(stdout);
         let mut line = Vec::new();
         let mut out = std::io::stdout();
-        while lines
-            .read_until(b'\n', &mut line)
-            .context("failed to read the tests' output")?
-            > 0
-        {
+        while lines.read_until(b'\n', &mut line).context("failed to read the tests' output")? > 0 {
             // Whoever reads us may have gone away; the tests still count.
             let _ = out.write_all(&line).and_then(|()| out.flush());
             if let Some(result) = parse_result(&String::from_utf8_lossy(&line)) {
@@ -269,11 +215,7 @@ impl Steps {
         if let Err(error) = &outcome {
             eprintln!("xtask: {name}: {error:#}");
         }
-        self.0.push(Step {
-            name,
-            took,
-            outcome,
-        });
+        self.0.push(Step { name, took, outcome });
     }
 
     /// Prints what happened; true when everything passed.
@@ -281,28 +223,16 @@ impl Steps {
         let mut total = Counts::default();
         let mut bad = 0;
         println!("\n── summary");
-        for Step {
-            name,
-            took,
-            outcome,
-        } in &self.0
-        {
+        for Step { name, took, outcome } in &self.0 {
             let (mark, said) = match outcome {
                 Ok(counts) => {
                     total.add(*counts);
                     bad += usize::from(counts.failed > 0);
-                    let mark = if counts.failed == 0 {
-                        "ok    "
-                    } else {
-                        "FAILED"
-                    };
+                    let mark = if counts.failed == 0 { "ok    " } else { "FAILED" };
                     let said = if *counts == Counts::default() {
                         String::new()
                     } else {
-                        format!(
-                            "  {} passed, {} failed, {} skipped",
-                            counts.passed, counts.failed, counts.ignored
-                        )
+                        format!("  {} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.ignored)
                     };
                     (mark, said)
                 }
@@ -316,10 +246,7 @@ impl Steps {
         if bad > 0 {
             println!("{bad} of {} steps failed", self.0.len());
         }
-        println!(
-            "{} passed, {} failed, {} skipped",
-            total.passed, total.failed, total.ignored
-        );
+        println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.ignored);
         bad == 0
     }
 }
@@ -330,24 +257,11 @@ mod tests {
 
     #[test]
     fn result_lines_are_counted() {
-        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.05s\n";
-        assert_eq!(
-            parse_result(line),
-            Some(Counts {
-                passed: 12,
-                failed: 3,
-                ignored: 1
-            })
-        );
+        let line =
+            "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.05s\n";
+        assert_eq!(parse_result(line), Some(Counts { passed: 12, failed: 3, ignored: 1 }));
         let line = "9 passed, 0 failed, 2 skipped of 11 chosen\n";
-        assert_eq!(
-            parse_result(line),
-            Some(Counts {
-                passed: 9,
-                failed: 0,
-                ignored: 2
-            })
-        );
+        assert_eq!(parse_result(line), Some(Counts { passed: 9, failed: 0, ignored: 2 }));
         assert_eq!(parse_result("test laws::closes ... ok\n"), None);
         assert_eq!(parse_result("no test chosen of 11\n"), None);
     }
@@ -357,13 +271,7 @@ mod tests {
         let mut steps = Steps::default();
         steps.checked("good", || Ok(()));
         assert!(steps.summary());
-        steps.tests("bad", || {
-            Ok(Counts {
-                passed: 5,
-                failed: 1,
-                ignored: 0,
-            })
-        });
+        steps.tests("bad", || Ok(Counts { passed: 5, failed: 1, ignored: 0 }));
         assert!(!steps.summary());
 
         let mut steps = Steps::default();

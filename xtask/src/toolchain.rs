@@ -48,19 +48,10 @@ impl fmt::Display for Compiler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.core {
             Core::Prebuilt { rustc } => {
-                write!(
-                    f,
-                    "prebuilt core of rustc {} ({})",
-                    self.version,
-                    rustc.display()
-                )
+                write!(f, "prebuilt core of rustc {} ({})", self.version, rustc.display())
             }
             Core::Sources { toolchain } => {
-                write!(
-                    f,
-                    "rustc {} ({toolchain}) and -Z build-std=core",
-                    self.version
-                )
+                write!(f, "rustc {} ({toolchain}) and -Z build-std=core", self.version)
             }
         }
     }
@@ -73,12 +64,7 @@ impl Compiler {
     }
 
     fn prebuilt(rustc: &Path) -> Option<Self> {
-        let libraries = shell::ask(Command::new(rustc).args([
-            "--print",
-            "target-libdir",
-            "--target",
-            BPF_TARGET,
-        ]))?;
+        let libraries = shell::ask(Command::new(rustc).args(["--print", "target-libdir", "--target", BPF_TARGET]))?;
         let has_core = fs::read_dir(libraries.trim()).ok()?.flatten().any(|file| {
             let name = file.file_name();
             let name = name.to_string_lossy();
@@ -88,37 +74,20 @@ impl Compiler {
             return None;
         }
         let (version, llvm) = parse_version(&shell::ask(Command::new(rustc).arg("-vV"))?)?;
-        Some(Self {
-            core: Core::Prebuilt {
-                rustc: rustc.to_owned(),
-            },
-            version,
-            llvm,
-        })
+        Some(Self { core: Core::Prebuilt { rustc: rustc.to_owned() }, version, llvm })
     }
 
     fn nightly() -> Option<Self> {
         let toolchain = "nightly";
-        let rustc = |argument: &[&str]| {
-            shell::ask(
-                Command::new("rustup")
-                    .args(["run", toolchain, "rustc"])
-                    .args(argument),
-            )
-        };
+        let rustc =
+            |argument: &[&str]| shell::ask(Command::new("rustup").args(["run", toolchain, "rustc"]).args(argument));
         let sysroot = rustc(&["--print", "sysroot"])?;
         let core = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs");
         if !core.is_file() {
             return None;
         }
         let (version, llvm) = parse_version(&rustc(&["-vV"])?)?;
-        Some(Self {
-            core: Core::Sources {
-                toolchain: toolchain.to_owned(),
-            },
-            version,
-            llvm,
-        })
+        Some(Self { core: Core::Sources { toolchain: toolchain.to_owned() }, version, llvm })
     }
 
     /// A cargo that compiles for the BPF target with this compiler. What the caller's cargo put in the environment for
@@ -133,18 +102,11 @@ impl Compiler {
             }
             Core::Sources { toolchain } => {
                 let mut command = Command::new("rustup");
-                command
-                    .args(["run", toolchain, "cargo"])
-                    .env_remove("RUSTC");
+                command.args(["run", toolchain, "cargo"]).env_remove("RUSTC");
                 command
             }
         };
-        for name in [
-            "CARGO",
-            "RUSTUP_TOOLCHAIN",
-            "RUSTC_WRAPPER",
-            "RUSTC_WORKSPACE_WRAPPER",
-        ] {
+        for name in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
             command.env_remove(name);
         }
         // `cargo run` puts its own compiler's libraries there.
@@ -194,30 +156,12 @@ mod tests {
 
     #[test]
     fn only_the_nightly_builds_core() {
-        let compiler = |core| Compiler {
-            core,
-            version: "1.96.0".to_owned(),
-            llvm: 22,
-        };
-        let prebuilt = compiler(Core::Prebuilt {
-            rustc: PathBuf::from("/usr/bin/rustc"),
-        });
+        let compiler = |core| Compiler { core, version: "1.96.0".to_owned(), llvm: 22 };
+        let prebuilt = compiler(Core::Prebuilt { rustc: PathBuf::from("/usr/bin/rustc") });
         assert!(prebuilt.build_arguments().is_empty());
-        assert!(
-            prebuilt
-                .cargo()
-                .get_envs()
-                .any(|(name, value)| name == "RUSTC" && value.is_some())
-        );
-        let sources = compiler(Core::Sources {
-            toolchain: "nightly".to_owned(),
-        });
+        assert!(prebuilt.cargo().get_envs().any(|(name, value)| name == "RUSTC" && value.is_some()));
+        let sources = compiler(Core::Sources { toolchain: "nightly".to_owned() });
         assert_eq!(sources.build_arguments(), ["-Z", "build-std=core"]);
-        assert!(
-            !sources
-                .cargo()
-                .get_envs()
-                .any(|(name, value)| name == "RUSTC" && value.is_some())
-        );
+        assert!(!sources.cargo().get_envs().any(|(name, value)| name == "RUSTC" && value.is_some()));
     }
 }

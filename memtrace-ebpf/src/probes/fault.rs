@@ -199,4 +199,3 @@ fn register(task: Task, mm: u64, tid: u32) -> i32 {
     });
     0
 }
-

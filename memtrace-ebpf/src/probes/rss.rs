@@ -40,7 +40,9 @@ pub fn rss_stat(ctx: BtfTracePointContext) -> i32 {
     let Some(view) = slot::view(index, epoch) else { return 0 };
     let moved = slot::difference(slot, view, member);
     let fault = match own {
-        Some(th) if unsafe { (*th).state & thread::STARTED != 0 && (*th).fault_count == task.fault_count() } => Some(th),
+        Some(th) if unsafe { (*th).state & thread::STARTED != 0 && (*th).fault_count == task.fault_count() } => {
+            Some(th)
+        }
         _ => None,
     };
     let mut delta = moved.delta;
@@ -80,8 +82,9 @@ fn is_fault_size(delta: i64) -> bool {
 }
 
 /// Two CPUs flushed the same counter before either's handler looked. A fault knows that it added one page, so the rest
-/// is the other's: either the other has already taken our part too, then its record is set right; or its handler is
-/// about to look, then it finds its part where we leave it. Returns what we booked for ourselves, and in all.
+/// is the other's: either the other has already taken our part too, then its record is set right (no fault's, for a fault
+/// never keeps what is not its own); or its handler is about to look, then it finds its part where we leave it.
+/// Returns what we booked for ourselves, and in all.
 #[inline(never)]
 fn settle(slot: *mut Slot, epoch: u32, moved: slot::Difference) -> (i64, i64) {
     let rest = moved.delta - 1;
@@ -159,7 +162,6 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
             record::shift(epoch, &(*th).last, (*th).last_epoch, &key, (ANON, (*th).last_pages, 1), now);
         }
         let record = record::book(epoch, &key, member, delta, u32::from(first), now);
-        change.remember(&key);
         let same = !first && (*th).last_epoch == epoch && (*th).last == key;
         (*th).last_pages = if same { (*th).last_pages + delta } else { delta };
         (*th).last = key;

@@ -36,10 +36,7 @@ impl SmapsSize {
     /// Of a process with so many resident pages; its mappings are then given to [`Self::add`].
     #[must_use]
     pub fn new(resident_pages: u64) -> Self {
-        Self {
-            resident_pages,
-            ..Self::default()
-        }
+        Self { resident_pages, ..Self::default() }
     }
 
     /// Takes the next mapping by address.
@@ -51,10 +48,7 @@ impl SmapsSize {
         self.mappings += 1;
         self.window[self.next] = pages;
         self.next = (self.next + 1) % MAPPINGS_PER_HOLD;
-        let sum = self
-            .window
-            .iter()
-            .fold(0u64, |sum, pages| sum.saturating_add(*pages));
+        let sum = self.window.iter().fold(0u64, |sum, pages| sum.saturating_add(*pages));
         self.neighbouring_pages = self.neighbouring_pages.max(sum);
     }
 
@@ -107,12 +101,7 @@ impl SmapsBudget {
     /// The first reading is due at once.
     #[must_use]
     pub const fn new(interval_ns: u64, limit_ns: Option<u64>) -> Self {
-        Self {
-            interval_ns,
-            limit_ns,
-            due_ns: 0,
-            correction: None,
-        }
+        Self { interval_ns, limit_ns, due_ns: 0, correction: None }
     }
 
     /// When the next reading is due.
@@ -134,31 +123,21 @@ impl SmapsBudget {
     /// Why not.
     pub fn check(&self, now_ns: u64, size: &SmapsSize) -> Result<(), Refusal> {
         if now_ns < self.due_ns {
-            return Err(Refusal::NotDue {
-                due_ns: self.due_ns,
-            });
+            return Err(Refusal::NotDue { due_ns: self.due_ns });
         }
         let estimate_ns = self.estimate_hold_ns(size);
         match self.limit_ns {
-            Some(limit_ns) if estimate_ns > limit_ns => Err(Refusal::HoldTooLong {
-                estimate_ns,
-                limit_ns,
-            }),
+            Some(limit_ns) if estimate_ns > limit_ns => Err(Refusal::HoldTooLong { estimate_ns, limit_ns }),
             _ => Ok(()),
         }
     }
 
     /// Takes note of a reading that ended now; the next is due after the interval or after 50 times its cost.
     pub fn spent(&mut self, now_ns: u64, size: &SmapsSize, cost: ReadCost) {
-        self.due_ns = now_ns.saturating_add(
-            cost.cost_ns
-                .saturating_mul(WAIT_PER_COST)
-                .max(self.interval_ns),
-        );
+        self.due_ns = now_ns.saturating_add(cost.cost_ns.saturating_mul(WAIT_PER_COST).max(self.interval_ns));
         let estimate = size.whole_ns();
         if estimate > 0.0 && cost.cost_ns > 0 {
-            let ratio = (cost.cost_ns as f64 / estimate)
-                .clamp(LARGEST_CORRECTION.recip(), LARGEST_CORRECTION);
+            let ratio = (cost.cost_ns as f64 / estimate).clamp(LARGEST_CORRECTION.recip(), LARGEST_CORRECTION);
             self.correction = Some(self.correction.map_or(ratio, |before| before.min(ratio)));
         }
     }
@@ -185,11 +164,7 @@ mod tests {
     }
 
     fn cost(ns: u64) -> ReadCost {
-        ReadCost {
-            cost_ns: ns,
-            longest_hold_ns: ns,
-            reads: 1,
-        }
+        ReadCost { cost_ns: ns, longest_hold_ns: ns, reads: 1 }
     }
 
     #[test]
@@ -199,10 +174,7 @@ mod tests {
         assert_eq!(budget.check(0, &small), Ok(()));
         budget.spent(SECOND, &small, cost(MS));
         assert_eq!(budget.due_ns(), 6 * SECOND);
-        assert_eq!(
-            budget.check(6 * SECOND - 1, &small),
-            Err(Refusal::NotDue { due_ns: 6 * SECOND })
-        );
+        assert_eq!(budget.check(6 * SECOND - 1, &small), Err(Refusal::NotDue { due_ns: 6 * SECOND }));
         assert_eq!(budget.check(6 * SECOND, &small), Ok(()));
         budget.spent(6 * SECOND, &small, cost(200 * MS));
         assert_eq!(budget.due_ns(), 16 * SECOND);
@@ -213,11 +185,7 @@ mod tests {
         let budget = SmapsBudget::new(SECOND, Some(50 * MS));
         // 16 GiB of shared memory in one mapping: 4 Mi pages under one hold, 75 ms.
         let shared = size(4 << 20, &[1, 2, 4 << 20, 3]);
-        let Err(Refusal::HoldTooLong {
-            estimate_ns,
-            limit_ns,
-        }) = budget.check(0, &shared)
-        else {
+        let Err(Refusal::HoldTooLong { estimate_ns, limit_ns }) = budget.check(0, &shared) else {
             panic!("must refuse")
         };
         assert!((75 * MS..77 * MS).contains(&estimate_ns), "{estimate_ns}");
@@ -242,19 +210,13 @@ mod tests {
         assert_eq!(budget.check(0, &big), Ok(()));
         // Twice as slow as the constants say: about 75 ms.
         budget.spent(0, &big, cost(76 * MS));
-        assert!(matches!(
-            budget.check(100 * SECOND, &big),
-            Err(Refusal::HoldTooLong { .. })
-        ));
+        assert!(matches!(budget.check(100 * SECOND, &big), Err(Refusal::HoldTooLong { .. })));
         // The fastest reading is the least disturbed one, and a disturbance of seconds counts as fourfold.
         budget.spent(0, &big, cost(38 * MS));
         assert_eq!(budget.check(100 * SECOND, &big), Ok(()));
         let mut budget = SmapsBudget::new(0, Some(50 * MS));
         budget.spent(0, &size(100, &[100]), cost(10 * SECOND));
-        assert_eq!(
-            budget.check(10_000 * SECOND, &size(1000, &[1000; 10])),
-            Ok(())
-        );
+        assert_eq!(budget.check(10_000 * SECOND, &size(1000, &[1000; 10])), Ok(()));
     }
 
     #[test]
@@ -263,10 +225,7 @@ mod tests {
         budget.skipped(SECOND);
         assert_eq!(budget.due_ns(), 6 * SECOND);
         assert_eq!(
-            budget
-                .check(7 * SECOND, &size(1 << 20, &[1 << 20]))
-                .unwrap_err()
-                .to_string(),
+            budget.check(7 * SECOND, &size(1 << 20, &[1 << 20])).unwrap_err().to_string(),
             "reading smaps may hold mmap_lock for 18.9 ms at a time, and the limit (--max-snapshot-ms) is 1.0 ms"
         );
     }

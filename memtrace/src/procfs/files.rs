@@ -1,9 +1,8 @@
 //! The files of one process, through a handle that cannot be confused by a reused pid.
 
 use super::{
-    Error, Malformed, ReadCost, Rollup, SmapsSize, Statm, Status, page_size, parse_rollup,
-    parse_stat, parse_statm, parse_status, private_file, private_file_pages_of_pagemap, visit_maps,
-    visit_smaps,
+    Error, Malformed, ReadCost, Rollup, SmapsSize, Statm, Status, page_size, parse_rollup, parse_stat, parse_statm,
+    parse_status, private_file, private_file_pages_of_pagemap, visit_maps, visit_smaps,
 };
 use crate::event::{MmId, Overview};
 use crate::procfs::monotonic_ns;
@@ -42,57 +41,28 @@ impl ProcessFiles {
     /// # Errors
     /// [`Error::NoSuchProcess`], [`Error::IsThread`], [`Error::KernelThread`], [`Error::Zombie`] or [`Error::PermissionDenied`].
     pub fn open(pid: u32) -> Result<Self, Error> {
-        let number = i32::try_from(pid)
-            .ok()
-            .filter(|number| *number > 0)
-            .ok_or(Error::NoSuchProcess(pid))?;
+        let number = i32::try_from(pid).ok().filter(|number| *number > 0).ok_or(Error::NoSuchProcess(pid))?;
         let failed = |file: &str, failure: Failure| match failure {
-            Failure::Denied => Error::PermissionDenied {
-                pid,
-                file: file.to_owned(),
-            },
+            Failure::Denied => Error::PermissionDenied { pid, file: file.to_owned() },
             Failure::Missing => Error::NoSuchProcess(pid),
-            Failure::Other(source) => Error::Io {
-                pid,
-                file: file.to_owned(),
-                source,
-            },
+            Failure::Other(source) => Error::Io { pid, file: file.to_owned(), source },
         };
         let process = Process::new(number).map_err(|error| failed("", error.into()))?;
-        let open = |file: &str| {
-            process
-                .open_relative(file)
-                .map_err(|error| failed(file, error.into()))
-        };
+        let open = |file: &str| process.open_relative(file).map_err(|error| failed(file, error.into()));
         let (statm, status, mut stat_file) = (open("statm")?, open("status")?, open("stat")?);
         let mut stat = Vec::new();
-        stat_file
-            .read_to_end(&mut stat)
-            .map_err(|error| failed("stat", error.into()))?;
+        stat_file.read_to_end(&mut stat).map_err(|error| failed("stat", error.into()))?;
         let stat = parse_stat(&stat).map_err(|source| Error::Malformed { pid, source })?;
-        let files = Self {
-            pid,
-            page_size: page_size(),
-            start_time: stat.start_time,
-            process,
-            statm,
-            status,
-        };
+        let files = Self { pid, page_size: page_size(), start_time: stat.start_time, process, statm, status };
         if stat.is_kernel_thread() {
-            return Err(Error::KernelThread {
-                pid,
-                comm: String::from_utf8_lossy(&stat.comm).into_owned(),
-            });
+            return Err(Error::KernelThread { pid, comm: String::from_utf8_lossy(&stat.comm).into_owned() });
         }
         let status = files.read_status().map_err(|error| match error {
             Error::Gone(pid) => Error::NoSuchProcess(pid),
             error => error,
         })?;
         if let Some(owner) = status.tgid.filter(|owner| *owner != pid) {
-            return Err(Error::IsThread {
-                tid: pid,
-                pid: owner,
-            });
+            return Err(Error::IsThread { tid: pid, pid: owner });
         }
         if status.is_zombie() && status.amounts(files.page_size).is_none() {
             return Err(Error::Zombie(pid));
@@ -124,10 +94,7 @@ impl ProcessFiles {
     /// [`Error::Gone`] after its death.
     pub fn read_statm(&self) -> Result<Statm, Error> {
         let mut buffer = [0; 256];
-        let length = self
-            .statm
-            .read_at(&mut buffer, 0)
-            .map_err(|error| self.failed("statm", error))?;
+        let length = self.statm.read_at(&mut buffer, 0).map_err(|error| self.failed("statm", error))?;
         parse_statm(&buffer[..length]).map_err(|source| self.malformed(source))
     }
 
@@ -223,12 +190,9 @@ impl ProcessFiles {
     /// [`Error::Gone`]; [`Error::Zombie`] when it has no address space any more.
     pub fn read_overview(&self, mm: MmId, may_read_smaps: bool) -> Result<Overview, Error> {
         let status = self.read_status()?;
-        let (Some(anon), Some(file), Some(shmem), Some(virt)) = (
-            status.rss_anon,
-            status.rss_file,
-            status.rss_shmem,
-            status.vm_size,
-        ) else {
+        let (Some(anon), Some(file), Some(shmem), Some(virt)) =
+            (status.rss_anon, status.rss_file, status.rss_shmem, status.vm_size)
+        else {
             return Err(Error::Zombie(self.pid));
         };
         let rollup = match self.read_rollup() {
@@ -268,8 +232,7 @@ impl ProcessFiles {
             Some(bytes) => sum = sum.saturating_add(bytes),
             None => {
                 open.push((mapping.start / self.page_size, mapping.end / self.page_size));
-                open_pages =
-                    open_pages.saturating_add((mapping.end - mapping.start) / self.page_size);
+                open_pages = open_pages.saturating_add((mapping.end - mapping.start) / self.page_size);
             }
         });
         if report.malformed > 0 || report.mappings == 0 || open_pages > PAGEMAP_CAP {
@@ -278,24 +241,17 @@ impl ProcessFiles {
         if open.is_empty() {
             return Ok(Some(sum));
         }
-        let pagemap = self
-            .process
-            .open_relative("pagemap")
-            .map_err(|error| self.failed("pagemap", error))?;
+        let pagemap = self.process.open_relative("pagemap").map_err(|error| self.failed("pagemap", error))?;
         for (first, end) in open {
             let mut page = first;
             while page < end {
                 let wanted = ((end - page) * 8).min(READ_ROOM as u64) as usize;
                 buffer.resize(wanted, 0);
-                let read = pagemap
-                    .read_at(&mut buffer, page * 8)
-                    .map_err(|error| self.failed("pagemap", error))?;
+                let read = pagemap.read_at(&mut buffer, page * 8).map_err(|error| self.failed("pagemap", error))?;
                 if read < 8 {
                     break;
                 }
-                sum = sum.saturating_add(
-                    private_file_pages_of_pagemap(&buffer[..read]) * self.page_size,
-                );
+                sum = sum.saturating_add(private_file_pages_of_pagemap(&buffer[..read]) * self.page_size);
                 page += read as u64 / 8;
             }
         }
@@ -328,13 +284,8 @@ impl ProcessFiles {
     /// [`Error::Gone`] after its death.
     pub fn read_cmdline(&self) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
-        let file = self
-            .process
-            .open_relative("cmdline")
-            .map_err(|error| self.failed("cmdline", error))?;
-        file.take(CMDLINE_CAP)
-            .read_to_end(&mut bytes)
-            .map_err(|error| self.failed("cmdline", error))?;
+        let file = self.process.open_relative("cmdline").map_err(|error| self.failed("cmdline", error))?;
+        file.take(CMDLINE_CAP).read_to_end(&mut bytes).map_err(|error| self.failed("cmdline", error))?;
         if (bytes.len() as u64) < CMDLINE_CAP && bytes.last() == Some(&0) {
             bytes.pop();
         }
@@ -346,14 +297,9 @@ impl ProcessFiles {
     /// # Errors
     /// [`Error::Gone`] after its death.
     pub fn read_threads(&self) -> Result<Vec<u32>, Error> {
-        let tasks = self
-            .process
-            .tasks()
-            .map_err(|error| self.failed("task", error))?;
+        let tasks = self.process.tasks().map_err(|error| self.failed("task", error))?;
         // A thread that ends while the list is read is no error: it is not in the list.
-        Ok(tasks
-            .filter_map(|task| u32::try_from(task.ok()?.tid).ok())
-            .collect())
+        Ok(tasks.filter_map(|task| u32::try_from(task.ok()?.tid).ok()).collect())
     }
 
     /// Its threads with their names: any bytes. A thread that ends meanwhile is left out.
@@ -375,11 +321,7 @@ impl ProcessFiles {
 
     fn read_comm_at(&self, file: String) -> Result<Vec<u8>, Error> {
         let mut comm = Vec::new();
-        match self
-            .process
-            .open_relative(&file)
-            .map(|mut opened| opened.read_to_end(&mut comm))
-        {
+        match self.process.open_relative(&file).map(|mut opened| opened.read_to_end(&mut comm)) {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(self.failed(&file, error)),
             Err(error) => return Err(self.failed(&file, error)),
@@ -399,9 +341,7 @@ impl ProcessFiles {
             .process
             .open_relative(file)
             .map_err(Failure::from)
-            .and_then(|mut opened| {
-                read_in_chunks(&mut opened, buffer, &mut cost).map_err(Failure::from)
-            });
+            .and_then(|mut opened| read_in_chunks(&mut opened, buffer, &mut cost).map_err(Failure::from));
         cost.cost_ns = nanos(begin);
         match result {
             Ok(()) => Ok(cost),
@@ -416,14 +356,7 @@ impl ProcessFiles {
 
     fn malformed(&self, source: Malformed) -> Error {
         // The kernel's text never is malformed, but that of a dying process may be incomplete.
-        if self.exists() {
-            Error::Malformed {
-                pid: self.pid,
-                source,
-            }
-        } else {
-            Error::Gone(self.pid)
-        }
+        if self.exists() { Error::Malformed { pid: self.pid, source } } else { Error::Gone(self.pid) }
     }
 
     fn failed(&self, file: &str, failure: impl Into<Failure>) -> Error {
@@ -431,11 +364,7 @@ impl ProcessFiles {
         match failure.into() {
             Failure::Denied => Error::PermissionDenied { pid, file },
             _ if !self.exists() => Error::Gone(pid),
-            Failure::Missing => Error::Io {
-                pid,
-                file,
-                source: io::Error::from_raw_os_error(libc::ESRCH),
-            },
+            Failure::Missing => Error::Io { pid, file, source: io::Error::from_raw_os_error(libc::ESRCH) },
             Failure::Other(source) => Error::Io { pid, file, source },
         }
     }

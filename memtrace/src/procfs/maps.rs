@@ -42,15 +42,7 @@ impl<'a> MapsHeader<'a> {
         if start >= end || major > u64::from(u32::MAX) || minor > u64::from(u32::MAX) {
             return None;
         }
-        Some(Self {
-            start,
-            end,
-            permissions,
-            offset,
-            device: major << 32 | minor,
-            inode,
-            raw_name,
-        })
+        Some(Self { start, end, permissions, offset, device: major << 32 | minor, inode, raw_name })
     }
 
     /// The name with the kernel's escapes undone. The kernel prints a newline as `\012` and a backslash as itself,
@@ -138,11 +130,7 @@ pub(super) mod tests {
     pub(in crate::procfs) fn render(line: &MapsLine, out: &mut Vec<u8>) {
         let begin = out.len();
         let letter = |bit, letter| {
-            if line.permissions & bit != 0 {
-                letter
-            } else {
-                '-'
-            }
+            if line.permissions & bit != 0 { letter } else { '-' }
         };
         write!(
             out,
@@ -152,11 +140,7 @@ pub(super) mod tests {
             letter(permission::READ, 'r'),
             letter(permission::WRITE, 'w'),
             letter(permission::EXECUTE, 'x'),
-            if line.permissions & permission::SHARED != 0 {
-                's'
-            } else {
-                'p'
-            },
+            if line.permissions & permission::SHARED != 0 { 's' } else { 'p' },
             line.offset,
             line.device >> 32,
             line.device & u64::from(u32::MAX),
@@ -171,11 +155,7 @@ pub(super) mod tests {
         }
         out.push(b' ');
         for &byte in &line.name {
-            if byte == b'\n' {
-                out.extend_from_slice(b"\\012")
-            } else {
-                out.push(byte)
-            }
+            if byte == b'\n' { out.extend_from_slice(b"\\012") } else { out.push(byte) }
         }
     }
 
@@ -245,18 +225,9 @@ pub(super) mod tests {
             7f0000004000-7f0000005000 rw-p 00000000 00:00 0                          [anon:\xff \xfe]\n\
             ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n";
         let mut lines = Vec::new();
-        assert_eq!(
-            parse_maps(text, &mut lines),
-            ParseReport {
-                mappings: 4,
-                malformed: 0
-            }
-        );
+        assert_eq!(parse_maps(text, &mut lines), ParseReport { mappings: 4, malformed: 0 });
         assert_eq!(lines[0].name, b"/memfd:a b\nRss: 1 kB (deleted)");
-        assert_eq!(
-            (lines[0].permissions, lines[0].device),
-            (permission::READ | permission::SHARED, 1)
-        );
+        assert_eq!((lines[0].permissions, lines[0].device), (permission::READ | permission::SHARED, 1));
         assert_eq!(lines[1].name, b"");
         assert_eq!(lines[2].name, b"[anon:\xff \xfe]");
         assert_eq!(lines[3].end, 0xffff_ffff_ff60_1000);
@@ -275,20 +246,11 @@ pub(super) mod tests {
         ] {
             assert_eq!(
                 parse_maps(format!("{line}\n").as_bytes(), &mut Vec::new()),
-                ParseReport {
-                    mappings: 0,
-                    malformed: 1
-                },
+                ParseReport { mappings: 0, malformed: 1 },
                 "{line:?}"
             );
         }
         let cut = b"1000-2000 rw-p 00000000 00:00 0                          /usr/li";
-        assert_eq!(
-            parse_maps(cut, &mut Vec::new()),
-            ParseReport {
-                mappings: 0,
-                malformed: 1
-            }
-        );
+        assert_eq!(parse_maps(cut, &mut Vec::new()), ParseReport { mappings: 0, malformed: 1 });
     }
 }

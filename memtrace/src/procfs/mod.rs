@@ -22,9 +22,7 @@ mod system;
 
 pub use budget::{Refusal, SmapsBudget, SmapsSize};
 pub use maps::{MapsHeader, parse_maps, visit_maps};
-pub use smaps::{
-    Rollup, parse_rollup, parse_smaps, private_file, private_file_pages_of_pagemap, visit_smaps,
-};
+pub use smaps::{Rollup, parse_rollup, parse_smaps, private_file, private_file_pages_of_pagemap, visit_smaps};
 pub use status::{Malformed, Stat, Statm, Status, parse_stat, parse_statm, parse_status};
 
 #[cfg(feature = "live")]

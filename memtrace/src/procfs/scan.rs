@@ -141,10 +141,7 @@ mod tests {
 
     #[test]
     fn numbers_keep_to_their_width() {
-        assert_eq!(
-            hex(b"ffffffffff600000-"),
-            Some((0xffff_ffff_ff60_0000, &b"-"[..]))
-        );
+        assert_eq!(hex(b"ffffffffff600000-"), Some((0xffff_ffff_ff60_0000, &b"-"[..])));
         assert_eq!(hex(b"00000000000000001"), None);
         assert_eq!(hex(b"F"), None);
         assert_eq!(decimal(b"18446744073709551615"), Some((u64::MAX, &b""[..])));
@@ -156,14 +153,7 @@ mod tests {
         assert_eq!(padded_decimal(b"    1234"), Some(1234));
         assert_eq!(padded_decimal(b"12345678"), Some(12_345_678));
         assert_eq!(padded_decimal(b"       0"), Some(0));
-        for wrong in [
-            b"        ",
-            b"1 234567",
-            b"  12 345",
-            b"    -123",
-            b"   1234 ",
-            b"123\n5678",
-        ] {
+        for wrong in [b"        ", b"1 234567", b"  12 345", b"    -123", b"   1234 ", b"123\n5678"] {
             assert_eq!(padded_decimal(wrong), None, "{wrong:?}");
         }
     }

@@ -10,10 +10,7 @@ use crate::event::SmapsMapping;
 
 /// Calls `visit` for each mapping of smaps. Unknown fields are passed over. A line that is neither field nor header
 /// may have been a header: the fields that follow it, up to the next header, belong to no mapping.
-pub fn visit_smaps<'a>(
-    bytes: &'a [u8],
-    mut visit: impl FnMut(&MapsHeader<'a>, &SmapsMapping),
-) -> ParseReport {
+pub fn visit_smaps<'a>(bytes: &'a [u8], mut visit: impl FnMut(&MapsHeader<'a>, &SmapsMapping)) -> ParseReport {
     let mut report = ParseReport::default();
     let mut current: Option<(MapsHeader<'a>, SmapsMapping)> = None;
     let mut unreadable = false;
@@ -36,16 +33,8 @@ pub fn visit_smaps<'a>(
             report.mappings += 1;
             visit(&header, &mapping);
         }
-        current = MapsHeader::parse(line).map(|header| {
-            (
-                header,
-                SmapsMapping {
-                    start: header.start,
-                    end: header.end,
-                    ..Default::default()
-                },
-            )
-        });
+        current = MapsHeader::parse(line)
+            .map(|header| (header, SmapsMapping { start: header.start, end: header.end, ..Default::default() }));
         unreadable = current.is_none();
         report.malformed += usize::from(unreadable);
     }
@@ -65,9 +54,7 @@ pub fn parse_smaps(bytes: &[u8], mappings: &mut Vec<SmapsMapping>) -> ParseRepor
 /// Label and amount of a field's line; `None` for a line that is no field.
 #[inline]
 fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = line
-        .iter()
-        .position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_'))?;
+    let end = line.iter().position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_'))?;
     (line[end] == b':').then(|| (&line[..end], &line[end + 1..]))
 }
 
@@ -291,10 +278,7 @@ pub fn private_file_pages_of_pagemap(entries: &[u8]) -> u64 {
     // Documentation/admin-guide/mm/pagemap.rst: 63 present, 61 file page or shared anonymous, 56 mapped exclusively.
     const WANTED: u64 = 1 << 63 | 1 << 61 | 1 << 56;
     let (entries, _) = entries.as_chunks::<8>();
-    entries
-        .iter()
-        .filter(|entry| u64::from_ne_bytes(**entry) & WANTED == WANTED)
-        .count() as u64
+    entries.iter().filter(|entry| u64::from_ne_bytes(**entry) & WANTED == WANTED).count() as u64
 }
 
 #[cfg(test)]
@@ -359,10 +343,7 @@ mod tests {
     }
 
     fn fields() -> impl Strategy<Value = ([u32; FIELDS], Vec<usize>)> {
-        (
-            any::<[u32; FIELDS]>(),
-            Just((0..FIELDS).collect::<Vec<_>>()).prop_shuffle(),
-        )
+        (any::<[u32; FIELDS]>(), Just((0..FIELDS).collect::<Vec<_>>()).prop_shuffle())
     }
 
     proptest! {
@@ -437,18 +418,9 @@ mod tests {
         let mut mappings = Vec::new();
         let report = parse_smaps(text, &mut mappings);
         // The orphan field, Pss, "nonsense", "zzzz", the turned header, the cut line; not the fields after them.
-        assert_eq!(
-            report,
-            ParseReport {
-                mappings: 2,
-                malformed: 6
-            }
-        );
+        assert_eq!(report, ParseReport { mappings: 2, malformed: 6 });
         assert_eq!((mappings[0].rss, mappings[0].pss), (4096, 0));
-        assert_eq!(
-            (mappings[1].start, mappings[1].rss, mappings[1].swap),
-            (0x3000, 8192, 0)
-        );
+        assert_eq!((mappings[1].start, mappings[1].rss, mappings[1].swap), (0x3000, 8192, 0));
     }
 
     const ROLLUP: &[u8] =
@@ -460,72 +432,33 @@ mod tests {
     #[test]
     fn rollup_says_what_it_can() {
         let rollup = parse_rollup(ROLLUP).unwrap().unwrap();
-        assert_eq!(
-            (rollup.rss, rollup.uss(), rollup.pss),
-            (1692 << 10, 184 << 10, 287 << 10)
-        );
+        assert_eq!((rollup.rss, rollup.uss(), rollup.pss), (1692 << 10, 184 << 10, 287 << 10));
         assert_eq!(rollup.private_file(), Some(68 << 10));
         // One anonymous page of the 29 has a second sharer.
-        let forked = Rollup {
-            pss_anon: Some(114 << 10),
-            ..rollup
-        };
+        let forked = Rollup { pss_anon: Some(114 << 10), ..rollup };
         assert_eq!(forked.private_file(), None);
-        assert_eq!(
-            Rollup {
-                pss_anon: None,
-                ..rollup
-            }
-            .private_file(),
-            None
-        );
-        assert_eq!(
-            Rollup {
-                pss_anon: None,
-                shared_clean: 0,
-                ..rollup
-            }
-            .private_file(),
-            Some(68 << 10)
-        );
-        assert_eq!(
-            Rollup {
-                anonymous: 0,
-                pss_anon: None,
-                ..rollup
-            }
-            .private_file(),
-            Some(184 << 10)
-        );
+        assert_eq!(Rollup { pss_anon: None, ..rollup }.private_file(), None);
+        assert_eq!(Rollup { pss_anon: None, shared_clean: 0, ..rollup }.private_file(), Some(68 << 10));
+        assert_eq!(Rollup { anonymous: 0, pss_anon: None, ..rollup }.private_file(), Some(184 << 10));
     }
 
     #[test]
     fn rollup_of_nothing_and_of_rubbish() {
         assert_eq!(parse_rollup(b""), Ok(None));
-        assert_eq!(parse_rollup(b"00000000-00000000 ---p 00000000 00:00 0                                  [rollup]\n"), Ok(None));
-        let malformed = parse_rollup(b"Rss: 12 kB\nPss: twelve\n").unwrap_err();
         assert_eq!(
-            malformed.to_string(),
-            "line 2 of smaps_rollup is not as the kernel prints it: \"Pss: twelve\""
+            parse_rollup(b"00000000-00000000 ---p 00000000 00:00 0                                  [rollup]\n"),
+            Ok(None)
         );
+        let malformed = parse_rollup(b"Rss: 12 kB\nPss: twelve\n").unwrap_err();
+        assert_eq!(malformed.to_string(), "line 2 of smaps_rollup is not as the kernel prints it: \"Pss: twelve\"");
         assert!(parse_rollup(&ROLLUP[..ROLLUP.len() - 3]).is_err());
     }
 
     #[test]
     fn private_file_pages_of_one_mapping() {
-        let mapping = SmapsMapping {
-            rss: 40960,
-            private_dirty: 40960,
-            anonymous: 40960,
-            ..Default::default()
-        };
+        let mapping = SmapsMapping { rss: 40960, private_dirty: 40960, anonymous: 40960, ..Default::default() };
         assert_eq!(private_file(&mapping), Some(0));
-        let text = SmapsMapping {
-            rss: 40960,
-            private_clean: 8192,
-            shared_clean: 32768,
-            ..Default::default()
-        };
+        let text = SmapsMapping { rss: 40960, private_clean: 8192, shared_clean: 32768, ..Default::default() };
         assert_eq!(private_file(&text), Some(8192));
         let data = SmapsMapping {
             rss: 16384,
@@ -535,27 +468,15 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(private_file(&data), Some(4096));
-        let mixed = SmapsMapping {
-            rss: 20480,
-            shared_clean: 4096,
-            ..data
-        };
+        let mixed = SmapsMapping { rss: 20480, shared_clean: 4096, ..data };
         assert_eq!(private_file(&mixed), None);
     }
 
     #[test]
     fn pagemap_counts_exclusive_file_pages() {
-        let entries = [
-            1u64 << 63 | 1 << 61 | 1 << 56,
-            1 << 63 | 1 << 61,
-            1 << 63 | 1 << 56,
-            1 << 61 | 1 << 56,
-            u64::MAX,
-        ];
-        let bytes: Vec<u8> = entries
-            .iter()
-            .flat_map(|entry| entry.to_ne_bytes())
-            .collect();
+        let entries =
+            [1u64 << 63 | 1 << 61 | 1 << 56, 1 << 63 | 1 << 61, 1 << 63 | 1 << 56, 1 << 61 | 1 << 56, u64::MAX];
+        let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_ne_bytes()).collect();
         assert_eq!(private_file_pages_of_pagemap(&bytes), 2);
         assert_eq!(private_file_pages_of_pagemap(&bytes[..39]), 1);
     }

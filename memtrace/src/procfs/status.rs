@@ -43,17 +43,8 @@ pub struct Statm {
 pub fn parse_statm(bytes: &[u8]) -> Result<Statm, Malformed> {
     let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     let mut numbers = line.split(|&byte| byte == b' ').map(whole_decimal);
-    let mut next = || {
-        numbers
-            .next()
-            .flatten()
-            .ok_or_else(|| Malformed::new("statm", 1, line))
-    };
-    Ok(Statm {
-        virt: next()?,
-        resident: next()?,
-        shared: next()?,
-    })
+    let mut next = || numbers.next().flatten().ok_or_else(|| Malformed::new("statm", 1, line));
+    Ok(Statm { virt: next()?, resident: next()?, shared: next()? })
 }
 
 /// `/proc/PID/status`, what memtrace needs of it. Sizes in bytes; `None` for what is not printed: kernel threads and
@@ -142,8 +133,7 @@ pub fn parse_status(bytes: &[u8]) -> Result<Status, Malformed> {
         let Some(colon) = memchr::memchr(b':', line) else {
             continue;
         };
-        store(&mut status, &line[..colon], &line[colon + 1..])
-            .ok_or_else(|| Malformed::new("status", number, line))?;
+        store(&mut status, &line[..colon], &line[colon + 1..]).ok_or_else(|| Malformed::new("status", number, line))?;
     }
     if status.pid.is_none() {
         return Err(Malformed::new("status", number + 1, b"(no Pid)"));
@@ -184,9 +174,7 @@ fn store(status: &mut Status, label: &[u8], value: &[u8]) -> Option<()> {
 }
 
 fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value
-        .split(|byte| matches!(byte, b' ' | b'\t'))
-        .filter(|word| !word.is_empty())
+    value.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty())
 }
 
 /// In status the kernel prints a newline as `\n` and a backslash as `\\`.
@@ -292,55 +280,29 @@ mod tests {
     fn status_of_a_process() {
         let status = parse_status(POSTGRES).unwrap();
         assert_eq!(status.name, b"post\ngres\\");
-        assert_eq!(
-            (status.state, status.pid, status.tgid),
-            (b'T', Some(4711), Some(4711))
-        );
+        assert_eq!((status.state, status.pid, status.tgid), (b'T', Some(4711), Some(4711)));
         assert_eq!((status.uid, status.effective_uid), (Some(105), Some(106)));
         assert_eq!(status.ns_pid, [4711, 12]);
         assert_eq!((status.kthread, status.threads), (Some(false), Some(3)));
         assert_eq!(status.hugetlb, Some(2048 << 10));
         let amounts = status.amounts(4096).unwrap();
-        assert_eq!(
-            amounts,
-            Amounts {
-                anon: 279,
-                file: 2894,
-                shmem: 1378,
-                swap: 2
-            }
-        );
+        assert_eq!(amounts, Amounts { anon: 279, file: 2894, shmem: 1378, swap: 2 });
         assert_eq!(amounts.res(), 18204 / 4);
         assert_eq!(status.virt_pages(4096), Some(219_000 / 4));
     }
 
     #[test]
     fn status_of_what_has_no_memory() {
-        let zombie =
-            parse_status(b"Name:\tgone\nState:\tZ (zombie)\nTgid:\t9\nPid:\t9\nUid:\t0\t0\t0\t0\n")
-                .unwrap();
+        let zombie = parse_status(b"Name:\tgone\nState:\tZ (zombie)\nTgid:\t9\nPid:\t9\nUid:\t0\t0\t0\t0\n").unwrap();
         assert!(zombie.is_zombie());
-        assert_eq!(
-            (
-                zombie.amounts(4096),
-                zombie.virt_pages(4096),
-                zombie.kthread
-            ),
-            (None, None, None)
-        );
-        let kthread =
-            parse_status(b"Name:\tkthreadd\nState:\tS (sleeping)\nPid:\t2\nKthread:\t1\n").unwrap();
+        assert_eq!((zombie.amounts(4096), zombie.virt_pages(4096), zombie.kthread), (None, None, None));
+        let kthread = parse_status(b"Name:\tkthreadd\nState:\tS (sleeping)\nPid:\t2\nKthread:\t1\n").unwrap();
         assert_eq!((kthread.kthread, kthread.amounts(4096)), (Some(true), None));
     }
 
     #[test]
     fn status_refuses_half_values() {
-        assert_eq!(
-            parse_status(b"Pid:\t1\nVmRSS:\t twelve kB\n")
-                .unwrap_err()
-                .line,
-            2
-        );
+        assert_eq!(parse_status(b"Pid:\t1\nVmRSS:\t twelve kB\n").unwrap_err().line, 2);
         assert!(parse_status(b"Name:\tx\n").is_err());
         assert!(parse_status(b"").is_err());
     }
@@ -350,42 +312,17 @@ mod tests {
         let text = b"42 (a) (b) S 1\n) R 7 42 42 0 -1 4194304 113 0 5 0 11 12 0 0 20 0 6 0 987654 3219456 400 18446744073709551615 1 1 0\n";
         let stat = parse_stat(text).unwrap();
         assert_eq!(stat.comm, b"a) (b) S 1\n");
-        assert_eq!(
-            (stat.pid, stat.state, stat.ppid, stat.start_time),
-            (42, b'R', 7, 987_654)
-        );
-        assert_eq!(
-            (
-                stat.minor_faults,
-                stat.major_faults,
-                stat.utime,
-                stat.stime,
-                stat.threads
-            ),
-            (113, 5, 11, 12, 6)
-        );
+        assert_eq!((stat.pid, stat.state, stat.ppid, stat.start_time), (42, b'R', 7, 987_654));
+        assert_eq!((stat.minor_faults, stat.major_faults, stat.utime, stat.stime, stat.threads), (113, 5, 11, 12, 6));
         assert!(!stat.is_kernel_thread());
-        assert!(
-            Stat {
-                flags: 0x0020_8040,
-                ..stat
-            }
-            .is_kernel_thread()
-        );
+        assert!(Stat { flags: 0x0020_8040, ..stat }.is_kernel_thread());
         assert!(parse_stat(b"42 (a").is_err());
         assert!(parse_stat(b"42 )a( R 1").is_err());
     }
 
     #[test]
     fn statm_needs_three_numbers() {
-        assert_eq!(
-            parse_statm(b"765 422 394 5 0 93 0\n"),
-            Ok(Statm {
-                virt: 765,
-                resident: 422,
-                shared: 394
-            })
-        );
+        assert_eq!(parse_statm(b"765 422 394 5 0 93 0\n"), Ok(Statm { virt: 765, resident: 422, shared: 394 }));
         assert!(parse_statm(b"765 422\n").is_err());
         assert!(parse_statm(b"").is_err());
         assert!(parse_statm(b"765 -2 394\n").is_err());

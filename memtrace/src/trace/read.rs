@@ -1,10 +1,7 @@
 //! Trace file → events. The file is not trusted: lengths are bounded before anything is allocated for them, and memory
 //! grows only with bytes that are there.
 
-use super::{
-    Error, FILE_HEADER, FORMAT_VERSION, FRAME_HEADER, FRAME_LIMIT, FRAME_TARGET, MAGIC, WINDOW_LOG,
-    checksum,
-};
+use super::{Error, FILE_HEADER, FORMAT_VERSION, FRAME_HEADER, FRAME_LIMIT, FRAME_TARGET, MAGIC, WINDOW_LOG, checksum};
 use crate::event::Event;
 use std::io::Read;
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
@@ -49,14 +46,10 @@ impl<R: Read> Reader<R> {
         read_up_to(&mut source, FILE_HEADER, &mut header)?;
         let magic = &header[..header.len().min(MAGIC.len())];
         if !MAGIC.starts_with(magic) {
-            return Err(Error::NotATrace {
-                start: magic.to_vec(),
-            });
+            return Err(Error::NotATrace { start: magic.to_vec() });
         }
         let Some(&[low, high]) = header.get(MAGIC.len()..) else {
-            return Err(Error::CutHeader {
-                length: header.len(),
-            });
+            return Err(Error::CutHeader { length: header.len() });
         };
         match u16::from_le_bytes([low, high]) {
             FORMAT_VERSION => {}
@@ -64,9 +57,7 @@ impl<R: Read> Reader<R> {
             version => return Err(Error::UnknownVersion { version }),
         }
         let mut decoder = Decoder::new().map_err(Error::Read)?;
-        decoder
-            .set_parameter(DParameter::WindowLogMax(WINDOW_LOG))
-            .map_err(Error::Read)?;
+        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG)).map_err(Error::Read)?;
         Ok(Self {
             source,
             decoder,
@@ -106,9 +97,7 @@ impl<R: Read> Reader<R> {
             self.position += FRAME_HEADER as u64;
             read_up_to(&mut self.source, 1, &mut self.compressed)?;
             if !self.compressed.is_empty() {
-                return Err(Error::AfterEnd {
-                    at_byte: self.position,
-                });
+                return Err(Error::AfterEnd { at_byte: self.position });
             }
             self.end = Some(ReadEnd::Complete);
             return Ok(false);
@@ -119,11 +108,7 @@ impl<R: Read> Reader<R> {
             || raw_wanted > FRAME_LIMIT
             || wanted > zstd::zstd_safe::compress_bound(FRAME_LIMIT)
         {
-            return Err(Error::AbsurdLength {
-                at_byte,
-                length,
-                raw_length,
-            });
+            return Err(Error::AbsurdLength { at_byte, length, raw_length });
         }
         read_up_to(&mut self.source, wanted, &mut self.compressed)?;
         if self.compressed.len() < wanted {
@@ -135,13 +120,8 @@ impl<R: Read> Reader<R> {
         }
         self.raw.clear();
         self.raw.shrink_to(2 * FRAME_TARGET);
-        decompress(
-            &mut self.decoder,
-            &self.compressed,
-            raw_wanted,
-            &mut self.raw,
-        )
-        .ok_or(Error::Compression { at_byte })?;
+        decompress(&mut self.decoder, &self.compressed, raw_wanted, &mut self.raw)
+            .ok_or(Error::Compression { at_byte })?;
         self.compressed.clear();
         self.compressed.shrink_to(FRAME_TARGET);
         self.position += FRAME_HEADER as u64 + u64::from(length);
@@ -153,10 +133,7 @@ impl<R: Read> Reader<R> {
         if self.next == self.raw.len() && !self.read_frame()? {
             return Ok(None);
         }
-        let undecodable = Error::Event {
-            at_byte: self.at_byte,
-            index: self.index,
-        };
+        let undecodable = Error::Event { at_byte: self.at_byte, index: self.index };
         let Ok((event, rest)) = postcard::take_from_bytes(&self.raw[self.next..]) else {
             return Err(undecodable);
         };
@@ -184,20 +161,11 @@ impl<R: Read> std::iter::FusedIterator for Reader<R> {}
 /// Fills `buffer` with so many bytes, fewer where the file ends.
 fn read_up_to(source: &mut impl Read, bytes: usize, buffer: &mut Vec<u8>) -> Result<(), Error> {
     buffer.clear();
-    source
-        .take(bytes as u64)
-        .read_to_end(buffer)
-        .map(drop)
-        .map_err(Error::Read)
+    source.take(bytes as u64).read_to_end(buffer).map(drop).map_err(Error::Read)
 }
 
 /// Appends what `compressed` holds to `raw`; `None` unless it is exactly `wanted` bytes.
-fn decompress(
-    decoder: &mut Decoder<'_>,
-    compressed: &[u8],
-    wanted: usize,
-    raw: &mut Vec<u8>,
-) -> Option<()> {
+fn decompress(decoder: &mut Decoder<'_>, compressed: &[u8], wanted: usize, raw: &mut Vec<u8>) -> Option<()> {
     const STEP: usize = 256 << 10;
     let mut input = InBuffer::around(compressed);
     loop {

@@ -13,18 +13,8 @@ const KINDS: u64 = 13;
 /// An event of each kind in turn, its numbers stirred from `n`.
 fn event(n: u64) -> Event {
     let x = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let amounts = Amounts {
-        anon: (x >> 50) as i64,
-        file: -((x >> 55) as i64),
-        shmem: 0,
-        swap: (x & 1) as i64,
-    };
-    let (mm, ts_ns, pid, tid) = (
-        MmId(n as u32 % 3),
-        (1 << 50) + n * 1_000_003,
-        4711,
-        4711 + (x % 5) as u32,
-    );
+    let amounts = Amounts { anon: (x >> 50) as i64, file: -((x >> 55) as i64), shmem: 0, swap: (x & 1) as i64 };
+    let (mm, ts_ns, pid, tid) = (MmId(n as u32 % 3), (1 << 50) + n * 1_000_003, 4711, 4711 + (x % 5) as u32);
     let name = |n: u64| format!("/usr/lib/lib{}.so\n\u{fffd}", n % 7).into_bytes();
     match n % KINDS {
         0 => Event::Meta(Meta {
@@ -48,40 +38,23 @@ fn event(n: u64) -> Event {
             ts_ns,
             pid,
             comm: b"postgres".to_vec(),
-            why: if x & 2 == 0 {
-                Why::Fork { parent: 1 }
-            } else {
-                Why::Exec {
-                    left: Some(MmId(1)),
-                }
-            },
+            why: if x & 2 == 0 { Why::Fork { parent: 1 } } else { Why::Exec { left: Some(MmId(1)) } },
             counters: amounts,
             virt: x >> 40,
             start_brk: x >> 16,
             brk: x >> 16,
             start_stack: u64::MAX,
         }),
-        2 => Event::MmClosed(MmClosed {
-            mm,
-            ts_ns,
-            counters: Amounts::ZERO,
-        }),
+        2 => Event::MmClosed(MmClosed { mm, ts_ns, counters: Amounts::ZERO }),
         3 => Event::Task(Task {
             mm: (x & 2 == 0).then_some(mm),
             ts_ns,
             pid,
             tid,
-            what: if x & 4 == 0 {
-                TaskWhat::ProcessExited { code: 9 }
-            } else {
-                TaskWhat::Forked { child: 7 }
-            },
+            what: if x & 4 == 0 { TaskWhat::ProcessExited { code: 9 } } else { TaskWhat::Forked { child: 7 } },
             comm: Vec::new(),
         }),
-        4 => Event::Comm {
-            tid,
-            comm: b"kswapd0".to_vec(),
-        },
+        4 => Event::Comm { tid, comm: b"kswapd0".to_vec() },
         5 => Event::Maps(Maps {
             mm,
             begin_ns: ts_ns - 1,
@@ -108,12 +81,7 @@ fn event(n: u64) -> Event {
             quiet: true,
             status: amounts,
             mappings: (0..x % 9)
-                .map(|i| SmapsMapping {
-                    start: i,
-                    end: x,
-                    rss: x >> i,
-                    ..Default::default()
-                })
+                .map(|i| SmapsMapping { start: i, end: x, rss: x >> i, ..Default::default() })
                 .collect(),
         }),
         7 => Event::Overview(Overview {
@@ -129,43 +97,16 @@ fn event(n: u64) -> Event {
             pss: Some(x),
             hugetlb: 0,
         }),
-        8 => Event::Syscall(Syscall {
-            mm,
-            ts_ns,
-            pid,
-            tid,
-            nr: 9,
-            args: [0, x, 3, 34, u64::MAX, 0],
-            ret: -12,
-            ip: x,
-        }),
+        8 => Event::Syscall(Syscall { mm, ts_ns, pid, tid, nr: 9, args: [0, x, 3, 34, u64::MAX, 0], ret: -12, ip: x }),
         9 => change(n, mm, ts_ns, tid),
         10 => Event::Tick(Tick {
             ts_ns,
-            closings: vec![Closing {
-                mm,
-                counters: amounts,
-                virt: Some(x >> 40),
-            }],
-            lost: Lost {
-                ring: x & 1,
-                ..Lost::default()
-            },
-            own: Own {
-                cpu_ns: ts_ns / 100,
-                bpf_ns: None,
-                bpf_runs: Some(x),
-                max_rss: 20 << 20,
-            },
+            closings: vec![Closing { mm, counters: amounts, virt: Some(x >> 40) }],
+            lost: Lost { ring: x & 1, ..Lost::default() },
+            own: Own { cpu_ns: ts_ns / 100, bpf_ns: None, bpf_runs: Some(x), max_rss: 20 << 20 },
         }),
-        11 => Event::End(End {
-            ts_ns,
-            reason: EndReason::Exited { code: Some(1) },
-        }),
-        _ => Event::End(End {
-            ts_ns,
-            reason: EndReason::Truncated,
-        }),
+        11 => Event::End(End { ts_ns, reason: EndReason::Exited { code: Some(1) } }),
+        _ => Event::End(End { ts_ns, reason: EndReason::Truncated }),
     }
 }
 
@@ -181,14 +122,8 @@ fn change(n: u64, mm: MmId, ts_ns: u64, tid: u32) -> Event {
         first_ns: ts_ns - 50_000 - x % 90_000_000,
         ts_ns,
         cause: Cause::ALL[(x % 6) as usize],
-        delta: Amounts {
-            anon: faults as i64,
-            ..Amounts::ZERO
-        },
-        place: Place::Vma {
-            start,
-            end: start + 0x20_0000,
-        },
+        delta: Amounts { anon: faults as i64, ..Amounts::ZERO },
+        place: Place::Vma { start, end: start + 0x20_0000 },
         touched: (start + (x % 256) * 4096, start + (256 + x % 256) * 4096),
         tid,
         ip: 0x5580_0000_0000 + (x % 60) * 137,
@@ -197,12 +132,7 @@ fn change(n: u64, mm: MmId, ts_ns: u64, tid: u32) -> Event {
         faults,
         major: 0,
         kernel_mode: 0,
-        latency: Latency {
-            samples: faults / 16,
-            sum_ns: faults * 61,
-            max_ns: 1000 + x % 5000,
-            hist,
-        },
+        latency: Latency { samples: faults / 16, sum_ns: faults * 61, max_ns: 1000 + x % 5000, hist },
     })
 }
 
@@ -259,9 +189,7 @@ fn compressed(raw: &[u8]) -> Vec<u8> {
 }
 
 fn small() -> (Vec<Vec<Event>>, Vec<u8>) {
-    let groups: Vec<Vec<Event>> = (0..4)
-        .map(|group| (group * 9..group * 9 + 9).map(event).collect())
-        .collect();
+    let groups: Vec<Vec<Event>> = (0..4).map(|group| (group * 9..group * 9 + 9).map(event).collect()).collect();
     let bytes = write(&groups);
     (groups, bytes)
 }
@@ -277,9 +205,7 @@ fn every_kind_of_event_comes_back() {
 
 #[test]
 fn an_empty_session_is_complete() {
-    assert!(
-        matches!(read(&write(&[])), (events, None, Some(ReadEnd::Complete)) if events.is_empty())
-    );
+    assert!(matches!(read(&write(&[])), (events, None, Some(ReadEnd::Complete)) if events.is_empty()));
 }
 
 #[test]
@@ -298,13 +224,7 @@ fn cut_anywhere_it_reads_up_to_the_last_whole_frame() {
         assert!(failure.is_none(), "cut at {length}: {failure:?}");
         let whole = ends.iter().rposition(|end| *end <= length).unwrap();
         assert_eq!(events, groups[..whole].concat(), "cut at {length}");
-        assert_eq!(
-            end,
-            Some(ReadEnd::Truncated {
-                at_byte: ends[whole] as u64
-            }),
-            "cut at {length}"
-        );
+        assert_eq!(end, Some(ReadEnd::Truncated { at_byte: ends[whole] as u64 }), "cut at {length}");
     }
 }
 
@@ -317,15 +237,7 @@ fn a_writer_that_was_dropped_leaves_a_truncated_trace() {
     writer.push(&event(22)).unwrap();
     drop(writer);
     let (events, failure, end) = read(&sink);
-    assert_eq!(
-        (events, end),
-        (
-            vec![event(9)],
-            Some(ReadEnd::Truncated {
-                at_byte: sink.len() as u64
-            })
-        )
-    );
+    assert_eq!((events, end), (vec![event(9)], Some(ReadEnd::Truncated { at_byte: sink.len() as u64 })));
     assert!(failure.is_none());
 }
 
@@ -338,12 +250,7 @@ fn no_flipped_bit_goes_unnoticed() {
         let (found, failure, end) = read(&bytes);
         assert!(events.starts_with(&found), "bit {bit}");
         assert_ne!(end, Some(ReadEnd::Complete), "bit {bit}");
-        assert!(
-            failure.is_some()
-                || found.len() < events.len()
-                || bit / 8 >= bytes.len() - FRAME_HEADER,
-            "bit {bit}"
-        );
+        assert!(failure.is_some() || found.len() < events.len() || bit / 8 >= bytes.len() - FRAME_HEADER, "bit {bit}");
         bytes[bit / 8] ^= 1 << (bit % 8);
     }
 }
@@ -356,33 +263,15 @@ fn what_is_wrong_is_said() {
         "not a memtrace trace: starts with \"\\x7fELF\\x02\\x01\\x01\\x00\""
     );
     assert_eq!(said(b"{}"), "not a memtrace trace: starts with \"{}\"");
-    assert_eq!(
-        said(b""),
-        "the trace ends within its header, after 0 of 10 bytes: nothing was recorded"
-    );
-    assert_eq!(
-        said(b"MEMTRACE\x02\x00"),
-        "recorded by a newer memtrace: trace format 2, and this one reads 1"
-    );
-    assert_eq!(
-        said(b"MEMTRACE\x00\x00"),
-        "damaged trace: there is no trace format 0"
-    );
+    assert_eq!(said(b""), "the trace ends within its header, after 0 of 10 bytes: nothing was recorded");
+    assert_eq!(said(b"MEMTRACE\x02\x00"), "recorded by a newer memtrace: trace format 2, and this one reads 1");
+    assert_eq!(said(b"MEMTRACE\x00\x00"), "damaged trace: there is no trace format 0");
     let mut long = write(&[]);
     long.push(0);
-    assert_eq!(
-        said(&long),
-        "damaged trace: it ends at byte 22, but the file goes on"
-    );
+    assert_eq!(said(&long), "damaged trace: it ends at byte 22, but the file goes on");
     // A file system that lost the last blocks leaves zeros: no end.
-    assert_eq!(
-        said(&file(&[0; 64])),
-        "damaged trace: the checksum of the frame at byte 10 is wrong"
-    );
-    assert_eq!(
-        said(&file(&frame(8, b"no zstd"))),
-        "damaged trace: the frame at byte 10 cannot be decompressed"
-    );
+    assert_eq!(said(&file(&[0; 64])), "damaged trace: the checksum of the frame at byte 10 is wrong");
+    assert_eq!(said(&file(&frame(8, b"no zstd"))), "damaged trace: the frame at byte 10 cannot be decompressed");
     let end = postcard::to_allocvec(&event(11)).unwrap();
     let raw = [&end[..], &[200]].concat();
     assert_eq!(
@@ -393,23 +282,11 @@ fn what_is_wrong_is_said() {
 
 #[test]
 fn absurd_lengths_are_refused_before_anything_is_allocated() {
-    for (length, raw_length) in [
-        (u32::MAX, 10),
-        (10, u32::MAX),
-        (10, FRAME_LIMIT as u32 + 1),
-        (0, 10),
-        (10, 0),
-    ] {
+    for (length, raw_length) in [(u32::MAX, 10), (10, u32::MAX), (10, FRAME_LIMIT as u32 + 1), (0, 10), (10, 0)] {
         let lengths = [length.to_le_bytes(), raw_length.to_le_bytes()].concat();
         let crc = checksum(&lengths, &[0; 10][..length.min(10) as usize]).to_le_bytes();
         let bytes = file(&[&lengths[..], &crc, &[0; 10]].concat());
-        assert!(
-            matches!(
-                read(&bytes).1,
-                Some(Error::AbsurdLength { at_byte: 10, .. })
-            ),
-            "{length} {raw_length}"
-        );
+        assert!(matches!(read(&bytes).1, Some(Error::AbsurdLength { at_byte: 10, .. })), "{length} {raw_length}");
     }
 }
 
@@ -419,24 +296,15 @@ fn a_bomb_is_stopped_at_what_it_claims() {
     assert!(bomb.len() < 1 << 20);
     for claim in [1, 1 << 20, FRAME_LIMIT as u32] {
         let mut reader = Reader::new(io::Cursor::new(file(&frame(claim, &bomb)))).unwrap();
-        assert!(matches!(
-            reader.next(),
-            Some(Err(Error::Compression { .. }))
-        ));
+        assert!(matches!(reader.next(), Some(Err(Error::Compression { .. }))));
     }
     // Claiming more than there is, is noticed too.
-    assert!(matches!(
-        read(&file(&frame(12, &compressed(b"eleven byte")))).1,
-        Some(Error::Compression { .. })
-    ));
+    assert!(matches!(read(&file(&frame(12, &compressed(b"eleven byte")))).1, Some(Error::Compression { .. })));
     // A list that claims 2^60 entries in ten bytes.
     let mut raw = vec![5, 0, 0, 0];
     raw.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f]);
     let bytes = file(&frame(raw.len() as u32, &compressed(&raw)));
-    assert!(matches!(
-        read(&bytes).1,
-        Some(Error::Event { index: 0, .. })
-    ));
+    assert!(matches!(read(&bytes).1, Some(Error::Event { index: 0, .. })));
 }
 
 fn large_maps(lines: usize, name: usize) -> Event {
@@ -449,12 +317,7 @@ fn large_maps(lines: usize, name: usize) -> Event {
         inode: 0,
         name: vec![b'x'; name],
     };
-    Event::Maps(Maps {
-        mm: MmId(0),
-        begin_ns: 0,
-        ts_ns: 0,
-        lines: (0..lines).map(line).collect(),
-    })
+    Event::Maps(Maps { mm: MmId(0), begin_ns: 0, ts_ns: 0, lines: (0..lines).map(line).collect() })
 }
 
 #[test]
@@ -462,9 +325,7 @@ fn large_events_have_room_and_too_large_ones_are_left_out() {
     let mut writer = Writer::with_limit(Vec::new(), 100_000).unwrap();
     let (large, too_large) = (large_maps(9, 11_000), large_maps(10, 11_000));
     writer.push(&event(9)).unwrap();
-    assert!(
-        matches!(writer.push(&too_large), Err(Error::EventTooLarge { bytes }) if bytes > 110_000)
-    );
+    assert!(matches!(writer.push(&too_large), Err(Error::EventTooLarge { bytes }) if bytes > 110_000));
     // Together with the first event it is too large for one frame.
     writer.push(&large).unwrap();
     writer.push(&event(22)).unwrap();
@@ -491,11 +352,7 @@ fn after_a_failed_write_nothing_is_written() {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let room = bytes.len().min(60 - self.0.len());
             self.0.extend_from_slice(&bytes[..room]);
-            if room == 0 {
-                Err(io::ErrorKind::StorageFull.into())
-            } else {
-                Ok(room)
-            }
+            if room == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(room) }
         }
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
@@ -514,30 +371,15 @@ fn after_a_failed_write_nothing_is_written() {
 fn files_are_created_but_not_overwritten_by_accident() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a trace");
-    create(&path, false)
-        .unwrap()
-        .write_all(b"something long")
-        .unwrap();
+    create(&path, false).unwrap().write_all(b"something long").unwrap();
     let error = create(&path, false).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        format!("{} exists already (--force overwrites it)", path.display())
-    );
+    assert_eq!(error.to_string(), format!("{} exists already (--force overwrites it)", path.display()));
     assert_eq!(std::fs::read(&path).unwrap(), b"something long");
     create(&path, true).unwrap().write_all(b"new").unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"new");
-    assert!(matches!(
-        create(directory.path(), true),
-        Err(Error::Create { .. })
-    ));
-    assert!(matches!(
-        create(&directory.path().join("no/such"), false),
-        Err(Error::Create { .. })
-    ));
-    create(Path::new("/dev/null"), false)
-        .unwrap()
-        .write_all(b"gone")
-        .unwrap();
+    assert!(matches!(create(directory.path(), true), Err(Error::Create { .. })));
+    assert!(matches!(create(&directory.path().join("no/such"), false), Err(Error::Create { .. })));
+    create(Path::new("/dev/null"), false).unwrap().write_all(b"gone").unwrap();
 }
 
 /// A minute of a busy database: 600 ticks with 40 merged records each.
@@ -548,14 +390,7 @@ fn a_busy_minute_stays_small() {
     for tick in 0..600u64 {
         for _ in 0..40 {
             n += 1;
-            writer
-                .push(&change(
-                    n,
-                    MmId(0),
-                    (1 << 50) + tick * 100_000_000 + n,
-                    4711,
-                ))
-                .unwrap();
+            writer.push(&change(n, MmId(0), (1 << 50) + tick * 100_000_000 + n, 4711)).unwrap();
         }
         writer.push(&event(10 + KINDS * tick)).unwrap();
         writer.end_frame().unwrap();

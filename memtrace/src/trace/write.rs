@@ -1,8 +1,6 @@
 //! Events → trace file.
 
-use super::{
-    Error, FORMAT_VERSION, FRAME_HEADER, FRAME_LIMIT, FRAME_TARGET, MAGIC, WINDOW_LOG, checksum,
-};
+use super::{Error, FORMAT_VERSION, FRAME_HEADER, FRAME_LIMIT, FRAME_TARGET, MAGIC, WINDOW_LOG, checksum};
 use crate::event::Event;
 use std::io::{self, Write};
 use zstd::stream::raw::{CParameter, Encoder, InBuffer, Operation, OutBuffer};
@@ -34,13 +32,9 @@ impl<W: Write> Writer<W> {
     pub(super) fn with_limit(mut sink: W, limit: usize) -> Result<Self, Error> {
         let mut header = MAGIC.to_vec();
         header.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-        sink.write_all(&header)
-            .and_then(|()| sink.flush())
-            .map_err(Error::Write)?;
+        sink.write_all(&header).and_then(|()| sink.flush()).map_err(Error::Write)?;
         let mut encoder = Encoder::new(LEVEL).map_err(Error::Write)?;
-        encoder
-            .set_parameter(CParameter::WindowLog(WINDOW_LOG))
-            .map_err(Error::Write)?;
+        encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG)).map_err(Error::Write)?;
         Ok(Self {
             sink,
             encoder,
@@ -61,8 +55,7 @@ impl<W: Write> Writer<W> {
             return Err(Error::Stopped);
         }
         let begin = self.raw.len();
-        postcard::to_io(event, &mut self.raw)
-            .map_err(|error| Error::Write(io::Error::other(error)))?;
+        postcard::to_io(event, &mut self.raw).map_err(|error| Error::Write(io::Error::other(error)))?;
         let bytes = self.raw.len() - begin;
         if bytes > self.limit {
             self.raw.truncate(begin);
@@ -71,11 +64,7 @@ impl<W: Write> Writer<W> {
         if self.raw.len() > self.limit {
             self.write_frame(begin)?;
         }
-        if self.raw.len() > FRAME_TARGET {
-            self.end_frame()
-        } else {
-            Ok(())
-        }
+        if self.raw.len() > FRAME_TARGET { self.end_frame() } else { Ok(()) }
     }
 
     /// Writes what has gathered; to be called at each tick. Nothing is written when nothing has.
@@ -95,8 +84,7 @@ impl<W: Write> Writer<W> {
         let lengths = [0; 8];
         self.frame.clear();
         self.frame.extend_from_slice(&lengths);
-        self.frame
-            .extend_from_slice(&checksum(&lengths, &[]).to_le_bytes());
+        self.frame.extend_from_slice(&checksum(&lengths, &[]).to_le_bytes());
         self.write_out()?;
         Ok(self.sink)
     }
@@ -119,8 +107,7 @@ impl<W: Write> Writer<W> {
         self.frame.resize(FRAME_HEADER, 0);
         // From here on the encoder's history holds this frame: if it does not reach the file, no later one may.
         self.stopped = true;
-        compress(&mut self.encoder, &self.raw[..raw_length], &mut self.frame)
-            .map_err(Error::Write)?;
+        compress(&mut self.encoder, &self.raw[..raw_length], &mut self.frame).map_err(Error::Write)?;
         let (header, compressed) = self.frame.split_at_mut(FRAME_HEADER);
         header[..4].copy_from_slice(&length(compressed.len())?.to_le_bytes());
         header[4..8].copy_from_slice(&length(raw_length)?.to_le_bytes());
@@ -136,10 +123,7 @@ impl<W: Write> Writer<W> {
 
     fn write_out(&mut self) -> Result<(), Error> {
         self.stopped = true;
-        self.sink
-            .write_all(&self.frame)
-            .and_then(|()| self.sink.flush())
-            .map_err(Error::Write)?;
+        self.sink.write_all(&self.frame).and_then(|()| self.sink.flush()).map_err(Error::Write)?;
         self.stopped = false;
         self.written += self.frame.len() as u64;
         Ok(())
@@ -151,11 +135,7 @@ fn length(length: usize) -> Result<u32, Error> {
 }
 
 /// Appends `raw`, compressed and flushed, to `frame`.
-pub(super) fn compress(
-    encoder: &mut Encoder<'_>,
-    raw: &[u8],
-    frame: &mut Vec<u8>,
-) -> io::Result<()> {
+pub(super) fn compress(encoder: &mut Encoder<'_>, raw: &[u8], frame: &mut Vec<u8>) -> io::Result<()> {
     let mut input = InBuffer::around(raw);
     loop {
         frame.reserve(raw.len() / 4 + 1024);
