@@ -362,6 +362,21 @@ mod tests {
     }
 
     #[test]
+    fn where_the_kernel_takes_no_probes_there_is_a_way_without() {
+        for failure in [
+            Failure::BpfRefused { what: "x".into(), errno: 22, log: String::new() },
+            Failure::NoBtf,
+            Failure::BtfShape { what: "x".into() },
+            Failure::NoTracefs,
+            Failure::PidNamespace,
+            Failure::OldKernel { release: "5.4".into(), missing: "x".into() },
+        ] {
+            assert_eq!(failure.exit_code(), ExitCode::KernelNotUsable, "{failure}");
+            assert!(render(&failure).contains("try: memtrace --no-bpf --pid N"), "{failure}");
+        }
+    }
+
+    #[test]
     fn names_cannot_drive_the_terminal() {
         let failure = Failure::KernelThread { pid: 2, comm: b"a\x1b[2Jb".to_vec() };
         assert!(!render(&failure).contains('\x1b'));

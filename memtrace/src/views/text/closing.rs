@@ -99,17 +99,18 @@ impl Session {
             (Look::of(change), &signed_size(change)),
             (Look::Plain, &format!(" · peak {}", level(scale.bytes(c.peak_res)))),
         ]);
-        self.causes(&c.by_cause);
+        self.causes(c);
         self.mappings(c);
         self.ledger(c);
     }
 
-    fn causes(&mut self, by_cause: &[(Cause, Sum)]) {
+    fn causes(&mut self, c: &ClosingStatement) {
         let scale = self.scale;
         let rows: Vec<&(Cause, Sum)> =
-            by_cause.iter().filter(|(_, sum)| !sum.delta.is_zero() || faults(sum) > 0).collect();
+            c.by_cause.iter().filter(|(_, sum)| !sum.delta.is_zero() || faults(sum) > 0).collect();
         if rows.is_empty() {
-            let text = if self.without_probes() {
+            let moved = c.opening.amounts != c.closing.amounts || c.peak_res != c.opening.amounts.res();
+            let text = if moved && self.without_probes() {
                 "by cause     unknown: without probes nothing tells why (memtrace doctor: what is in their way)"
             } else {
                 "by cause     nothing changed"
