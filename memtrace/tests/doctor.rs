@@ -65,3 +65,58 @@ fn the_text_ends_with_the_same_verdict() {
         assert!(text.contains("      try: "), "{text}");
     }
 }
+
+/// `memtrace` under another program that takes something away first. `None` where that program cannot.
+fn under(program: &str, arguments: &[&str], memtrace: &[&str]) -> Option<Output> {
+    let run = |tail: &[&str]| std::process::Command::new(program).args(arguments).args(tail).output();
+    match run(&["true"]) {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => {
+            println!("skipped: {program}: {}", String::from_utf8_lossy(&output.stderr).trim());
+            return None;
+        }
+        Err(error) => {
+            println!("skipped: {program}: {error}");
+            return None;
+        }
+    }
+    Some(run(&[&[env!("CARGO_BIN_EXE_memtrace")], memtrace].concat()).expect("it ran a moment ago"))
+}
+
+#[test]
+fn root_without_capabilities_is_told_which_are_missing() {
+    let Some(output) = under("setpriv", &["--bounding-set=-all", "--inh-caps=-all"], &["doctor", "--json"]) else {
+        return;
+    };
+    let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_ne!(output.status.code(), Some(0), "{object}");
+    let checks = object["checks"].as_array().unwrap();
+    let of = |name: &str| checks.iter().find(|check| check["name"] == name).unwrap();
+    assert_eq!((&of("user")["detail"], &of("CAP_BPF")["state"]), (&"root".into(), &"limited".into()));
+    let maps = checks.iter().find(|check| check["name"] == "maps and ring buffer");
+    // A kernel without types fails before that.
+    if let Some(maps) = maps {
+        assert_eq!((&maps["state"], &maps["blame"]), (&"failed".into(), &"permission".into()), "{maps}");
+        assert!(maps["detail"].as_str().unwrap().contains("CAP_BPF is missing"), "{maps}");
+    }
+    assert_eq!(of("tp_btf/rss_stat")["state"], "untried");
+}
+
+#[test]
+fn other_process_ids_than_the_machines_are_refused() {
+    const NAMESPACE: [&str; 2] = ["--pid", "--fork"];
+    let Some(output) = under("unshare", &NAMESPACE, &["doctor", "--json"]) else { return };
+    assert_eq!(output.status.code(), Some(5));
+    let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = object["checks"].as_array().unwrap();
+    let of = |name: &str| checks.iter().find(|check| check["name"] == name).unwrap();
+    assert_eq!(of("PID namespace")["state"], "failed");
+    assert_eq!(of("a known change")["state"], "untried");
+
+    let Some(output) = under("unshare", &NAMESPACE, &["--duration", "1s", "--", "true"]) else { return };
+    assert_eq!(output.status.code(), Some(5));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("PID namespace") && text.contains("try: memtrace --no-bpf --pid N"), "{text}");
+    let Some(output) = under("unshare", &NAMESPACE, &["--no-bpf", "--duration", "1s", "--", "true"]) else { return };
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
