@@ -10,7 +10,11 @@ use crate::kernel::{add, exchange, layout, peek};
 use crate::maps::{CPU_OFFSETS, CPU_PROBE, CPUS, FREE_SLOTS, MMS, SLOTS, cpu, emit, epoch, lose, mark_traced};
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_map_lookup_percpu_elem};
 use core::ptr::{read_volatile, write_volatile};
-use memtrace_common::{Cpu, Head, LIVES, MEMBERS, MmRecord, Slot, kind};
+use memtrace_common::{Cpu, Head, LIVES, MEMBERS, MmRecord, RecordKey, Slot, kind};
+
+/// The key of no record.
+const NOBODY: RecordKey =
+    RecordKey { ip: 0, place: 0, tid: 0, life: 0, slot: 0, nr: 0, cause: 0, place_kind: 0, detail: 0 };
 
 /// What the books of an mm open with besides its counters.
 pub struct Opening {
@@ -169,6 +173,7 @@ pub fn open(mm: u64, opening: &Opening) -> u32 {
             i += 1;
         }
         (*slot).brk = peek(mm.wrapping_add(layout!(mm_brk) as u64));
+        (*slot).consumer = [NOBODY; MEMBERS];
         (*slot).generation += 1;
         (*slot).vma_seq = 1;
         (*slot).tgid = opening.tgid;

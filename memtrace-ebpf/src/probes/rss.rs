@@ -90,10 +90,10 @@ fn settle(slot: *mut Slot, epoch: u32, moved: slot::Difference) -> (i64, i64) {
     let rest = moved.delta - 1;
     if moved.consumed == 0 {
         let key = unsafe { (*slot).consumer[ANON] };
-        if key.slot == 0 && key.tid == 0 {
+        if key.tid == 0 && key.cause == 0 {
             return (moved.delta, moved.delta);
         }
-        let _ = record::book(epoch, &key, ANON, rest, 0, unsafe { bpf_ktime_get_ns() });
+        let _ = record::book(epoch, &key, ANON, rest, 0);
         (1, moved.delta)
     } else {
         slot::give_back(slot, ANON, rest);
@@ -156,12 +156,11 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
         };
         let first = (*th).state & thread::BOOKED == 0;
         (*th).pending = 0;
-        let now = bpf_ktime_get_ns();
         if member == SWAP && !first {
             // do_swap_page adds the page first and takes the swap entry after.
-            record::shift(epoch, &(*th).last, (*th).last_epoch, &key, (ANON, (*th).last_pages, 1), now);
+            record::shift(epoch, &(*th).last, (*th).last_epoch, &key, (ANON, (*th).last_pages, 1));
         }
-        let record = record::book(epoch, &key, member, delta, u32::from(first), now);
+        let record = record::book(epoch, &key, member, delta, u32::from(first));
         let same = !first && (*th).last_epoch == epoch && (*th).last == key;
         (*th).last_pages = if same { (*th).last_pages + delta } else { delta };
         (*th).last = key;
@@ -174,7 +173,8 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
             if (*th).state & thread::KERNEL != 0 {
                 (*record).kernel_mode += 1;
             }
-            if layout!(time_all) != 0 || (*th).faults & 15 == 0 {
+            if (*th).faults & 15 == 0 || layout!(time_all) != 0 {
+                let now = bpf_ktime_get_ns();
                 let latency = now.wrapping_sub((*th).start_ns);
                 (*th).last_latency_ns = latency;
                 record::time(record, latency, now);
@@ -227,7 +227,7 @@ fn book_other(change: &Change, mm: u64, own: Option<*mut Thread>) -> i32 {
         detail: why.detail,
     };
     change.remember(&key);
-    if let Some(record) = record::book(epoch, &key, member, delta, 0, unsafe { bpf_ktime_get_ns() }) {
+    if let Some(record) = record::book(epoch, &key, member, delta, 0) {
         unsafe { (*record).end = why.place.end };
     }
     0

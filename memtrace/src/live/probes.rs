@@ -59,6 +59,14 @@ pub struct Options {
     pub sizes: Sizes,
 }
 
+impl Options {
+    /// What a session loads, and what the doctor therefore tries.
+    #[must_use]
+    pub const fn of(follow: bool) -> Self {
+        Self { follow, time_all: false, sizes: Sizes::of(follow) }
+    }
+}
+
 /// What kind of hook a program hangs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookKind {

@@ -2,7 +2,7 @@
 
 use super::observer::Observer;
 use super::poller::Poller;
-use super::probes::{Options, Sizes};
+use super::probes::Options;
 use super::session::poll;
 use crate::cli::TraceOptions;
 use crate::event::{Event, MmId};
@@ -32,8 +32,7 @@ impl Source {
         if !super::namespace::is_initial().unwrap_or(true) {
             return Err(Failure::PidNamespace.into());
         }
-        let probes = Options { follow: options.follow, time_all: true, sizes: Sizes::of(options.follow) };
-        let mut observer = Observer::new(probes, options.bpf_stats)?;
+        let mut observer = Observer::new(Options::of(options.follow), options.bpf_stats)?;
         for (name, reason) in &observer.probes_mut().missing {
             log::info!("{name} cannot be had here ({reason}): what it tells is missing");
         }

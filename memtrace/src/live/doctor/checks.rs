@@ -3,7 +3,7 @@
 use super::{Blame, Check, selftest};
 use crate::hints::Failure;
 use crate::live::btf::{self, Types};
-use crate::live::probes::{HOOKS, Options, Probes, Sizes, kernel_btf};
+use crate::live::probes::{HOOKS, Options, Probes, kernel_btf};
 use crate::live::{batch, layout, observer::Observer, own};
 use aya::Btf;
 use memtrace_common::{KernelLayout, RecordKey, RecordValue};
@@ -126,7 +126,7 @@ fn tracefs() -> Check {
 /// The maps, with nothing hung up yet.
 fn open(layout: KernelLayout, checks: &mut Vec<Check>) -> Option<(Probes, Btf)> {
     const NAME: &str = "maps and ring buffer";
-    let options = Options { follow: false, time_all: true, sizes: Sizes::of(false) };
+    let options = Options::of(false);
     match kernel_btf().and_then(|btf| Ok((Probes::open(options, layout, &btf)?, btf))) {
         Ok(opened) => {
             let detail = format!("a ring of {} MiB and the tables", options.sizes.ring_bytes >> 20);
