@@ -10,16 +10,12 @@ use crate::event::{Closing, Event, Lost, Maps, MmId, Smaps, Tick};
 use crate::procfs::{ProcessFiles, monotonic_ns, parse_maps};
 use crate::units::Amounts;
 use anyhow::{Context as _, Result};
-use memtrace_common::{Cause, Losses, Overflow, RecordKey, RecordValue};
+use memtrace_common::{Cause, Losses, Overflow, RecordKey, RecordValue, nr};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 /// How long a thread's name is believed.
 const COMM_BELIEVED_NS: u64 = 1_000_000_000;
-/// `mmap` flag: no file behind it.
-const MAP_ANONYMOUS: u64 = 0x20;
-/// `mmap` flag: shared.
-const MAP_SHARED: u64 = 1;
 
 /// A process whose /proc is open.
 struct Process {
@@ -310,8 +306,8 @@ impl Observer {
                 }
                 Event::Syscall(call) => {
                     let named = match call.nr {
-                        crate::syscalls::MMAP => call.args[3] & MAP_ANONYMOUS == 0 || call.args[3] & MAP_SHARED != 0,
-                        crate::syscalls::SHMAT | crate::syscalls::PRCTL | crate::syscalls::REMAP_FILE_PAGES => true,
+                        nr::MMAP => call.args[3] & nr::mmap::ANONYMOUS == 0 || call.args[3] & nr::mmap::SHARED != 0,
+                        nr::SHMAT | nr::PRCTL | nr::REMAP_FILE_PAGES => true,
                         _ => false,
                     };
                     if let Some(process) = self.processes.get_mut(&call.mm).filter(|_| named) {
