@@ -6,6 +6,7 @@ use bytemuck::{Pod, Zeroable};
 macro_rules! layout {
     ($($field:ident: $doc:literal,)*) => {
         /// Offsets in bytes inside this kernel's structs, found in its BTF, and a few sizes. Constants for the verifier.
+        /// What every fault needs comes first: it lies in one line of the cache.
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
         pub struct KernelLayout { $(#[doc = $doc] pub $field: u32,)* }
@@ -14,19 +15,26 @@ macro_rules! layout {
 
 layout! {
     task_mm: "`task_struct.mm`",
-    task_flags: "`task_struct.flags`",
     task_pid: "`task_struct.pid`",
+    task_min_flt: "`task_struct.min_flt`",
+    task_maj_flt: "`task_struct.maj_flt`",
+    task_flags: "`task_struct.flags`",
+    task_pagefault_disabled: "`task_struct.pagefault_disabled`",
+    regs_ip: "`pt_regs.ip`",
+    regs_orig_ax: "`pt_regs.orig_ax`: the system call in progress, or −1",
+    regs_cs: "`pt_regs.cs`: tells 32-bit code",
+    vma_start: "`vm_area_struct.vm_start`",
+    vma_end: "`vm_area_struct.vm_end`",
+    vma_ops: "`vm_area_struct.vm_ops`: null for anonymous memory",
+    time_all: "1: every fault's latency is measured, 0: one in sixteen and all major ones",
     task_tgid: "`task_struct.tgid`",
     task_comm: "`task_struct.comm`",
+    mm_users: "`mm_struct.mm_users.counter`",
     task_exit_code: "`task_struct.exit_code`",
     task_signal: "`task_struct.signal`",
     task_files: "`task_struct.files`",
-    task_min_flt: "`task_struct.min_flt`",
-    task_maj_flt: "`task_struct.maj_flt`",
-    task_pagefault_disabled: "`task_struct.pagefault_disabled`",
     signal_live: "`signal_struct.live.counter`",
     mm_rss_stat: "`mm_struct.rss_stat`",
-    mm_users: "`mm_struct.mm_users.counter`",
     mm_total_vm: "`mm_struct.total_vm`",
     mm_brk: "`mm_struct.brk`",
     mm_start_brk: "`mm_struct.start_brk`",
@@ -34,12 +42,6 @@ layout! {
     counter_size: "size of `percpu_counter`",
     counter_count: "`percpu_counter.count`",
     counter_locals: "`percpu_counter.counters`",
-    vma_start: "`vm_area_struct.vm_start`",
-    vma_end: "`vm_area_struct.vm_end`",
-    vma_ops: "`vm_area_struct.vm_ops`: null for anonymous memory",
-    regs_ip: "`pt_regs.ip`",
-    regs_orig_ax: "`pt_regs.orig_ax`: the system call in progress, or −1",
-    regs_cs: "`pt_regs.cs`: tells 32-bit code",
     regs_di: "`pt_regs.di`: first argument",
     regs_si: "`pt_regs.si`: second argument",
     regs_dx: "`pt_regs.dx`: third argument",
@@ -57,7 +59,6 @@ layout! {
     cpus: "possible CPUs",
     slots: "slots for mms",
     follow: "1: children are traced too",
-    time_all: "1: every fault's latency is measured, 0: one in sixteen and all major ones",
 }
 
 /// What the program tells the probes while they run; one element.
@@ -81,8 +82,6 @@ pub struct Slot {
     pub mm: u64,
     /// Addresses of `rss_stat[m].count`.
     pub count: [u64; MEMBERS],
-    /// Per-CPU addresses `rss_stat[m].counters`, to which a CPU's offset is added.
-    pub locals: [u64; MEMBERS],
     /// How much of each `count` has been booked.
     pub attributed: [i64; MEMBERS],
     /// Records that consumed the growth of `count` last, by counter: where a fault finds its own page that another
@@ -111,7 +110,9 @@ pub struct Cpu {
     pub booked: [i64; MEMBERS],
     /// The same when the interval before `epoch` ended.
     pub booked_before: [i64; MEMBERS],
-    /// This CPU's local part of each counter as last seen.
+    /// Addresses of this CPU's local parts of the counters.
+    pub locals: [u64; MEMBERS],
+    /// Those parts as last seen.
     pub last: [i32; MEMBERS],
     /// Interval of the last event.
     pub epoch: u32,
@@ -145,34 +146,16 @@ pub mod thread {
 pub struct Thread {
     /// Its mm when it was last seen.
     pub mm: u64,
+    /// `min_flt + maj_flt` when the fault began; once that has moved, the fault is over.
+    pub fault_count: u64,
+    /// 1: the fault has changed no counter so far; who exchanges it for 0 books it.
+    pub pending: i64,
     /// User instruction of the fault.
     pub ip: u64,
     /// Faulting address.
     pub address: u64,
     /// When the fault began.
     pub start_ns: u64,
-    /// `min_flt + maj_flt` when the fault began; once that has moved, the fault is over.
-    pub fault_count: u64,
-    /// Cached VMA.
-    pub vma_start: u64,
-    /// Its end.
-    pub vma_end: u64,
-    /// Mapping calls made.
-    pub calls: u64,
-    /// Value of `calls` in the mmap call that has begun to populate; `u64::MAX` for none.
-    pub populating: u64,
-    /// Pages booked last under `last`, to be moved when a later event of the same fault tells the true cause.
-    pub last_pages: i64,
-    /// 1: the fault has changed no counter so far; who exchanges it for 0 books it.
-    pub pending: i64,
-    /// Latency given to that record for this fault; 0 for none.
-    pub last_latency_ns: u64,
-    /// The record booked last for this fault.
-    pub last: RecordKey,
-    /// Interval of that booking.
-    pub last_epoch: u32,
-    /// `Slot::vma_seq` for which the cached VMA holds.
-    pub vma_seq: u32,
     /// Slot of `mm`.
     pub slot: u32,
     /// See [`thread`].
@@ -181,6 +164,28 @@ pub struct Thread {
     pub nr: i32,
     /// Faults seen, for sampling.
     pub faults: u32,
+    /// Cached VMA.
+    pub vma_start: u64,
+    /// Its end.
+    pub vma_end: u64,
+    /// `Slot::vma_seq` for which the cached VMA holds.
+    pub vma_seq: u32,
+    /// Interval in which the fault was booked last.
+    pub last_epoch: u32,
+    /// Pages booked then, to be moved when a later event of the same fault tells the true cause.
+    pub last_pages: i64,
+    /// Latency given to that record for this fault; 0 for none.
+    pub last_latency_ns: u64,
+    /// Start of the place of that record.
+    pub last_place: u64,
+    /// [`crate::Cause`] code of that record.
+    pub last_cause: u32,
+    /// What `last_place` is.
+    pub last_place_kind: u32,
+    /// Mapping calls made.
+    pub calls: u64,
+    /// Value of `calls` in the mmap call that has begun to populate; `u64::MAX` for none.
+    pub populating: u64,
 }
 
 /// A task that reclaims memory now.

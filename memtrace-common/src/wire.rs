@@ -51,8 +51,13 @@ pub const HIST_BUCKETS: usize = 24;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct RecordValue {
+    // What every change touches lies together, in one line of the cache.
     /// Pages, per counter.
     pub delta: [i64; MEMBERS],
+    /// Page faults (`major` included).
+    pub faults: u32,
+    /// Faults taken in kernel mode (system calls that read or write user memory).
+    pub kernel_mode: u32,
     /// Lowest faulting address, 0 where there is none.
     pub low: u64,
     /// Highest faulting address.
@@ -67,14 +72,10 @@ pub struct RecordValue {
     pub latency_sum_ns: u64,
     /// Largest sampled latency.
     pub latency_max_ns: u64,
-    /// Page faults (`major` included).
-    pub faults: u32,
-    /// Page faults for which the kernel counted `maj_flt`.
-    pub major: u32,
     /// Latencies sampled.
     pub latency_samples: u32,
-    /// Faults taken in kernel mode (system calls that read or write user memory).
-    pub kernel_mode: u32,
+    /// Page faults for which the kernel counted `maj_flt`.
+    pub major: u32,
     /// Sampled latencies by power of two; see [`HIST_BUCKETS`].
     pub hist: [u16; HIST_BUCKETS],
 }

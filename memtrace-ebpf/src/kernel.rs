@@ -103,7 +103,7 @@ impl Task {
 
 /// User registers.
 #[derive(Clone, Copy)]
-pub struct Regs(*const u8);
+pub struct Regs(pub *const u8);
 
 /// 32-bit code's `cs`: its system call numbers are others.
 const USER32_CS: u16 = 0x23;

@@ -2,7 +2,6 @@
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::bpf_get_smp_processor_id,
     macros::map,
     maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
@@ -114,9 +113,4 @@ pub fn emit<T: 'static>(record: T) {
         }
         None => lose!(ring),
     }
-}
-
-#[inline(always)]
-pub fn cpu() -> u32 {
-    unsafe { bpf_get_smp_processor_id() }
 }

@@ -2,6 +2,7 @@
 
 use crate::kernel::add;
 use crate::maps::{OVERFLOW, RECORDS_0, RECORDS_1, lose};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use memtrace_common::{Cause, HIST_BUCKETS, Overflow, RecordKey, RecordValue};
 
 /// What a new record starts from; in read-only data, so that it costs no stack.
@@ -9,7 +10,7 @@ static EMPTY: RecordValue = unsafe { core::mem::zeroed() };
 
 /// The record of `key` in the interval's map, made if it is not there.
 #[inline(always)]
-pub fn at(epoch: u32, key: &RecordKey, now_ns: u64) -> Option<*mut RecordValue> {
+pub fn at(epoch: u32, key: &RecordKey) -> Option<*mut RecordValue> {
     let records = if epoch & 1 == 0 { &RECORDS_0 } else { &RECORDS_1 };
     if let Some(record) = records.get_ptr_mut(key) {
         return Some(record);
@@ -19,8 +20,9 @@ pub fn at(epoch: u32, key: &RecordKey, now_ns: u64) -> Option<*mut RecordValue> 
     }
     let record = records.get_ptr_mut(key)?;
     unsafe {
-        (*record).first_ns = now_ns;
-        (*record).last_ns = now_ns;
+        let now = bpf_ktime_get_ns();
+        (*record).first_ns = now;
+        (*record).last_ns = now;
     }
     Some(record)
 }
@@ -34,19 +36,12 @@ pub fn overflow(epoch: u32, key: &RecordKey) -> Option<*mut Overflow> {
 
 /// Books `pages` (and `faults`) of `member` under `key`. Returns the record, if it had room.
 #[inline(always)]
-pub fn book(
-    epoch: u32,
-    key: &RecordKey,
-    member: usize,
-    pages: i64,
-    faults: u32,
-    now_ns: u64,
-) -> Option<*mut RecordValue> {
-    match at(epoch, key, now_ns) {
+pub fn book(epoch: u32, key: &RecordKey, member: usize, pages: i64, faults: u32) -> Option<*mut RecordValue> {
+    match at(epoch, key) {
         Some(record) => {
             unsafe {
                 (*record).delta[member & 3] += pages;
-                (*record).faults += faults;
+                (*record).faults = (*record).faults.wrapping_add(faults);
             }
             Some(record)
         }
@@ -74,11 +69,10 @@ pub fn shift(
     from_epoch: u32,
     to: &RecordKey,
     (member, pages, faults): (usize, i64, u32),
-    now_ns: u64,
 ) {
     let faults = if from_epoch == epoch { faults } else { 0 };
-    let _ = book(epoch, from, member, -pages, 0u32.wrapping_sub(faults), now_ns);
-    let _ = book(epoch, to, member, pages, faults, now_ns);
+    let _ = book(epoch, from, member, -pages, 0u32.wrapping_sub(faults));
+    let _ = book(epoch, to, member, pages, faults);
 }
 
 /// Adds a fault's latency.

@@ -7,10 +7,15 @@
 //! <https://elixir.bootlin.com/linux/v6.12/source/lib/percpu_counter.c#L93>
 
 use crate::kernel::{add, exchange, layout, peek};
-use crate::maps::{CPU_OFFSETS, CPU_PROBE, CPUS, FREE_SLOTS, MMS, SLOTS, cpu, emit, epoch, lose, mark_traced};
+use crate::maps::{CPU_OFFSETS, CPU_PROBE, CPUS, FREE_SLOTS, MMS, SLOTS, emit, epoch, lose, mark_traced};
+use crate::record;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_map_lookup_percpu_elem};
 use core::ptr::{read_volatile, write_volatile};
-use memtrace_common::{Cpu, Head, LIVES, MEMBERS, MmRecord, Slot, kind};
+use memtrace_common::{ANON, Cause, Cpu, Head, LIVES, MEMBERS, MmRecord, RecordKey, Slot, kind};
+
+/// The key of no record.
+const NOBODY: RecordKey =
+    RecordKey { ip: 0, place: 0, tid: 0, life: 0, slot: 0, nr: 0, cause: 0, place_kind: 0, detail: 0 };
 
 /// What the books of an mm open with besides its counters.
 pub struct Opening {
@@ -51,13 +56,26 @@ pub fn learn_cpu_offsets() -> i32 {
     1
 }
 
-/// This CPU's local part of a counter.
+/// Where a CPU's part of a per-CPU variable lies.
 #[inline(always)]
-fn local(address: u64, cpu: u32) -> i32 {
+fn of_cpu(address: u64, cpu: u32) -> u64 {
     match CPU_OFFSETS.get(cpu) {
-        Some(offset) => unsafe { peek(address.wrapping_add(*offset)) },
+        Some(offset) => address.wrapping_add(*offset),
         None => 0,
     }
+}
+
+/// Per-CPU address of the local parts of a counter of `mm`.
+#[inline(always)]
+fn locals(mm: u64, member: usize) -> u64 {
+    let counter = counter(mm, member);
+    unsafe { peek(counter.wrapping_add(layout!(counter_locals) as u64)) }
+}
+
+/// Address of a counter of `mm`.
+#[inline(always)]
+fn counter(mm: u64, member: usize) -> u64 {
+    mm.wrapping_add(layout!(mm_rss_stat) as u64).wrapping_add((member * layout!(counter_size)) as u64)
 }
 
 /// How a counter moved as this CPU sees it.
@@ -76,7 +94,7 @@ pub struct Difference {
 pub fn difference(slot: *mut Slot, view: *mut Cpu, member: usize) -> Difference {
     unsafe {
         let member = member & 3;
-        let now = local((*slot).locals[member], cpu());
+        let now: i32 = peek((*view).locals[member]);
         let before = (*view).last[member];
         (*view).last[member] = now;
         let mut consumed = 0;
@@ -105,6 +123,32 @@ pub fn difference(slot: *mut Slot, view: *mut Cpu, member: usize) -> Difference 
 #[inline(always)]
 pub fn give_back(slot: *mut Slot, member: usize, pages: i64) {
     unsafe { add(&raw mut (*slot).attributed[member & 3], -pages) };
+}
+
+/// Books what was given back and nobody came for: the CPU that it belonged to had looked a moment too early.
+#[inline(never)]
+pub fn sweep(mm: u64) -> i32 {
+    let Some(index) = MMS.get_ptr(&mm).map(|p| unsafe { *p }) else { return 0 };
+    let Some(slot) = SLOTS.get_ptr_mut(index) else { return 0 };
+    let epoch = epoch();
+    let Some(view) = view(index, epoch) else { return 0 };
+    unsafe {
+        let seen: i64 = peek((*slot).count[ANON]);
+        if seen == read_volatile(&raw const (*slot).attributed[ANON]) {
+            return 0;
+        }
+        let left = seen - exchange(&raw mut (*slot).attributed[ANON], seen);
+        let mut key = (*slot).consumer[ANON];
+        if key == NOBODY {
+            key.cause = Cause::Other as u8;
+            key.slot = index as u16;
+            key.nr = -1;
+        }
+        // Not on behalf of an event on this CPU: one may come between any two instructions here.
+        add(&raw mut (*view).booked[ANON], left);
+        let _ = record::book(epoch, &key, ANON, left, 0);
+    }
+    0
 }
 
 /// Counter of unmappings for the range that begins at `start`.
@@ -140,9 +184,7 @@ pub fn open(mm: u64, opening: &Opening) -> u32 {
     unsafe {
         let mut m = 0;
         while m < MEMBERS {
-            let counter = mm.wrapping_add(layout!(mm_rss_stat) as u64).wrapping_add((m * layout!(counter_size)) as u64);
-            (*slot).count[m] = counter.wrapping_add(layout!(counter_count) as u64);
-            (*slot).locals[m] = peek(counter.wrapping_add(layout!(counter_locals) as u64));
+            (*slot).count[m] = counter(mm, m).wrapping_add(layout!(counter_count) as u64);
             let count: i64 = peek((*slot).count[m]);
             (*slot).attributed[m] = count;
             counters[m] = count;
@@ -156,7 +198,9 @@ pub fn open(mm: u64, opening: &Opening) -> u32 {
             if !view.is_null() {
                 let mut m = 0;
                 while m < MEMBERS {
-                    let now = local((*slot).locals[m], i);
+                    let address = of_cpu(locals(mm, m), i);
+                    let now: i32 = peek(address);
+                    (*view).locals[m] = address;
                     (*view).last[m] = now;
                     (*view).booked[m] = 0;
                     (*view).booked_before[m] = 0;
@@ -169,6 +213,7 @@ pub fn open(mm: u64, opening: &Opening) -> u32 {
             i += 1;
         }
         (*slot).brk = peek(mm.wrapping_add(layout!(mm_brk) as u64));
+        (*slot).consumer = [NOBODY; MEMBERS];
         (*slot).generation += 1;
         (*slot).vma_seq = 1;
         (*slot).tgid = opening.tgid;
@@ -206,7 +251,7 @@ pub fn close(mm: u64) {
             let cpus = layout!(cpus) as u32;
             let mut i = 0u32;
             while i < cpus {
-                counters[m] += i64::from(local((*slot).locals[m], i));
+                counters[m] += i64::from(peek::<i32>(of_cpu(locals(mm, m), i)));
                 i += 1;
             }
             m += 1;

@@ -10,6 +10,9 @@
 //! end; changes that wait for their mapping are booked when the interval ends, so the comparison is made then, on
 //! the lives that were there when smaps was read.
 //!
+//! **Without probes** the ledger is made of status itself, so only status and Σ smaps can be compared, and nothing is
+//! booked on mappings: their differences then are how much each of them changed since the reading before, quiet or not.
+//!
 //! A VMA of the kernel may hold several lives, and a life several VMAs; lives are split. What is compared is therefore
 //! the smallest set of lives and VMAs that is closed under all of these; it is shown as its largest mapping.
 //! Changes without a mapping (reclaim, khugepaged) are seen by smaps and not by any mapping's account: the differences
@@ -139,7 +142,11 @@ impl Auditor {
                 None => {}
             }
         }
-        let ledger = smaps.after.unwrap_or(booked);
+        let ledger = match smaps.after {
+            Some(after) => after,
+            None if without_probes(smaps) => smaps.status,
+            None => booked,
+        };
         self.pending = Some(Pending { smaps: smaps.clone(), held, unknown, ledger, smaps_rss });
     }
 
@@ -162,7 +169,7 @@ impl Auditor {
         differing.truncate(SHOWN);
         let mappings = smaps.mappings.len();
         let after = std::mem::take(&mut self.after);
-        if smaps.quiet {
+        if smaps.quiet || without_probes(&smaps) {
             self.baseline = Some(held);
             self.since = after;
         } else if self.baseline.is_some() {
@@ -190,6 +197,11 @@ impl Auditor {
             longest_hold_ns: smaps.longest_hold_ns,
         })
     }
+}
+
+/// Read without probes: the ledger *is* status, and no change was booked on any mapping.
+const fn without_probes(smaps: &Smaps) -> bool {
+    smaps.before.is_none() && smaps.after.is_none()
 }
 
 fn absolute(amounts: Amounts) -> Amounts {
@@ -276,4 +288,63 @@ fn differences(before: &[Held], now: &[Held], booked: &Booked, space: &mut Addre
             Some(AuditDifference { mapping, smaps: side.smaps, ledger: side.ledger })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Maps, MapsLine, SmapsMapping, permission};
+
+    const PAGE: u64 = 4096;
+
+    fn heap() -> AddressSpace {
+        let mut space = AddressSpace::new(PAGE);
+        let line = MapsLine {
+            start: 0x10_0000,
+            end: 0x20_0000,
+            permissions: permission::READ | permission::WRITE,
+            offset: 0,
+            device: 0,
+            inode: 0,
+            name: b"[heap]".to_vec(),
+        };
+        space.apply_reading(&Maps { mm: MmId(0), begin_ns: 1, ts_ns: 2, lines: vec![line] });
+        space
+    }
+
+    fn polled(ts_ns: u64, pages: u64, status: i64, quiet: bool) -> Smaps {
+        let mapping = SmapsMapping { start: 0x10_0000, end: 0x20_0000, rss: pages * PAGE, ..SmapsMapping::default() };
+        Smaps {
+            mm: MmId(0),
+            ts_ns,
+            cost_ns: 0,
+            longest_hold_ns: 0,
+            before: None,
+            after: None,
+            quiet,
+            status: Amounts { anon: status, ..Amounts::ZERO },
+            mappings: vec![mapping],
+        }
+    }
+
+    #[test]
+    fn without_probes_status_is_the_ledger_and_mappings_tell_how_they_changed() {
+        let (mut auditor, mut space) = (Auditor::default(), heap());
+        let mut read = |smaps: &Smaps| {
+            // The last tick's balance is older than the reading and must not be held against it.
+            auditor.read(smaps, Amounts { anon: 1, ..Amounts::ZERO }, &mut space);
+            auditor.settle(MmId(0), 7, &mut space).unwrap()
+        };
+        let first = read(&polled(10, 5, 5, true));
+        assert!(first.difference.is_zero() && first.differing.is_empty());
+        assert_eq!((first.ledger, first.smaps_rss), (first.status, 5));
+
+        // A reading that was not quiet is compared, and is what the next one is compared with.
+        let second = read(&polled(20, 12, 11, false));
+        assert!(second.difference.is_zero());
+        assert_eq!((second.differing[0].smaps, second.differing[0].ledger), (7, 0));
+        assert_eq!(second.differing[0].mapping.kind, Kind::Heap);
+        let third = read(&polled(30, 12, 12, true));
+        assert_eq!((third.differing_count, third.smaps_rss), (0, 12));
+    }
 }

@@ -103,6 +103,8 @@ pub struct TraceOptions {
     pub max_snapshot: Duration,
     /// Ask the kernel to time our probes.
     pub bpf_stats: bool,
+    /// No probes at all: differences of /proc.
+    pub no_bpf: bool,
     /// `-v`s given.
     pub verbose: u8,
 }
@@ -244,6 +246,9 @@ struct TraceArgs {
     /// Do not ask the kernel to time our probes (the timing costs every BPF program on the machine a little).
     #[arg(long)]
     no_bpf_stats: bool,
+    /// Load no probes: say how RES changes from /proc alone, without the causes. Needs no rights for one's own processes.
+    #[arg(long, conflicts_with = "follow")]
+    no_bpf: bool,
 }
 
 #[derive(Debug, Args)]
@@ -363,6 +368,7 @@ impl TraceArgs {
             smaps_interval: Some(self.smaps_interval).filter(|interval| !interval.is_zero()),
             max_snapshot: Duration::from_millis(self.max_snapshot_ms),
             bpf_stats: !self.no_bpf_stats,
+            no_bpf: self.no_bpf,
             verbose: talk.verbose,
         }
     }

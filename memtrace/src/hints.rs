@@ -4,6 +4,9 @@ use crate::cli::ExitCode;
 use memtrace_common::Cause;
 use std::fmt;
 
+/// What is left where the kernel takes no probes.
+const WITHOUT_PROBES: &str = "memtrace --no-bpf --pid N        how RES changes, without the causes";
+
 /// A failure that is understood well enough to say what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -78,6 +81,8 @@ pub enum Failure {
     },
     /// tracefs is not mounted.
     NoTracefs,
+    /// memtrace runs in a PID namespace of its own: the probes see the machine's ids, not those of the namespace.
+    PidNamespace,
     /// The kernel lacks something since it is too old.
     OldKernel {
         /// `uname -r`.
@@ -145,6 +150,7 @@ impl Failure {
             | Self::NoBtf
             | Self::BtfShape { .. }
             | Self::NoTracefs
+            | Self::PidNamespace
             | Self::OldKernel { .. }
             | Self::NoLiveFeature => ExitCode::KernelNotUsable,
             Self::FileExists { .. } | Self::NotATrace { .. } | Self::TraceVersion { .. } => ExitCode::Failure,
@@ -175,6 +181,9 @@ impl Failure {
                             .to_owned(),
                     );
                 }
+                if matches!(*capability, "CAP_BPF" | "CAP_PERFMON") {
+                    advice.push(WITHOUT_PROBES.to_owned());
+                }
                 advice.push("memtrace doctor        to see what this machine allows".to_owned());
                 advice
             }
@@ -193,14 +202,27 @@ impl Failure {
                     );
                 }
                 advice.push("memtrace doctor        to see which probes this kernel takes".to_owned());
+                advice.push(WITHOUT_PROBES.to_owned());
                 advice
             }
             Self::NoBtf => vec![
                 "ls /sys/kernel/btf/vmlinux        must exist: boot a kernel with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
+                WITHOUT_PROBES.to_owned(),
             ],
-            Self::BtfShape { .. } => vec!["memtrace doctor --json        and report its output".to_owned()],
-            Self::NoTracefs => vec!["sudo mount -t tracefs tracefs /sys/kernel/tracing".to_owned()],
-            Self::OldKernel { .. } => vec!["memtrace needs Linux 5.14 or newer; replay works anywhere".to_owned()],
+            Self::BtfShape { .. } => {
+                vec!["memtrace doctor --json        and report its output".to_owned(), WITHOUT_PROBES.to_owned()]
+            }
+            Self::NoTracefs => {
+                vec!["sudo mount -t tracefs tracefs /sys/kernel/tracing".to_owned(), WITHOUT_PROBES.to_owned()]
+            }
+            Self::PidNamespace => vec![
+                "run it on the host, or in a container with the host's ids: docker run --privileged --pid=host …"
+                    .to_owned(),
+                WITHOUT_PROBES.to_owned(),
+            ],
+            Self::OldKernel { .. } => {
+                vec!["memtrace needs Linux 6.2 or newer; replay works anywhere".to_owned(), WITHOUT_PROBES.to_owned()]
+            }
             Self::MemlockLimit { .. } => vec!["ulimit -l unlimited        in a root shell, or run as root".to_owned()],
             Self::NoLiveFeature => vec!["cargo build --release        without --no-default-features".to_owned()],
             Self::FileExists { path } => vec![format!("add --force to overwrite it, or remove it: rm {path}")],
@@ -251,6 +273,9 @@ impl fmt::Display for Failure {
                 write!(f, "this kernel's {} is missing or has a shape that memtrace does not know", text(what))
             }
             Self::NoTracefs => f.write_str("tracefs is not mounted"),
+            Self::PidNamespace => f.write_str(
+                "memtrace runs in a PID namespace of its own: the probes see the machine's process ids, not those seen here",
+            ),
             Self::OldKernel { release, missing } => {
                 write!(f, "kernel {} lacks {}", text(release), text(missing))
             }
@@ -334,6 +359,21 @@ mod tests {
         assert!(text.contains("sudo setcap cap_bpf,"), "{text}");
         let text = render(&Failure::ThreadId { tid: 12, pid: 11 });
         assert_eq!(text, "memtrace: 12 is a thread of process 11\n  try: memtrace --pid 11\n");
+    }
+
+    #[test]
+    fn where_the_kernel_takes_no_probes_there_is_a_way_without() {
+        for failure in [
+            Failure::BpfRefused { what: "x".into(), errno: 22, log: String::new() },
+            Failure::NoBtf,
+            Failure::BtfShape { what: "x".into() },
+            Failure::NoTracefs,
+            Failure::PidNamespace,
+            Failure::OldKernel { release: "5.4".into(), missing: "x".into() },
+        ] {
+            assert_eq!(failure.exit_code(), ExitCode::KernelNotUsable, "{failure}");
+            assert!(render(&failure).contains("try: memtrace --no-bpf --pid N"), "{failure}");
+        }
     }
 
     #[test]

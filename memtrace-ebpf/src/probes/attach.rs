@@ -52,6 +52,9 @@ pub unsafe extern "C" fn flush(ctx: *mut IterTask) -> i32 {
         return 0;
     }
     let task = Task(task);
+    if PROCESSES.get_ptr(&task.pid()).is_some() {
+        slot::sweep(task.mm());
+    }
     let Some(th) = THREADS.get_ptr_mut(task.pid()) else { return 0 };
     if unsafe { (*th).pending != 0 && task.fault_count() != (*th).fault_count } {
         book_unchanged(task, th, FLUSHED);

@@ -4,7 +4,7 @@
 //! process on the machine 110 ns a fault. What a fault did is booked by `rss_stat`; a fault that did nothing to the
 //! counters is booked when its thread starts the next one.
 
-use crate::kernel::{Task, exchange};
+use crate::kernel::{Regs, Task, exchange};
 use crate::maps::{MMS, SLOTS, THREADS, emit, epoch, lose, maybe_traced};
 use crate::slot::{head, life_of};
 use crate::{record, vma};
@@ -49,9 +49,15 @@ fn start(ctx: &BtfTracePointContext, mode: u32) -> i32 {
             book_unchanged(task, th, 0);
         }
         (*th).address = ctx.arg(0);
-        let regs = task.regs();
-        (*th).ip = regs.ip();
-        (*th).nr = if mode == 0 { -1 } else { regs.syscall() };
+        if mode == 0 {
+            // The tracepoint's own registers are the user's.
+            (*th).ip = Regs(ctx.arg::<u64>(1) as *const u8).ip();
+            (*th).nr = -1;
+        } else {
+            let regs = task.regs();
+            (*th).ip = regs.ip();
+            (*th).nr = regs.syscall();
+        }
         (*th).fault_count = count;
         (*th).faults += 1;
         let mut state = ((*th).state & thread::VMA_HAS_OPS) | thread::STARTED | mode;
@@ -90,7 +96,7 @@ pub fn book_unchanged(task: Task, th: *mut Thread, detail: u16) -> i32 {
             place_kind: place.kind,
             detail,
         };
-        if let Some(record) = record::book(epoch(), &key, FILE, 0, 1, (*th).start_ns) {
+        if let Some(record) = record::book(epoch(), &key, FILE, 0, 1) {
             widen(record, th, place.end);
             if (*th).state & thread::MAJOR != 0 {
                 (*record).major += 1;
@@ -122,18 +128,30 @@ pub fn page_fault_major(_ctx: PerfEventContext) -> u32 {
         }
         let now = bpf_ktime_get_ns();
         let epoch = epoch();
-        let mut key = (*th).last;
+        let Some(slot) = SLOTS.get_ptr_mut((*th).slot) else { return 0 };
+        let mut key = RecordKey {
+            ip: (*th).ip,
+            place: (*th).last_place,
+            tid: task.pid(),
+            life: life_of(slot, (*th).last_place),
+            slot: (*th).slot as u16,
+            nr: (*th).nr as i16,
+            cause: (*th).last_cause as u8,
+            place_kind: (*th).last_place_kind as u8,
+            detail: 0,
+        };
         if (*th).last_latency_ns != 0 && (*th).last_epoch == epoch {
-            if let Some(record) = record::at(epoch, &key, now) {
+            if let Some(record) = record::at(epoch, &key) {
                 record::untime(record, (*th).last_latency_ns);
             }
         }
         if key.cause == Cause::FaultFile as u8 {
+            let from = key;
             key.cause = Cause::FaultFileRead as u8;
-            record::shift(epoch, &(*th).last, (*th).last_epoch, &key, (FILE, (*th).last_pages, 1), now);
-            (*th).last = key;
+            record::shift(epoch, &from, (*th).last_epoch, &key, (FILE, (*th).last_pages, 1));
+            (*th).last_cause = u32::from(key.cause);
         }
-        if let Some(record) = record::at(epoch, &key, now) {
+        if let Some(record) = record::at(epoch, &key) {
             (*record).major += 1;
             widen(record, th, (*th).vma_end);
             record::time(record, now.wrapping_sub((*th).start_ns), now);

@@ -3,11 +3,7 @@
 use crate::maps::RECLAIMERS;
 use crate::probes::rss::Change;
 use crate::record;
-use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
-};
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint, programs::BtfTracePointContext};
 use memtrace_common::{ANON, Cause, Reclaimer, RecordKey, SWAP, place};
 
 static NEW: Reclaimer = unsafe { core::mem::zeroed() };
@@ -56,8 +52,7 @@ pub fn book(change: &Change, reclaimer: *mut Reclaimer) -> i32 {
             place_kind: place::NONE,
             detail: 0,
         };
-        let now = bpf_ktime_get_ns();
-        let _ = record::book(epoch, &key, member, delta, 0, now);
+        let _ = record::book(epoch, &key, member, delta, 0);
         change.remember(&key);
         if member == ANON && delta < 0 {
             (*reclaimer).last = key;
@@ -67,7 +62,7 @@ pub fn book(change: &Change, reclaimer: *mut Reclaimer) -> i32 {
             if (*reclaimer).last.slot == index as u16 {
                 key.cause = reclaim;
                 let last = (*reclaimer).last_pages;
-                record::shift(epoch, &(*reclaimer).last, (*reclaimer).last_epoch, &key, (ANON, last, 0), now);
+                record::shift(epoch, &(*reclaimer).last, (*reclaimer).last_epoch, &key, (ANON, last, 0));
             }
             (*reclaimer).last_pages = 0;
         }

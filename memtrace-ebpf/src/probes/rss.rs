@@ -90,10 +90,10 @@ fn settle(slot: *mut Slot, epoch: u32, moved: slot::Difference) -> (i64, i64) {
     let rest = moved.delta - 1;
     if moved.consumed == 0 {
         let key = unsafe { (*slot).consumer[ANON] };
-        if key.slot == 0 && key.tid == 0 {
+        if key.tid == 0 && key.cause == 0 {
             return (moved.delta, moved.delta);
         }
-        let _ = record::book(epoch, &key, ANON, rest, 0, unsafe { bpf_ktime_get_ns() });
+        let _ = record::book(epoch, &key, ANON, rest, 0);
         (1, moved.delta)
     } else {
         slot::give_back(slot, ANON, rest);
@@ -156,16 +156,21 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
         };
         let first = (*th).state & thread::BOOKED == 0;
         (*th).pending = 0;
-        let now = bpf_ktime_get_ns();
         if member == SWAP && !first {
             // do_swap_page adds the page first and takes the swap entry after.
-            record::shift(epoch, &(*th).last, (*th).last_epoch, &key, (ANON, (*th).last_pages, 1), now);
+            let from = last_key(&key, th);
+            record::shift(epoch, &from, (*th).last_epoch, &key, (ANON, (*th).last_pages, 1));
         }
-        let record = record::book(epoch, &key, member, delta, u32::from(first), now);
-        let same = !first && (*th).last_epoch == epoch && (*th).last == key;
+        let record = record::book(epoch, &key, member, delta, u32::from(first));
+        let same = !first
+            && (*th).last_epoch == epoch
+            && (*th).last_cause == u32::from(key.cause)
+            && (*th).last_place == key.place;
         (*th).last_pages = if same { (*th).last_pages + delta } else { delta };
-        (*th).last = key;
         (*th).last_epoch = epoch;
+        (*th).last_cause = u32::from(key.cause);
+        (*th).last_place = key.place;
+        (*th).last_place_kind = u32::from(key.place_kind);
         (*th).state |= thread::BOOKED;
         let Some(record) = record else { return };
         widen(record, th, place.end);
@@ -174,11 +179,25 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
             if (*th).state & thread::KERNEL != 0 {
                 (*record).kernel_mode += 1;
             }
-            if layout!(time_all) != 0 || (*th).faults & 15 == 0 {
+            if (*th).faults & 15 == 0 || layout!(time_all) != 0 {
+                let now = bpf_ktime_get_ns();
                 let latency = now.wrapping_sub((*th).start_ns);
                 (*th).last_latency_ns = latency;
                 record::time(record, latency, now);
             }
+        }
+    }
+}
+
+/// Key of the record that holds what this fault booked last; `like` is another key of the same fault.
+#[inline(always)]
+pub unsafe fn last_key(like: &RecordKey, th: *const Thread) -> RecordKey {
+    unsafe {
+        RecordKey {
+            cause: (*th).last_cause as u8,
+            place: (*th).last_place,
+            place_kind: (*th).last_place_kind as u8,
+            ..*like
         }
     }
 }
@@ -227,7 +246,7 @@ fn book_other(change: &Change, mm: u64, own: Option<*mut Thread>) -> i32 {
         detail: why.detail,
     };
     change.remember(&key);
-    if let Some(record) = record::book(epoch, &key, member, delta, 0, unsafe { bpf_ktime_get_ns() }) {
+    if let Some(record) = record::book(epoch, &key, member, delta, 0) {
         unsafe { (*record).end = why.place.end };
     }
     0

@@ -29,6 +29,7 @@ fn watching_a_process_has_useful_defaults() {
             smaps_interval: Some(Duration::from_secs(5)),
             max_snapshot: Duration::from_millis(50),
             bpf_stats: true,
+            no_bpf: false,
             verbose: 0,
         }
     );
@@ -60,6 +61,12 @@ fn every_flag_arrives() {
 }
 
 #[test]
+fn probes_can_be_left_out() {
+    let Ok(Request::Watch { trace, .. }) = request("memtrace --no-bpf --pid 1") else { panic!("not a watch") };
+    assert!(trace.no_bpf && !trace.follow);
+}
+
+#[test]
 fn a_command_is_taken_as_it_is() {
     let Ok(Request::Watch { target, .. }) = request("memtrace --json -- record -o x --pid 3") else {
         panic!("not a watch")
@@ -88,6 +95,7 @@ fn what_cannot_be_meant_is_refused_with_what_to_type() {
     assert!(refused("memtrace --pid 1 --interval 5").contains("give a number with a unit"));
     assert!(refused("memtrace --pid 1 --threshold 1MB").contains("write MiB"));
     for line in [
+        "memtrace --pid 1 --no-bpf --follow",
         "memtrace --pid 0",
         "memtrace --pid -5",
         "memtrace --pid 4194305",

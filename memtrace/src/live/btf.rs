@@ -171,10 +171,10 @@ impl Types {
             if name != 0 && self.name(name) == field {
                 return Some((bits, id));
             }
-            if name == 0 {
-                if let Some((inner, id)) = self.member(self.resolve(id), field, depth + 1) {
-                    return Some((bits + inner, id));
-                }
+            if name == 0
+                && let Some((inner, id)) = self.member(self.resolve(id), field, depth + 1)
+            {
+                return Some((bits + inner, id));
             }
         }
         None

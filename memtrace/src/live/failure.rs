@@ -19,11 +19,17 @@ pub fn recognise(error: anyhow::Error) -> anyhow::Error {
     }
     // The verifier's log is long and its end says why; everything in front of it is ours.
     let text = format!("{error:#}");
+    // aya says this of a tracefs that is not mounted, and without an error number.
+    if text.contains("tracefs not found") {
+        return Failure::NoTracefs.into();
+    }
     let errno = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error));
     match errno {
         Some(errno) if text.contains("BPF") || text.contains("bpf") => {
-            if matches!(errno, libc::EPERM | libc::EACCES) && !has_root_rights() {
-                return Failure::NotPermitted { what: "load BPF programs".to_owned(), capability: "CAP_BPF" }.into();
+            if let Some(capability) = super::rights::missing_for_probes()
+                && matches!(errno, libc::EPERM | libc::EACCES)
+            {
+                return Failure::NotPermitted { what: "load BPF programs".to_owned(), capability }.into();
             }
             let what = error.to_string();
             let log: Vec<&str> = text.lines().skip(1).collect();
@@ -57,11 +63,4 @@ fn of_btf(error: &BtfError) -> Failure {
         BtfError::Read(_) => Failure::NoBtf,
         other => Failure::BtfShape { what: other.to_string() },
     }
-}
-
-/// Effective user 0: what is refused then is refused to everybody.
-#[must_use]
-pub fn has_root_rights() -> bool {
-    // SAFETY: geteuid takes nothing and cannot fail.
-    unsafe { libc::geteuid() == 0 }
 }

@@ -5,10 +5,15 @@ pub mod btf;
 mod doctor;
 mod failure;
 mod layout;
+mod namespace;
 mod observer;
 mod own;
+mod poller;
 mod probes;
+mod reading;
+mod rights;
 mod session;
+mod source;
 mod spawn;
 
 pub use doctor::doctor;

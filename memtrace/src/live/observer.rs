@@ -4,17 +4,16 @@
 use super::batch;
 use super::own;
 use super::probes::{Options, Probes, Wire};
+use super::reading;
 use crate::decode::{Decoder, Raw};
 use crate::event::{Closing, Event, Lost, Maps, MmId, Smaps, Tick};
-use crate::procfs::{ProcessFiles, monotonic_ns, page_size, parse_maps, parse_smaps};
+use crate::procfs::{ProcessFiles, monotonic_ns, parse_maps};
 use crate::units::Amounts;
 use anyhow::{Context as _, Result};
 use memtrace_common::{Cause, Losses, Overflow, RecordKey, RecordValue};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
-/// A reading of maps is followed by a wait of this many times its cost.
-const MAPS_WAIT_PER_COST: u64 = 50;
 /// How long a thread's name is believed.
 const COMM_BELIEVED_NS: u64 = 1_000_000_000;
 /// `mmap` flag: no file behind it.
@@ -52,7 +51,14 @@ impl Observer {
     /// # Errors
     /// As [`Probes::load`].
     pub fn new(options: Options, measure: bool) -> Result<Self> {
-        let probes = Probes::load(options)?;
+        Self::with(Probes::load(options)?, measure)
+    }
+
+    /// With probes that hang on their hooks already.
+    ///
+    /// # Errors
+    /// A descriptor cannot be duplicated.
+    pub fn with(probes: Probes, measure: bool) -> Result<Self> {
         let stats = if measure { aya::sys::enable_stats(aya::sys::Stats::RunTime).ok() } else { None };
         let reader = own::Reader::new(&probes, stats.is_some())?;
         Ok(Self {
@@ -260,10 +266,10 @@ impl Observer {
             }
         }
         for (ts, event) in &mut timed {
-            if let Event::MmOpened(opened) = event {
-                if let Some(first) = first_change.get(&opened.mm) {
-                    *ts = (*ts).min(*first);
-                }
+            if let Event::MmOpened(opened) = event
+                && let Some(first) = first_change.get(&opened.mm)
+            {
+                *ts = (*ts).min(*first);
             }
         }
         timed.sort_by_key(|(ts, event)| (*ts, !matches!(event, Event::MmOpened(_))));
@@ -333,7 +339,7 @@ impl Observer {
                 continue;
             }
             let ts_ns = monotonic_ns();
-            process.maps_due_ns = ts_ns.saturating_add(cost.cost_ns.saturating_mul(MAPS_WAIT_PER_COST));
+            process.maps_due_ns = ts_ns.saturating_add(cost.cost_ns.saturating_mul(reading::MAPS_WAIT_PER_COST));
             events.push(Event::Maps(Maps { mm: *mm, begin_ns, ts_ns, lines }));
         }
     }
@@ -383,26 +389,16 @@ impl Observer {
         };
         let Some(process) = self.processes.get(&mm) else { return Ok(None) };
         let (before, events_before) = self.view(slot, None)?;
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let read = process.files.read_smaps(&mut buffer);
-        let status = process.files.read_status();
-        self.buffer = buffer;
+        let read = reading::read_smaps(&process.files, mm, &mut self.buffer);
         let (after, events_after) = self.view(slot, None)?;
-        let (Ok(cost), Ok(status)) = (read, status) else { return Ok(None) };
-        let Some(status) = status.amounts(page_size()) else { return Ok(None) };
-        let mut mappings = Vec::new();
-        parse_smaps(&self.buffer, &mut mappings);
-        Ok(Some(Event::Smaps(Smaps {
-            mm,
-            ts_ns: monotonic_ns(),
-            cost_ns: cost.cost_ns,
-            longest_hold_ns: cost.longest_hold_ns,
-            before: Some(counters + before),
-            after: Some(counters + after),
-            quiet: events_before == events_after,
-            status,
-            mappings,
-        })))
+        Ok(read.map(|smaps| {
+            Event::Smaps(Smaps {
+                before: Some(counters + before),
+                after: Some(counters + after),
+                quiet: events_before == events_after,
+                ..smaps
+            })
+        }))
     }
 
     /// Open mms whose /proc can be read.

@@ -4,6 +4,7 @@ use super::probes::Probes;
 use crate::event::Own;
 use anyhow::{Context as _, Result};
 use aya_obj::generated::bpf_prog_info;
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
@@ -27,17 +28,15 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// For the programs that are loaded; `measured`: the kernel times them.
+    /// For the programs that are loaded (those of optional hooks may not be); `measured`: the kernel times them.
     ///
     /// # Errors
-    /// A program's descriptor cannot be had.
+    /// A descriptor cannot be duplicated.
     pub fn new(probes: &Probes, measured: bool) -> Result<Self> {
         let programs = probes
             .programs()
-            .map(|(name, program)| {
-                let fd = program.fd().with_context(|| format!("program {name} is not loaded"))?;
-                fd.as_fd().try_clone_to_owned().context("failed to duplicate a descriptor")
-            })
+            .filter_map(|(_, program)| program.fd().ok())
+            .map(|fd| fd.as_fd().try_clone_to_owned().context("failed to duplicate a descriptor"))
             .collect::<Result<_>>()?;
         Ok(Self { programs, measured })
     }
@@ -61,13 +60,6 @@ impl Reader {
     /// CPU time and memory of this process, time and runs of its BPF programs.
     #[must_use]
     pub fn read(&self) -> Own {
-        // SAFETY: all zeros is a valid rusage, and getrusage fills it.
-        let usage = unsafe {
-            let mut usage: libc::rusage = MaybeUninit::zeroed().assume_init();
-            libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
-            usage
-        };
-        let nanos = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1_000;
         let (mut ns, mut runs) = (0, 0);
         if self.measured {
             for info in self.infos() {
@@ -75,12 +67,7 @@ impl Reader {
                 runs += info.run_cnt;
             }
         }
-        Own {
-            cpu_ns: nanos(usage.ru_utime) + nanos(usage.ru_stime),
-            bpf_ns: self.measured.then_some(ns),
-            bpf_runs: self.measured.then_some(runs),
-            max_rss: usage.ru_maxrss as u64 * 1024,
-        }
+        Own { bpf_ns: self.measured.then_some(ns), bpf_runs: self.measured.then_some(runs), ..read_process() }
     }
 
     /// Runs that the kernel skipped because the same program was running on that CPU already.
@@ -90,12 +77,40 @@ impl Reader {
     }
 }
 
+/// CPU time and memory of this process; no probes.
+#[must_use]
+pub fn read_process() -> Own {
+    // SAFETY: all zeros is a valid rusage, and getrusage fills it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = MaybeUninit::zeroed().assume_init();
+        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
+        usage
+    };
+    let nanos = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1_000;
+    Own {
+        cpu_ns: nanos(usage.ru_utime) + nanos(usage.ru_stime),
+        bpf_ns: None,
+        bpf_runs: None,
+        max_rss: usage.ru_maxrss as u64 * 1024,
+    }
+}
+
 /// Returns when every BPF program that was running at the call has ended: they run inside RCU read sections.
 pub fn wait_for_running_programs() {
-    // SAFETY: membarrier takes no pointers.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if result != 0 {
+    if membarrier().is_err() {
         // A kernel without it (nohz_full): the longest program runs for microseconds.
         std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// The kernel's `synchronize_rcu()`.
+///
+/// # Errors
+/// This kernel does not have it, or does not let us.
+pub fn membarrier() -> io::Result<()> {
+    // SAFETY: membarrier takes no pointers.
+    match unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }

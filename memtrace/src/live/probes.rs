@@ -9,7 +9,8 @@ use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, S
 use aya::programs::{BtfTracePoint, Iter, PerfEvent, Program, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 use bytemuck::Pod;
-use memtrace_common::{Cause, Control, Cpu, Losses, NO_SLOT, Overflow, Slot, Thread};
+use memtrace_common::{Cause, Control, Cpu, KernelLayout, Losses, NO_SLOT, Overflow};
+use std::fmt;
 use std::io::Read as _;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MEMTRACE_BPF_OBJECT_PATH"));
@@ -58,33 +59,97 @@ pub struct Options {
     pub sizes: Sizes,
 }
 
-/// BTF tracepoints that every session hangs on.
-const BTF_TRACEPOINTS: &[&str] = &[
-    "rss_stat",
-    "page_fault_user",
-    "page_fault_kernel",
-    "exit_mmap",
-    "sched_process_fork",
-    "sched_process_exec",
-    "sched_process_exit",
-];
+impl Options {
+    /// What a session loads, and what the doctor therefore tries.
+    #[must_use]
+    pub const fn of(follow: bool) -> Self {
+        Self { follow, time_all: false, sizes: Sizes::of(follow) }
+    }
+}
 
-/// BTF tracepoints that only name causes: without one, its cause is told less precisely.
-const OPTIONAL_TRACEPOINTS: &[&str] = &[
-    "mm_vmscan_direct_reclaim_begin",
-    "mm_vmscan_direct_reclaim_end",
-    "mm_vmscan_memcg_reclaim_begin",
-    "mm_vmscan_memcg_reclaim_end",
-    "mm_vmscan_memcg_softlimit_reclaim_begin",
-    "mm_vmscan_memcg_softlimit_reclaim_end",
-    "mm_vmscan_node_reclaim_begin",
-    "mm_vmscan_node_reclaim_end",
-    "mark_victim",
-];
+/// What kind of hook a program hangs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookKind {
+    /// A tracepoint, by its BTF; the program has its name.
+    Tracepoint,
+    /// The return of a system call, by its classic tracepoint: of all calls only these pay for it.
+    CallReturn,
+    /// The software event of major faults, on every CPU.
+    MajorFaults,
+    /// The task iterator; the program has this name. It is loaded with the rest and runs when it is needed.
+    TaskIterator,
+}
 
-/// System calls that change the address space.
-pub const MAPPING_CALLS: &[&str] =
-    &["mmap", "munmap", "mremap", "mprotect", "pkey_mprotect", "brk", "shmat", "shmdt", "remap_file_pages", "prctl"];
+/// A hook of the kernel and what memtrace learns there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// What kind.
+    pub kind: HookKind,
+    /// Name of the tracepoint or the system call.
+    pub name: &'static str,
+    /// Without it there are no books. Without one of the others, what it tells is missing.
+    pub needed: bool,
+    /// What it tells.
+    pub tells: &'static str,
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            HookKind::Tracepoint => write!(f, "tp_btf/{}", self.name),
+            HookKind::CallReturn => write!(f, "syscalls:sys_exit_{}", self.name),
+            HookKind::MajorFaults => write!(f, "perf_event/{}", self.name),
+            HookKind::TaskIterator => write!(f, "iter/task ({})", self.name),
+        }
+    }
+}
+
+const fn needed(kind: HookKind, name: &'static str, tells: &'static str) -> Hook {
+    Hook { kind, name, needed: true, tells }
+}
+
+const fn optional(kind: HookKind, name: &'static str, tells: &'static str) -> Hook {
+    Hook { kind, name, needed: false, tells }
+}
+
+/// Every hook, in the order in which programs are hung up: counters after what they need to know of a task.
+pub const HOOKS: &[Hook] = &{
+    use HookKind::{CallReturn, MajorFaults, TaskIterator, Tracepoint};
+    const RECLAIM: &str = "who takes pages away: direct reclaim";
+    const MEMCG: &str = "who takes pages away: the cgroup's limit";
+    const NODE: &str = "who takes pages away: node reclaim";
+    [
+        needed(Tracepoint, "sched_process_exit", "a thread or process ends"),
+        needed(Tracepoint, "sched_process_exec", "a process becomes another program"),
+        needed(Tracepoint, "sched_process_fork", "a child or thread is made"),
+        needed(Tracepoint, "exit_mmap", "an address space is torn down"),
+        needed(Tracepoint, "page_fault_kernel", "page faults in kernel mode"),
+        needed(Tracepoint, "page_fault_user", "page faults in user mode"),
+        needed(Tracepoint, "rss_stat", "every change of a counter"),
+        optional(Tracepoint, "mm_vmscan_direct_reclaim_begin", RECLAIM),
+        optional(Tracepoint, "mm_vmscan_direct_reclaim_end", RECLAIM),
+        optional(Tracepoint, "mm_vmscan_memcg_reclaim_begin", MEMCG),
+        optional(Tracepoint, "mm_vmscan_memcg_reclaim_end", MEMCG),
+        optional(Tracepoint, "mm_vmscan_memcg_softlimit_reclaim_begin", MEMCG),
+        optional(Tracepoint, "mm_vmscan_memcg_softlimit_reclaim_end", MEMCG),
+        optional(Tracepoint, "mm_vmscan_node_reclaim_begin", NODE),
+        optional(Tracepoint, "mm_vmscan_node_reclaim_end", NODE),
+        optional(Tracepoint, "mark_victim", "the OOM killer's choice"),
+        needed(CallReturn, "mmap", "mappings made"),
+        needed(CallReturn, "munmap", "mappings removed"),
+        needed(CallReturn, "mremap", "mappings moved and resized"),
+        needed(CallReturn, "mprotect", "mappings split by permissions"),
+        optional(CallReturn, "pkey_mprotect", "mappings split by protection keys"),
+        needed(CallReturn, "brk", "the heap's end"),
+        optional(CallReturn, "shmat", "System V segments attached"),
+        optional(CallReturn, "shmdt", "System V segments detached"),
+        optional(CallReturn, "remap_file_pages", "mappings made nonlinear"),
+        optional(CallReturn, "prctl", "names given to mappings"),
+        needed(MajorFaults, "major-faults", "which faults the kernel counts as major"),
+        needed(TaskIterator, "attach", "the address space of a process that sleeps"),
+        needed(TaskIterator, "flush", "the last fault of each thread"),
+    ]
+};
 
 /// The loaded programs and their maps.
 pub struct Probes {
@@ -93,8 +158,6 @@ pub struct Probes {
     pub ring: RingBuf<MapData>,
     /// Interval number.
     control: Array<MapData, Wire<Control>>,
-    /// The traced mms.
-    pub slots: Array<MapData, Wire<Slot>>,
     /// Slots nobody uses.
     free_slots: Queue<MapData, u32>,
     /// Each CPU's view of each slot.
@@ -105,8 +168,6 @@ pub struct Probes {
     losses: PerCpuArray<MapData, Wire<Losses>>,
     /// Traced processes.
     processes: HashMap<MapData, u32, u32>,
-    /// Traced threads.
-    pub threads: HashMap<MapData, u32, Wire<Thread>>,
     /// Records of even and of odd intervals.
     pub records: [MapData; 2],
     /// What could not be hung up, with the reason.
@@ -120,17 +181,31 @@ impl Probes {
     /// # Errors
     /// The kernel's shape is not known, or it refuses a map, a program or a hook that the books need.
     pub fn load(options: Options) -> Result<Self> {
-        let types = Types::read()?;
-        let mut layout = layout::find(&types)?;
+        let layout = layout::find(&Types::read()?)?;
+        let btf = kernel_btf()?;
+        let mut probes = Self::open(options, layout, &btf)?;
+        for hook in HOOKS {
+            match probes.hang(hook, &btf) {
+                Err(error) if hook.needed => return Err(error),
+                Err(error) => probes.missing.push((hook.to_string(), format!("{error:#}"))),
+                Ok(()) => {}
+            }
+        }
+        Ok(probes)
+    }
+
+    /// Makes the maps. Nothing hangs anywhere yet.
+    ///
+    /// # Errors
+    /// The kernel refuses a map.
+    pub fn open(options: Options, mut layout: KernelLayout, btf: &Btf) -> Result<Self> {
         layout.cpus = u32::try_from(aya::util::nr_cpus().map_err(|(path, error)| anyhow!(error).context(path))?)?;
         layout.slots = options.sizes.slots;
         layout.follow = u32::from(options.follow);
         layout.time_all = u32::from(options.time_all);
-        drop(types);
-        let btf = Btf::from_sys_fs().context("failed to read the kernel's BTF")?;
         let sizes = options.sizes;
         let mut ebpf = EbpfLoader::new()
-            .btf(Some(&btf))
+            .btf(Some(btf))
             .override_global("LAYOUT", bytemuck::bytes_of(&layout), true)
             .map_max_entries("SLOTS", sizes.slots)
             .map_max_entries("MMS", sizes.slots)
@@ -145,66 +220,65 @@ impl Probes {
             .map_max_entries("EVENTS", sizes.ring_bytes)
             .load(OBJECT)
             .context("failed to load the BPF object")?;
-        let mut missing = Vec::new();
-        load_all(&mut ebpf, &btf, &mut missing)?;
         let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the BPF object has no map {name}"));
         let mut probes = Self {
             ring: RingBuf::try_from(take("EVENTS")?)?,
             control: Array::try_from(take("CONTROL")?)?,
-            slots: Array::try_from(take("SLOTS")?)?,
             free_slots: Queue::try_from(take("FREE_SLOTS")?)?,
             cpus: PerCpuArray::try_from(take("CPUS")?)?,
             overflow: Array::try_from(take("OVERFLOW")?)?,
             losses: PerCpuArray::try_from(take("LOSSES")?)?,
             processes: HashMap::try_from(take("PROCESSES")?)?,
-            threads: HashMap::try_from(take("THREADS")?)?,
             records: [map_data(take("RECORDS_0")?)?, map_data(take("RECORDS_1")?)?],
-            missing,
+            missing: Vec::new(),
             epoch: 0,
             ebpf,
         };
         for slot in 0..sizes.slots.min(u32::from(NO_SLOT)) {
             probes.free_slot(slot)?;
         }
-        probes.attach_all()?;
         Ok(probes)
     }
 
-    fn attach_all(&mut self) -> Result<()> {
-        // Counters last: what they need to know of a task must be seen by then.
-        for name in BTF_TRACEPOINTS.iter().rev() {
-            let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
-            program.attach().with_context(|| format!("failed to attach to tracepoint {name}"))?;
-        }
-        for name in OPTIONAL_TRACEPOINTS {
-            if self.missing.iter().any(|(missing, _)| missing == name) {
-                continue;
+    /// Loads a hook's program, if that has not been done for another hook, and hangs it up.
+    ///
+    /// # Errors
+    /// The kernel refuses the program or the hook.
+    pub fn hang(&mut self, hook: &Hook, btf: &Btf) -> Result<()> {
+        let refuses = || format!("the kernel refuses the program for {hook}");
+        let attach = || format!("failed to attach to {hook}");
+        match hook.kind {
+            HookKind::Tracepoint => {
+                let program: &mut BtfTracePoint = program(&mut self.ebpf, hook.name)?;
+                program.load(hook.name, btf).with_context(refuses)?;
+                program.attach().with_context(attach)?;
             }
-            let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
-            if let Err(error) = program.attach() {
-                self.missing.push(((*name).to_owned(), error.to_string()));
-            }
-        }
-        for call in MAPPING_CALLS {
-            let program: &mut TracePoint = program(&mut self.ebpf, "mapping_call_exit")?;
-            if let Err(error) = program.attach("syscalls", &format!("sys_exit_{call}")) {
-                if matches!(*call, "mmap" | "munmap" | "mremap" | "mprotect" | "brk") {
-                    return Err(error).with_context(|| format!("failed to attach to syscalls:sys_exit_{call}"));
+            HookKind::CallReturn => {
+                let program: &mut TracePoint = program(&mut self.ebpf, "mapping_call_exit")?;
+                if program.fd().is_err() {
+                    program.load().with_context(refuses)?;
                 }
-                self.missing.push((format!("sys_exit_{call}"), error.to_string()));
+                program.attach("syscalls", &format!("sys_exit_{}", hook.name)).with_context(attach)?;
             }
-        }
-        let cpus = aya::util::online_cpus().map_err(|(path, error)| anyhow!(error).context(path))?;
-        let program: &mut PerfEvent = program(&mut self.ebpf, "page_fault_major")?;
-        for cpu in cpus {
-            program
-                .attach(
-                    PerfEventConfig::Software(SoftwareEvent::PageFaultsMaj),
-                    PerfEventScope::AllProcessesOneCpu { cpu },
-                    SamplePolicy::Period(1),
-                    false,
-                )
-                .with_context(|| format!("failed to open the major-fault event on CPU {cpu}"))?;
+            HookKind::MajorFaults => {
+                let program: &mut PerfEvent = program(&mut self.ebpf, "page_fault_major")?;
+                program.load().with_context(refuses)?;
+                let cpus = aya::util::online_cpus().map_err(|(path, error)| anyhow!(error).context(path))?;
+                for cpu in cpus {
+                    program
+                        .attach(
+                            PerfEventConfig::Software(SoftwareEvent::PageFaultsMaj),
+                            PerfEventScope::AllProcessesOneCpu { cpu },
+                            SamplePolicy::Period(1),
+                            false,
+                        )
+                        .with_context(|| format!("failed to attach to {hook} on CPU {cpu}"))?;
+                }
+            }
+            HookKind::TaskIterator => {
+                let program: &mut Iter = program(&mut self.ebpf, hook.name)?;
+                program.load("task", btf).with_context(refuses)?;
+            }
         }
         Ok(())
     }
@@ -316,24 +390,10 @@ where
     program.try_into().with_context(|| format!("program {name} is of another type"))
 }
 
-fn load_all(ebpf: &mut Ebpf, btf: &Btf, missing: &mut Vec<(String, String)>) -> Result<()> {
-    for name in BTF_TRACEPOINTS {
-        let program: &mut BtfTracePoint = program(ebpf, name)?;
-        program.load(name, btf).with_context(|| format!("the kernel refuses the program for {name}"))?;
-    }
-    for name in OPTIONAL_TRACEPOINTS {
-        let program: &mut BtfTracePoint = program(ebpf, name)?;
-        if let Err(error) = program.load(name, btf) {
-            missing.push(((*name).to_owned(), error.to_string()));
-        }
-    }
-    let tracepoint: &mut TracePoint = program(ebpf, "mapping_call_exit")?;
-    tracepoint.load().context("the kernel refuses the program for the mapping calls")?;
-    let event: &mut PerfEvent = program(ebpf, "page_fault_major")?;
-    event.load().context("the kernel refuses the program for major faults")?;
-    for name in ["attach", "flush"] {
-        let iterator: &mut Iter = program(ebpf, name)?;
-        iterator.load("task", btf).with_context(|| format!("the kernel refuses the task iterator {name}"))?;
-    }
-    Ok(())
+/// The kernel's types, as aya wants them.
+///
+/// # Errors
+/// They cannot be read.
+pub fn kernel_btf() -> Result<Btf> {
+    Btf::from_sys_fs().context("failed to read the kernel's BTF")
 }

@@ -1,8 +1,7 @@
 //! A live session: when to end an interval, when to read smaps, when it is over. tokio lives here.
 
-use super::failure::{has_root_rights, recognise};
-use super::observer::Observer;
-use super::probes::{Options, Sizes};
+use super::failure::recognise;
+use super::source::Source;
 use super::spawn::Waiting;
 use crate::cli::{Target, TraceOptions};
 use crate::event::{End, EndReason, Event, Meta, MmId, Mode, TaskWhat};
@@ -11,7 +10,7 @@ use crate::procfs::{ProcessFiles, SmapsBudget, SmapsSize, monotonic_ns, page_siz
 use anyhow::{Context as _, Result};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Child;
 use std::time::Duration;
@@ -43,14 +42,14 @@ pub fn watch(target: &Target, options: &TraceOptions, sink: &mut Sink<'_>) -> Re
 }
 
 /// A descriptor of our own for polling.
-fn poll(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
+pub(super) fn poll(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
     let fd = fd.try_clone_to_owned()?;
     // SAFETY: an OwnedFd's descriptor stays open and the same for as long as the AsyncFd that owns it.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
 struct Session {
-    observer: Observer,
+    source: Source,
     options: TraceOptions,
     pid: u32,
     pidfd: OwnedFd,
@@ -71,35 +70,20 @@ impl Session {
         }
     }
 
-    fn observer(options: &TraceOptions) -> Result<Observer> {
-        if !has_root_rights() {
-            log::debug!("not root: the kernel decides by capabilities");
-        }
-        let probes = Options { follow: options.follow, time_all: true, sizes: Sizes::of(options.follow) };
-        let mut observer = Observer::new(probes, options.bpf_stats)?;
-        for (name, reason) in &observer.probes_mut().missing {
-            log::info!("{name} cannot be had here ({reason}): what it tells is missing");
-        }
-        if options.verbose > 0 {
-            start_probe_log(&mut observer);
-        }
-        Ok(observer)
-    }
-
     fn attach(pid: u32, options: &TraceOptions) -> Result<Self> {
         if pid == std::process::id() {
             return Err(Failure::OwnPid { pid }.into());
         }
         let files = ProcessFiles::open(pid)?;
         let pidfd = open_pidfd(pid).map_err(|_| Failure::TargetGone { pid })?;
-        let mut observer = Self::observer(options)?;
+        let mut source = Source::new(options)?;
         let meta = Meta {
             comm: files.read_comm()?,
             exe: files.read_exe().unwrap_or_default(),
             cmdline: files.read_cmdline().unwrap_or_default(),
             ..meta(pid, options)?
         };
-        let found = observer.attach(pid)?;
+        let found = source.attach(pid)?;
         // Opened by number twice: only when both are the same, living process are its books really open.
         if !files.exists() {
             let reused = std::path::Path::new(&format!("/proc/{pid}")).exists();
@@ -109,8 +93,8 @@ impl Session {
             return Err(Failure::TargetGone { pid }.into());
         }
         let mut opening = vec![Event::Meta(meta)];
-        opening.append(&mut observer.opening_events());
-        if let Some(mm) = observer.mm_of(pid) {
+        opening.append(&mut source.opening_events());
+        if let Some(mm) = source.mm_of(pid) {
             let may_read_smaps = files
                 .read_size(&mut Vec::new())
                 .is_ok_and(|size| new_budget(options).check(monotonic_ns(), &size).is_ok());
@@ -119,7 +103,7 @@ impl Session {
             }
         }
         Ok(Self {
-            observer,
+            source,
             options: options.clone(),
             pid,
             pidfd,
@@ -133,14 +117,14 @@ impl Session {
 
     fn spawn(command: &[std::ffi::OsString], options: &TraceOptions) -> Result<Self> {
         use std::os::unix::ffi::OsStrExt as _;
-        let mut observer = Self::observer(options)?;
+        let mut source = Source::new(options)?;
         let waiting = Waiting::start(command)?;
         let pid = waiting.pid;
         let pidfd = open_pidfd(pid).context("failed to open the command's process")?;
-        observer.attach_at_exec(pid)?;
+        source.attach_at_exec(pid)?;
         let mut meta = Meta { spawned: true, ..meta(pid, options)? };
         let child = waiting.release()?;
-        let opening = observer.opening_events();
+        let opening = source.opening_events();
         let files = ProcessFiles::open(pid);
         let name = command.first().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
         // A command that has ended already has no name any more but the one that was typed.
@@ -156,7 +140,7 @@ impl Session {
         let mut events = vec![Event::Meta(meta)];
         events.extend(opening);
         Ok(Self {
-            observer,
+            source,
             options: options.clone(),
             pid,
             pidfd,
@@ -174,20 +158,21 @@ impl Session {
             Some(reason) => reason,
             None => self.observe(sink).await?,
         };
-        let mut last = self.observer.last_tick()?;
+        let mut last = self.source.last_tick()?;
         self.note_exit(&last);
         if reason == EndReason::OutputClosed {
             return Ok(Outcome { status: self.status(false)? });
         }
         let exited = matches!(reason, EndReason::Exited { .. });
-        if let Some(mm) = self.observer.mm_of(self.pid).filter(|_| !exited) {
-            let overview = self.observer.files(mm).and_then(|files| files.read_overview(mm, false).ok());
+        let status = self.status(exited)?;
+        if let Some(mm) = self.source.mm_of(self.pid).filter(|_| !exited) {
+            let overview = self.source.files(mm).and_then(|files| files.read_overview(mm, false).ok());
             last.extend(overview.map(Event::Overview));
         }
         let reason = if exited { EndReason::Exited { code: self.code } } else { reason };
         last.push(Event::End(End { ts_ns: monotonic_ns(), reason }));
         self.give(sink, &last)?;
-        Ok(Outcome { status: self.status(exited)? })
+        Ok(Outcome { status })
     }
 
     /// Status of the command: waited for when it has ended, else success, for it goes on without us.
@@ -197,6 +182,7 @@ impl Session {
             return Ok(Some(0));
         }
         let status = child.wait().context("failed to wait for the command")?;
+        self.code.get_or_insert(status.into_raw().cast_unsigned());
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
         Ok(Some(u8::try_from(code & 0xff).unwrap_or(1)))
     }
@@ -215,7 +201,7 @@ impl Session {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = self.options.duration.map(|duration| Instant::now() + duration);
         let exit = poll(self.pidfd.as_fd()).context("failed to watch the target's end")?;
-        let ring = poll(self.observer.ring_fd()).context("failed to watch the ring")?;
+        let ring = self.source.ring_fd().map(poll).transpose().context("failed to watch the ring")?;
         let mut signals = Signals::new()?;
         let mut gone = false;
         loop {
@@ -225,11 +211,17 @@ impl Session {
                     None => std::future::pending().await,
                 }
             };
+            let filling = async {
+                match &ring {
+                    Some(ring) => ring.readable().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 _ = exit.readable(), if !gone => {
                     gone = true;
-                    if !self.options.follow || !self.observer.observes_any_later()? {
+                    if !self.options.follow || !self.source.observes_any_later()? {
                         return Ok(EndReason::Exited { code: None });
                     }
                 }
@@ -239,22 +231,21 @@ impl Session {
                     }
                 }
                 () = over => return Ok(EndReason::Duration),
-                guard = ring.readable() => {
-                    self.observer.read_ring();
+                guard = filling => {
+                    self.source.read_ring();
                     guard.context("failed to watch the ring")?.clear_ready();
                 }
                 _ = ticks.tick() => {
-                    let events = self.observer.tick()?;
+                    let events = self.source.tick()?;
                     self.note_exit(&events);
                     if let Some(reason) = self.give(sink, &events)? {
                         return Ok(reason);
                     }
-                    if let Some(smaps) = self.audit()? {
-                        if let Some(reason) = self.give(sink, &[smaps])? {
-                            return Ok(reason);
-                        }
+                    let audit = self.audit()?;
+                    if let Some(reason) = self.give(sink, &audit)? {
+                        return Ok(reason);
                     }
-                    if gone && !self.observer.observes_any() {
+                    if gone && !self.source.observes_any() {
                         return Ok(EndReason::Exited { code: None });
                     }
                 }
@@ -278,44 +269,43 @@ impl Session {
 
     fn note_exit(&mut self, events: &[Event]) {
         for event in events {
-            if let Event::Task(task) = event {
-                if let TaskWhat::ProcessExited { code } = task.what {
-                    if task.pid == self.pid {
-                        self.code = Some(code);
-                    }
-                }
+            if let Event::Task(task) = event
+                && let TaskWhat::ProcessExited { code } = task.what
+                && task.pid == self.pid
+            {
+                self.code = Some(code);
             }
         }
     }
 
     /// Reads smaps of the mm that has waited longest, if its budget allows.
-    fn audit(&mut self) -> Result<Option<Event>> {
+    fn audit(&mut self) -> Result<Vec<Event>> {
         if self.options.smaps_interval.is_none() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let now = monotonic_ns();
-        let mms = self.observer.open_mms();
+        let mms = self.source.open_mms();
         self.budgets.retain(|mm, _| mms.contains(mm));
         let due = mms
             .into_iter()
             .map(|mm| (self.budgets.get(&mm).map_or(0, SmapsBudget::due_ns), mm))
             .filter(|(due, _)| *due <= now)
             .min();
-        let Some((_, mm)) = due else { return Ok(None) };
+        let Some((_, mm)) = due else { return Ok(Vec::new()) };
         let budget = self.budgets.entry(mm).or_insert_with(|| new_budget(&self.options));
-        let size = self.observer.files(mm).and_then(|files| files.read_size(&mut Vec::new()).ok());
+        let size = self.source.files(mm).and_then(|files| files.read_size(&mut Vec::new()).ok());
         let Some(size): Option<SmapsSize> = size else {
             budget.skipped(now);
-            return Ok(None);
+            return Ok(Vec::new());
         };
         if let Err(refusal) = budget.check(now, &size) {
             log::info!("no audit of mm {}: {refusal}", mm.0);
             budget.skipped(now);
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let event = self.observer.read_smaps(mm)?;
+        let events = self.source.read_smaps(mm)?;
         let now = monotonic_ns();
-        match &event {
+        match events.last() {
             Some(Event::Smaps(smaps)) => {
                 let cost = crate::procfs::ReadCost {
                     cost_ns: smaps.cost_ns,
@@ -326,7 +316,7 @@ impl Session {
             }
             _ => budget.skipped(now),
         }
-        Ok(event)
+        Ok(events)
     }
 }
 
@@ -365,8 +355,8 @@ fn meta(pid: u32, options: &TraceOptions) -> Result<Meta> {
         cmdline: Vec::new(),
         kernel: read_kernel_release().context("failed to read the kernel's release")?,
         page_size: page_size(),
-        mode: Mode::Exact,
-        mode_reason: String::new(),
+        mode: if options.no_bpf { Mode::Procfs } else { Mode::Exact },
+        mode_reason: if options.no_bpf { "--no-bpf was given".to_owned() } else { String::new() },
         interval_ns: u64::try_from(options.interval.as_nanos()).unwrap_or(u64::MAX),
         ts_ns: monotonic_ns(),
         wall_ns: i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX),
@@ -388,25 +378,4 @@ fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
-}
-
-/// Shows the probes' own warnings.
-fn start_probe_log(observer: &mut Observer) {
-    let mut logger = match aya_log::EbpfLogger::init(observer.probes_mut().ebpf_mut()) {
-        Ok(logger) => logger,
-        Err(error) => return log::info!("the probes' log cannot be read: {error}"),
-    };
-    // SAFETY: the ring's descriptor is open for as long as the logger, which the task below owns.
-    let fd = unsafe { BorrowedFd::borrow_raw(logger.as_raw_fd()) };
-    match poll(fd) {
-        Ok(readiness) => {
-            tokio::spawn(async move {
-                while let Ok(mut guard) = readiness.readable().await {
-                    logger.flush();
-                    guard.clear_ready();
-                }
-            });
-        }
-        Err(error) => log::info!("the probes' log cannot be watched: {error}"),
-    }
 }

@@ -138,6 +138,25 @@ impl ProcessFiles {
         self.read_all("smaps", buffer)
     }
 
+    /// Reads the auxiliary vector into `buffer`, which is cleared first: addresses and 16 random bytes' place that each
+    /// exec makes anew. Empty when the process has no address space any more.
+    ///
+    /// # Errors
+    /// As [`Self::read_maps`].
+    pub fn read_auxv(&self, buffer: &mut Vec<u8>) -> Result<ReadCost, Error> {
+        self.read_all("auxv", buffer)
+    }
+
+    /// status of one of its threads. When the main thread has exited alone, the process's memory is shown there only.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] after the process's death, [`Error::Io`] after the thread's.
+    pub fn read_thread_status(&self, tid: u32) -> Result<Status, Error> {
+        let mut bytes = Vec::new();
+        self.read_all(&format!("task/{tid}/status"), &mut bytes)?;
+        parse_status(&bytes).map_err(|source| self.malformed(source))
+    }
+
     /// Reads smaps_rollup: one walk of all page tables, mmap_lock held throughout unless someone waits for it.
     /// `None` when the process has no address space any more.
     ///

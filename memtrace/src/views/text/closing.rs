@@ -99,17 +99,23 @@ impl Session {
             (Look::of(change), &signed_size(change)),
             (Look::Plain, &format!(" · peak {}", level(scale.bytes(c.peak_res)))),
         ]);
-        self.causes(&c.by_cause);
+        self.causes(c);
         self.mappings(c);
         self.ledger(c);
     }
 
-    fn causes(&mut self, by_cause: &[(Cause, Sum)]) {
+    fn causes(&mut self, c: &ClosingStatement) {
         let scale = self.scale;
         let rows: Vec<&(Cause, Sum)> =
-            by_cause.iter().filter(|(_, sum)| !sum.delta.is_zero() || faults(sum) > 0).collect();
+            c.by_cause.iter().filter(|(_, sum)| !sum.delta.is_zero() || faults(sum) > 0).collect();
         if rows.is_empty() {
-            self.sheet.line(&[(Look::Plain, "by cause     nothing changed")]);
+            let moved = c.opening.amounts != c.closing.amounts || c.peak_res != c.opening.amounts.res();
+            let text = if moved && self.without_probes() {
+                "by cause     unknown: without probes nothing tells why (memtrace doctor: what is in their way)"
+            } else {
+                "by cause     nothing changed"
+            };
+            self.sheet.line(&[(Look::Plain, text)]);
             return;
         }
         self.sheet.line(&[(Look::Strong, "by cause")]);
@@ -189,7 +195,7 @@ impl Session {
         ];
         for (name, class) in classes {
             let figures = rows.figures(class, scale);
-            let look = if figures[4] != 0 { Look::Alarm } else { Look::Plain };
+            let look = if figures[4] != 0 && !self.without_probes() { Look::Alarm } else { Look::Plain };
             let [closing, opening, change, explained, unexplained] = figures.map(exact);
             let line = format!("  {name:<6}{closing:>20}{opening:>20}{change:>20}{explained:>20}{unexplained:>16}");
             self.sheet.line(&[(look, &line)]);
@@ -199,6 +205,8 @@ impl Session {
             (Look::Alarm, "DOES NOT CLOSE: ")
         } else if c.unexplained.is_zero() {
             (Look::Strong, "closes: ")
+        } else if self.without_probes() {
+            (Look::Strong, "closes, causes unknown: ")
         } else {
             (Look::Alarm, "closes, not all explained: ")
         };

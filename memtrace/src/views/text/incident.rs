@@ -8,6 +8,8 @@ use crate::views::words::{exit_phrase, losses, mapping_phrase, syscall_label};
 
 /// Column at which the words after a time begin.
 const INDENT: usize = 14;
+/// Mappings that are named when several changed.
+const SHOWN: usize = 5;
 
 /// What the audits of the session said.
 #[derive(Clone, Copy, Debug, Default)]
@@ -85,6 +87,9 @@ impl Session {
 
     /// The first audit, every one that disagrees, and the first that agrees again.
     pub(super) fn audit(&mut self, audit: &Audit) {
+        if self.without_probes() {
+            return self.reading(audit);
+        }
         let agrees = audit.differing_count == 0 && (audit.difference.is_zero() || !audit.quiet);
         let first = self.audits.made == 0;
         self.audits.made += 1;
@@ -131,5 +136,47 @@ impl Session {
             );
             self.sheet.wrapped((Look::Plain, &" ".repeat(INDENT + 2)), INDENT + 4, (Look::Faint, &line));
         }
+    }
+
+    /// smaps without a ledger to hold against it: whether it agrees with status, and which mappings changed since the
+    /// reading before.
+    fn reading(&mut self, audit: &Audit) {
+        let gap = audit.smaps_rss.saturating_sub(audit.status.res());
+        let agrees = gap == 0 || !audit.quiet;
+        let first = self.audits.made == 0;
+        self.audits.made += 1;
+        self.audits.disagreed += u64::from(!agrees);
+        if self.options.closing_only {
+            return;
+        }
+        let cost = format!("{}, longest read {}", duration(audit.cost_ns), duration(audit.longest_hold_ns));
+        let mappings = counted(audit.mappings as u64, "mapping", "mappings");
+        if !agrees {
+            let gap = signed_size(self.scale.bytes(gap));
+            let text = format!("audit ({cost}): smaps of {mappings} − /proc/PID/status: {gap}");
+            self.note(audit.ts_ns, Look::Alarm, &text);
+        } else if first || self.options.verbose {
+            let busy = if audit.quiet { "" } else { ", counters moved meanwhile" };
+            self.note(
+                audit.ts_ns,
+                Look::Faint,
+                &format!("audit: smaps of {mappings} agrees with status ({cost}{busy})"),
+            );
+        }
+        let moved = |change: i64| self.scale.bytes(change).unsigned_abs();
+        let gross = audit.differing.iter().fold(0_u64, |sum, d| sum.saturating_add(moved(d.smaps)));
+        if gross == 0 || gross < self.options.threshold(self.scale.bytes(audit.status.res())) {
+            return;
+        }
+        let mut parts: Vec<String> = audit
+            .differing
+            .iter()
+            .take(SHOWN)
+            .map(|d| format!("{} {}", signed_size(self.scale.bytes(d.smaps)), mapping_phrase(&d.mapping)))
+            .collect();
+        if audit.differing_count > parts.len() {
+            parts.push(format!("and {} more", count((audit.differing_count - parts.len()) as u64)));
+        }
+        self.note(audit.ts_ns, Look::Plain, &format!("since the audit before: {}", parts.join(", ")));
     }
 }

@@ -7,7 +7,7 @@ mod incident;
 mod paragraph;
 mod sheet;
 
-use crate::event::{Meta, MmId};
+use crate::event::{Meta, MmId, Mode};
 use crate::hints;
 use crate::statement::{ClosingStatement, Report, Statement};
 use crate::views::clock::Clock;
@@ -108,6 +108,8 @@ struct Session {
     told: BTreeMap<MmId, (u64, BTreeSet<Key>)>,
     hinted: BTreeSet<Cause>,
     audits: incident::Audits,
+    /// It has been said that causes are unknown.
+    causeless_said: bool,
     /// The last closing statement, until it is known whether the end says the same.
     held: Option<ClosingStatement>,
 }
@@ -127,8 +129,14 @@ impl Session {
             told: BTreeMap::new(),
             hinted: BTreeSet::new(),
             audits: incident::Audits::default(),
+            causeless_said: false,
             held: None,
         }
+    }
+
+    /// No probes: entries never explain anything, and that they do not is no alarm.
+    const fn without_probes(&self) -> bool {
+        matches!(self.meta.mode, Mode::Procfs)
     }
 
     const fn clock(&self) -> Clock {
@@ -167,7 +175,8 @@ impl Session {
 
     fn statement(&mut self, statement: &Statement) {
         self.names.insert(statement.mm, (statement.pid, statement.comm.clone()));
-        let pending = self.pending.entry(statement.mm).or_insert_with(|| Pending::open(statement));
+        let causeless = self.without_probes();
+        let pending = self.pending.entry(statement.mm).or_insert_with(|| Pending::open(statement, causeless));
         pending.add(statement);
         let threshold = self.options.threshold(self.scale.bytes(statement.closing.amounts.res()));
         if pending.is_worth_telling(self.scale, threshold)

@@ -54,12 +54,14 @@ pub(super) struct Pending {
     merged: BTreeMap<Key, Merged>,
     unexplained: Amounts,
     has_unexplained: bool,
+    /// No probes: nothing is ever explained, so that is no news.
+    causeless: bool,
     lost: Lost,
 }
 
 impl Pending {
     /// Nothing yet; begins where `statement` begins.
-    pub(super) fn open(statement: &Statement) -> Self {
+    pub(super) fn open(statement: &Statement, causeless: bool) -> Self {
         Self {
             mm: statement.mm,
             pid: statement.pid,
@@ -72,6 +74,7 @@ impl Pending {
             merged: BTreeMap::new(),
             unexplained: Amounts::ZERO,
             has_unexplained: false,
+            causeless,
             lost: Lost::default(),
         }
     }
@@ -82,7 +85,11 @@ impl Pending {
         self.ts_ns = statement.ts_ns;
         self.closing = statement.closing.amounts;
         self.unexplained += statement.unexplained;
-        self.has_unexplained |= !statement.unexplained.is_zero();
+        if self.causeless {
+            self.gross = self.gross.saturating_add(statement.unexplained.gross());
+        } else {
+            self.has_unexplained |= !statement.unexplained.is_zero();
+        }
         self.lost = add_lost(self.lost, statement.lost);
         for entry in &statement.entries {
             let gross = entry.delta.gross();
@@ -167,6 +174,9 @@ impl Session {
         if pending.has_unexplained {
             self.unexplained(pending.unexplained);
         }
+        if pending.causeless {
+            self.causeless(pending.unexplained);
+        }
         if pending.lost.total() > 0 {
             for (name, n, meaning) in losses(pending.lost).into_iter().filter(|&(_, n, _)| n > 0) {
                 let text = format!("{name} {}: {meaning}", count(n));
@@ -235,6 +245,18 @@ impl Session {
         self.hint_once(entry.cause, INDENT);
     }
 
+    /// What moved, where no probe could see why.
+    fn causeless(&mut self, pages: Amounts) {
+        let mut text = moved(pages, self.scale).join(", ");
+        if text.is_empty() {
+            text.push_str("back to where it was");
+        }
+        if !std::mem::replace(&mut self.causeless_said, true) {
+            text.push_str(" · causes unknown: no probe saw what happened between two readings of /proc");
+        }
+        self.sheet.wrapped((Look::Plain, &" ".repeat(INDENT)), INDENT, (Look::Plain, &text));
+    }
+
     fn unexplained(&mut self, pages: Amounts) {
         let bytes = self.scale.amounts(pages);
         let text = format!(
@@ -251,12 +273,16 @@ impl Session {
 
 /// `anon +60.2 MiB, file −60.2 MiB`, where RES alone does not say it.
 pub(super) fn classes(pages: Amounts, scale: Scale) -> Option<String> {
-    let moved: Vec<String> = [("anon", pages.anon), ("file", pages.file), ("shmem", pages.shmem), ("swap", pages.swap)]
+    let moved = moved(pages, scale);
+    (moved.len() > 1 || pages.swap != 0).then(|| moved.join(", "))
+}
+
+fn moved(pages: Amounts, scale: Scale) -> Vec<String> {
+    [("anon", pages.anon), ("file", pages.file), ("shmem", pages.shmem), ("swap", pages.swap)]
         .into_iter()
         .filter(|&(_, pages)| pages != 0)
         .map(|(name, pages)| format!("{name} {}", signed_size(scale.bytes(pages))))
-        .collect();
-    (moved.len() > 1 || pages.swap != 0).then(|| moved.join(", "))
+        .collect()
 }
 
 fn place(mapping: &MappingRef, entry: &Entry, known: bool) -> String {

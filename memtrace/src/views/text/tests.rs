@@ -227,3 +227,51 @@ fn a_report_before_the_meta_is_refused() {
     let error = view.render(&Report::End(sample::end())).expect_err("no page size yet");
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
+
+/// As `--no-bpf` sees the sample's hash table grow: counters move, no entry says why.
+#[test]
+fn without_probes_differences_are_told_and_are_no_alarm() {
+    let meta = crate::event::Meta { mode: Mode::Procfs, mode_reason: "--no-bpf was given".into(), ..sample::meta() };
+    let step = |n, pages: i64| {
+        let ripple = sample::ripple(n);
+        let opening = Balance::default();
+        let moved = Amounts { anon: pages, ..Amounts::ZERO };
+        let closing = Balance { amounts: opening.amounts + moved, virt: opening.virt };
+        Report::Statement(Statement { opening, closing, entries: Vec::new(), unexplained: moved, ..ripple })
+    };
+    let audit = |n: u64, smaps: i64| {
+        let status = Amounts { anon: 20_000, ..Amounts::ZERO };
+        Report::Audit(crate::statement::Audit {
+            ts_ns: sample::BEGIN + n * 1_000_000_000,
+            mm: crate::event::MmId(0),
+            pid: meta.pid,
+            quiet: true,
+            ledger: status,
+            status,
+            smaps_rss: smaps,
+            difference: Amounts::ZERO,
+            moved: Amounts::ZERO,
+            mappings: 214,
+            differing: vec![crate::statement::AuditDifference {
+                mapping: sample::hash_table(),
+                smaps: 2_000,
+                ledger: 0,
+            }],
+            differing_count: 1,
+            placeless: 0,
+            cost_ns: 1_000_000,
+            longest_hold_ns: 100_000,
+        })
+    };
+    let text = text_with(
+        TextOptions { width: 200, ..TextOptions::default() },
+        &[Report::Meta(meta.clone()), step(1, 3), step(2, 1_000), step(3, 2_000), audit(5, 20_000), audit(10, 20_001)],
+    );
+    assert!(text.contains("no ledger (procfs)"), "{text}");
+    assert!(!text.contains("do not explain"), "{text}");
+    assert!(text.contains("anon +3.9 MiB · causes unknown: no probe saw"), "{text}");
+    assert!(text.contains("anon +7.8 MiB\n"), "said once: {text}");
+    assert!(text.contains("smaps of 214 mappings agrees with status"), "{text}");
+    assert!(text.contains("since the audit before: +7.8 MiB anonymous mapping"), "{text}");
+    assert!(text.contains("smaps of 214 mappings − /proc/PID/status: +4 KiB"), "{text}");
+}

@@ -1,0 +1,60 @@
+//! What this process may do: its effective capabilities. User 0 without them may no more than others.
+
+/// Bits of `CapEff`; <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/capability.h>
+pub mod bit {
+    /// Read any file.
+    pub const DAC_READ_SEARCH: u32 = 2;
+    /// Read other users' maps and smaps.
+    pub const SYS_PTRACE: u32 = 19;
+    /// Everything that has no capability of its own, and what CAP_BPF and CAP_PERFMON were before 5.8.
+    pub const SYS_ADMIN: u32 = 21;
+    /// Raise limits.
+    pub const SYS_RESOURCE: u32 = 24;
+    /// Hang probes on tracepoints, read kernel memory in them.
+    pub const PERFMON: u32 = 38;
+    /// Load programs and make maps.
+    pub const BPF: u32 = 39;
+}
+
+/// The effective capabilities, as bits; `None` where /proc does not say.
+#[must_use]
+pub fn read_effective() -> Option<u64> {
+    parse_effective(&std::fs::read("/proc/self/status").ok()?)
+}
+
+/// Whether `effective` has a capability.
+#[must_use]
+pub const fn has(effective: u64, bit: u32) -> bool {
+    effective >> bit & 1 != 0
+}
+
+/// The first capability that probes need and that is missing.
+#[must_use]
+pub fn missing_for_probes() -> Option<&'static str> {
+    let effective = read_effective()?;
+    if has(effective, bit::SYS_ADMIN) {
+        return None;
+    }
+    [(bit::BPF, "CAP_BPF"), (bit::PERFMON, "CAP_PERFMON")]
+        .into_iter()
+        .find_map(|(bit, name)| (!has(effective, bit)).then_some(name))
+}
+
+/// `CapEff` of `/proc/self/status`.
+fn parse_effective(status: &[u8]) -> Option<u64> {
+    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"CapEff:"))?;
+    u64::from_str_radix(std::str::from_utf8(line).ok()?.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read() {
+        let all = parse_effective(b"CapPrm:\t0\nCapEff:\t000001fffeffffff\n").unwrap();
+        assert!(has(all, bit::BPF) && has(all, bit::SYS_ADMIN) && !has(all, bit::SYS_RESOURCE));
+        assert_eq!(parse_effective(b"CapEff:\tzz\n"), None);
+        assert_eq!(parse_effective(b"Name:\tx\n"), None);
+    }
+}
