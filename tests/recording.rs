@@ -2,6 +2,7 @@
 
 use crate::books::Books;
 use crate::runner::keepsake;
+use crate::target::wait_until;
 use crate::tool::{PATIENCE, binary};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -100,7 +101,7 @@ impl Recording {
     /// # Errors
     /// It does not end.
     pub fn wait(mut self) -> Result<(ExitStatus, Vec<u8>)> {
-        let status = wait(&mut self.child)?;
+        let status = wait_until(&mut self.child, Instant::now() + PATIENCE).context("memtrace does not end")?;
         Ok((status, std::fs::read(keepsake("closing"))?))
     }
 
@@ -110,7 +111,7 @@ impl Recording {
     /// It does not end.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;
-        wait(&mut self.child).map(drop)
+        wait_until(&mut self.child, Instant::now() + PATIENCE).map(drop)
     }
 }
 
@@ -125,17 +126,6 @@ impl Drop for Recording {
 fn has_ended(pid: u32) -> Result<bool> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     Ok(stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])))
-}
-
-fn wait(child: &mut Child) -> Result<ExitStatus> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        ensure!(Instant::now() < deadline, "memtrace does not end");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// What a replay printed.
@@ -165,7 +155,7 @@ impl Replay {
             .stderr(File::create(&errors)?)
             .spawn()
             .context("failed to start memtrace")?;
-        let status = wait(&mut child);
+        let status = wait_until(&mut child, Instant::now() + PATIENCE);
         if status.is_err() {
             let _ = child.kill();
             let _ = child.wait();
