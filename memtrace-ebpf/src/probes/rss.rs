@@ -45,9 +45,11 @@ pub fn rss_stat(ctx: BtfTracePointContext) -> i32 {
         }
         _ => None,
     };
+    // Only reclaim takes pages away inside a fault or adds swap entries, and only then is it worth a lookup.
+    let reclaimer = if moved.delta < 0 || member == SWAP { RECLAIMERS.get_ptr_mut(tid) } else { None };
     let mut delta = moved.delta;
     let mut booked = moved.delta;
-    if moved.flushed && member == ANON && fault.is_some() && !is_fault_size(delta) {
+    if moved.flushed && member == ANON && fault.is_some() && reclaimer.is_none() && !is_fault_size(delta) {
         (delta, booked) = settle(slot, epoch, moved);
     }
     unsafe {
@@ -59,13 +61,9 @@ pub fn rss_stat(ctx: BtfTracePointContext) -> i32 {
     }
     let consumed = moved.flushed && moved.consumed != 0;
     let change = Change { epoch, index, slot, task, tid, member, delta, consumed };
-    // Only reclaim takes pages away inside a fault or adds swap entries, and only then is it worth a lookup.
-    let taking = delta < 0 || member == SWAP;
-    if taking {
-        if let Some(reclaimer) = RECLAIMERS.get_ptr_mut(tid) {
-            reclaim::book(&change, reclaimer);
-            return 0;
-        }
+    if let Some(reclaimer) = reclaimer {
+        reclaim::book(&change, reclaimer);
+        return 0;
     }
     if let Some(th) = fault {
         unsafe { book_fault(&change, th) };
