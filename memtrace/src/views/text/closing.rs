@@ -7,7 +7,6 @@ use crate::statement::{ClosingStatement, EndReport, Faults, Sum};
 use crate::units::Amounts;
 use crate::views::Scale;
 use crate::views::human::{count, counted, duration, exact, level, percent, signed_size, size};
-use crate::views::latency::estimated_total_ns;
 use crate::views::words::{bpf_ns_per_fault, cause_phrase, exit_phrase, losses, mapping_phrase};
 use memtrace_common::Cause;
 
@@ -303,7 +302,7 @@ fn fault_columns(sum: &Sum) -> String {
     if sum.faults.major > 0 {
         text.push_str(&format!(" ({} major)", count(sum.faults.major)));
     }
-    if let Some(total) = estimated_total_ns(&sum.latency, faults(sum)) {
+    if let Some(total) = sum.latency.estimated_total_ns(faults(sum)) {
         text.push_str(&format!("  about {}", duration(total)));
     }
     text
