@@ -126,12 +126,12 @@ pub(super) fn permissions(bits: u8) -> String {
 }
 
 /// All time in memtrace's BPF programs divided by the target's faults: an upper bound of what a fault paid,
-/// because the programs also run for other events and other processes. `None` where not measured.
-pub(super) const fn bpf_ns_per_fault(own: Own, faults: Faults) -> Option<u64> {
-    match own.bpf_ns {
-        Some(ns) => ns.checked_div(faults.minor.saturating_add(faults.major)),
-        None => None,
-    }
+/// because the programs also run for other events and other processes. `None` where not measured, and where most runs
+/// were for others: then it would say nothing about the target. (A fault that brings a page makes two runs.)
+pub(super) fn bpf_ns_per_fault(own: Own, faults: Faults) -> Option<u64> {
+    let faults = faults.minor.saturating_add(faults.major);
+    let runs_tell = own.bpf_runs.is_some_and(|runs| runs <= faults.saturating_mul(4));
+    own.bpf_ns.filter(|_| runs_tell)?.checked_div(faults)
 }
 
 /// The kernel's release without the build's suffix: `6.18` of `6.18.44-amd64`.

@@ -245,7 +245,8 @@ impl Session {
             None => parts.push(duration(own.cpu_ns)),
         }
         if let Some(bpf_ns) = own.bpf_ns {
-            let runs = own.bpf_runs.map_or_else(String::new, |runs| format!(" in {} runs", count(runs)));
+            let each = |runs: u64| bpf_ns.checked_div(runs).map(|ns| format!(" in {} runs of {ns} ns", count(runs)));
+            let runs = own.bpf_runs.and_then(each).unwrap_or_default();
             parts.push(format!("probes {}{runs}", duration(bpf_ns)));
         }
         if let Some(ns) = bpf_ns_per_fault(own, faults) {
