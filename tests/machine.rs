@@ -14,9 +14,19 @@ const CGROUPS: &str = "/sys/fs/cgroup/memory";
 const FREEZERS: &str = "/sys/fs/cgroup/freezer";
 const GROUP_PREFIX: &str = "memtrace-tests-";
 
+/// Lets go what stands in a frozen group: a frozen process cannot even be killed.
+pub fn thaw() {
+    for group in fs::read_dir(FREEZERS).into_iter().flatten().flatten() {
+        if group.file_name().to_string_lossy().starts_with(GROUP_PREFIX) {
+            let _ = fs::write(group.path().join("freezer.state"), "THAWED");
+        }
+    }
+}
+
 /// Removes what a killed run left behind.
 pub fn clean_up() {
     swap_off();
+    thaw();
     for root in [CGROUPS, FREEZERS] {
         for group in fs::read_dir(root).into_iter().flatten().flatten() {
             if group.file_name().to_string_lossy().starts_with(GROUP_PREFIX) {

@@ -3,7 +3,7 @@
 //! Not libtest: these tests change the machine (swap, cgroups, KSM), so two at a time would see each other,
 //! and a test that finds out while it runs that the machine cannot produce its case has a third outcome.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
@@ -11,7 +11,9 @@ use std::os::fd::AsRawFd;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// A test: its name and what it does. An error is a failure, unless it is a [`Skip`].
 pub type Test = (&'static str, fn() -> Result<()>);
@@ -91,11 +93,17 @@ pub fn run(tests: &[Test]) -> ExitCode {
     for (name, test) in &chosen {
         CURRENT.replace((*name).to_owned());
         let begin = Instant::now();
+        let watchdog = Watchdog::start();
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(test)).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             bail!("panicked: {}", text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?"))
         });
         let took = begin.elapsed().as_secs_f64();
+        let outcome = match (watchdog.stop(), outcome) {
+            (true, Ok(())) => Err(anyhow!("still at it after {} s", LIMIT.as_secs())),
+            (true, Err(error)) => Err(error.context(format!("ended by force after {} s", LIMIT.as_secs()))),
+            (false, outcome) => outcome,
+        };
         match outcome {
             Ok(()) => println!("test {name} ... ok ({took:.1} s)"),
             Err(error) => {
@@ -128,6 +136,49 @@ pub fn run(tests: &[Test]) -> ExitCode {
         all.elapsed().as_secs_f64()
     );
     if failed.is_empty() && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// No test takes this long, at its full size either.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Ends a test that hangs, whatever it waits for: every process that it started is killed, which ends each wait, so
+/// that the test fails and puts the machine's settings back.
+struct Watchdog {
+    over: Sender<()>,
+    thread: JoinHandle<bool>,
+}
+
+impl Watchdog {
+    fn start() -> Self {
+        let (over, end) = channel();
+        let thread = std::thread::spawn(move || {
+            let late = end.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout);
+            // Until the test gives up: what it starts now is in vain as well.
+            while late && end.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+                crate::machine::thaw();
+                kill_descendants(std::process::id());
+            }
+            late
+        });
+        Self { over, thread }
+    }
+
+    /// True when it had to be ended.
+    fn stop(self) -> bool {
+        drop(self.over);
+        self.thread.join().unwrap_or(true)
+    }
+}
+
+fn kill_descendants(pid: u32) {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()) {
+            kill_descendants(child);
+            // SAFETY: a signal to a process that this test started.
+            unsafe { libc::kill(child as i32, libc::SIGKILL) };
+        }
+    }
 }
 
 /// Root, the binary, and nobody else running these tests. The lock lasts as long as the file.

@@ -111,7 +111,7 @@ impl Target {
         let deadline = Instant::now() + PATIENCE;
         // Its stdout closes when it ends: that is the event; the rest of its words are not needed.
         self.lines.rest(deadline).context("the target does not end")?;
-        Ok(self.child.wait()?)
+        wait_until(&mut self.child, deadline).context("the target does not end")
     }
 
     /// Sends it a signal.
@@ -125,6 +125,20 @@ impl Drop for Target {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Reaps a child.
+///
+/// # Errors
+/// The deadline passed.
+pub fn wait_until(child: &mut Child, deadline: Instant) -> Result<ExitStatus> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        ensure!(Instant::now() < deadline, "process {} is still there", child.id());
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::books::Books;
 use crate::pages::monotonic_ns;
 use crate::runner::{keepsake, target_dir};
+use crate::target::wait_until;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -291,7 +292,7 @@ impl Tool {
         }
         let errors = self.errors.rest(deadline).context("memtrace's stderr stays open")?;
         std::fs::write(keepsake("stderr"), errors.join("\n"))?;
-        let status = self.child.wait()?;
+        let status = wait_until(&mut self.child, deadline).context("memtrace closed its output and does not end")?;
         Ok(Outcome {
             records: std::mem::take(&mut self.records),
             books: std::mem::take(&mut self.books),
@@ -352,7 +353,7 @@ pub fn run_to_end(arguments: &[&str]) -> Result<(ExitStatus, String, String)> {
     if texts.is_err() {
         let _ = child.kill();
     }
-    let status = child.wait()?;
+    let status = wait_until(&mut child, deadline + PATIENCE)?;
     let (output, errors) = texts.context("memtrace does not end")?;
     Ok((status, output.join("\n"), errors.join("\n")))
 }

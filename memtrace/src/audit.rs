@@ -7,8 +7,9 @@
 //! mapping in the same time. The first quiet reading is the baseline: nothing can be compared with it. A reading that
 //! was not quiet is compared, but does not become a baseline, because its own inexactness would show up as a
 //! difference in the next one. A change belongs before the reading when its first moment lies before the reading's
-//! end; changes that wait for their mapping are booked when the interval ends, so the comparison is made then, on
-//! the lives that were there when smaps was read.
+//! end; when its last moment lies after the reading's begin, any part of it may be in the reading, and differences
+//! up to its amount are none. Changes that wait for their mapping are booked when the interval ends, so the comparison
+//! is made then, on the lives that were there when smaps was read.
 //!
 //! **Without probes** the ledger is made of status itself, so only status and Σ smaps can be compared, and nothing is
 //! booked on mappings: their differences then are how much each of them changed since the reading before, quiet or not.
@@ -68,6 +69,14 @@ struct Pending {
     smaps_rss: i64,
 }
 
+impl Pending {
+    /// The change was under way while smaps was read.
+    fn is_unsure_of(&self, change: &Change) -> bool {
+        let begin_ns = self.smaps.ts_ns.saturating_sub(self.smaps.cost_ns);
+        change.first_ns < self.smaps.ts_ns && change.ts_ns >= begin_ns
+    }
+}
+
 /// Compares one mm.
 #[derive(Clone, Debug, Default)]
 pub struct Auditor {
@@ -75,6 +84,10 @@ pub struct Auditor {
     since: Booked,
     pending: Option<Pending>,
     after: Booked,
+    /// Pages by life that the baseline may or may not have seen.
+    unsure_then: BTreeMap<u64, i64>,
+    /// Pages by life that the reading that waits may or may not have seen.
+    unsure_now: BTreeMap<u64, i64>,
 }
 
 impl Auditor {
@@ -88,6 +101,10 @@ impl Auditor {
         let pages = change.delta.res();
         match life {
             Some(mapping) if pages != 0 => {
+                if self.pending.as_ref().is_some_and(|pending| pending.is_unsure_of(change)) {
+                    let unsure = self.unsure_now.entry(mapping.id).or_default();
+                    *unsure = unsure.saturating_add(pages.saturating_abs());
+                }
                 let entry = booked.lives.entry(mapping.id).or_insert_with(|| (Arc::clone(&mapping), 0));
                 *entry = (mapping, entry.1.wrapping_add(pages));
             }
@@ -155,7 +172,10 @@ impl Auditor {
         let Pending { smaps, held, unknown, ledger, smaps_rss } = self.pending.take()?;
         let placeless = self.since.placeless;
         let mut differing = match &self.baseline {
-            Some(baseline) => differences(baseline, &held, &self.since, space),
+            Some(baseline) => {
+                let unsure = self.unsure_then.iter().chain(&self.unsure_now);
+                differences(baseline, &held, &self.since, unsure.map(|(&life, &pages)| (life, pages)), space)
+            }
             None => Vec::new(),
         };
         if self.baseline.is_some() {
@@ -172,9 +192,11 @@ impl Auditor {
         if smaps.quiet || without_probes(&smaps) {
             self.baseline = Some(held);
             self.since = after;
+            self.unsure_then = std::mem::take(&mut self.unsure_now);
         } else if self.baseline.is_some() {
             self.since.absorb(after);
         }
+        self.unsure_now.clear();
         let moved = match (smaps.before, smaps.after) {
             (Some(before), Some(after)) => absolute(after - before),
             _ => Amounts::ZERO,
@@ -245,6 +267,8 @@ impl Sets {
 struct Side {
     smaps: i64,
     ledger: i64,
+    /// So much may have come before a reading or after it.
+    unsure: i64,
     /// The one to show: size and mapping.
     shown: Option<Arc<MappingRef>>,
 }
@@ -258,7 +282,13 @@ impl Side {
     }
 }
 
-fn differences(before: &[Held], now: &[Held], booked: &Booked, space: &mut AddressSpace) -> Vec<AuditDifference> {
+fn differences(
+    before: &[Held],
+    now: &[Held],
+    booked: &Booked,
+    unsure: impl Iterator<Item = (u64, i64)>,
+    space: &mut AddressSpace,
+) -> Vec<AuditDifference> {
     let mut sets = Sets::default();
     for held in before.iter().chain(now) {
         for pair in held.lives.windows(2) {
@@ -279,9 +309,14 @@ fn differences(before: &[Held], now: &[Held], booked: &Booked, space: &mut Addre
         side.ledger = side.ledger.wrapping_add(*pages);
         side.show(mapping);
     }
+    for (life, pages) in unsure {
+        if let Some(side) = sides.get_mut(&sets.root(life)) {
+            side.unsure = side.unsure.saturating_add(pages);
+        }
+    }
     sides
         .into_values()
-        .filter(|side| side.smaps != side.ledger)
+        .filter(|side| side.smaps.abs_diff(side.ledger) > side.unsure.unsigned_abs())
         .filter_map(|side| {
             let shown = side.shown?;
             let mapping = space.mapping(shown.id).unwrap_or(shown);

@@ -149,6 +149,7 @@ fn replay(path: &Path, output: &OutputOptions) -> Result<u8> {
     })?;
     let mut books = Books::new(output, false)?;
     let mut last_ns = 0;
+    let mut ended = false;
     let mut damage = None;
     for event in &mut reader {
         match event {
@@ -156,6 +157,7 @@ fn replay(path: &Path, output: &OutputOptions) -> Result<u8> {
                 match &event {
                     Event::Meta(meta) => last_ns = meta.ts_ns,
                     Event::Tick(tick) => last_ns = tick.ts_ns,
+                    Event::End(_) => ended = true,
                     _ => {}
                 }
                 if give_up_quietly(books.take(std::slice::from_ref(&event)))? {
@@ -173,8 +175,11 @@ fn replay(path: &Path, output: &OutputOptions) -> Result<u8> {
         None => damage.map(|error| format!("{error}")),
     };
     let Some(cut) = cut else { return verdict(output, books.lost, None) };
-    let end = Event::End(End { ts_ns: last_ns, reason: EndReason::Truncated });
-    give_up_quietly(books.take(&[end]))?;
+    // Where only the file's own end is missing, the session has its end already.
+    if !ended {
+        let end = Event::End(End { ts_ns: last_ns, reason: EndReason::Truncated });
+        give_up_quietly(books.take(&[end]))?;
+    }
     eprintln!("memtrace: {}: {cut}; everything before it was replayed", crate::views::escape(shown().as_bytes(), 500));
     verdict(output, books.lost, None)
 }

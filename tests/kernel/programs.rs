@@ -99,7 +99,7 @@ const HASH_JOIN: Query = Query {
     run: "set enable_mergejoin = off; set enable_nestloop = off; \
           select count(*) from a x join a y on x.text = y.text where x.i + y.i > 0;",
     rows: (500_000, 3_000_000),
-    mebibytes: (40, 240),
+    mebibytes: (40, 200),
 };
 
 const INDEX_BUILD: Query = Query {

@@ -48,10 +48,16 @@ impl Pipe {
         // SAFETY: one byte from a constant.
         unsafe { libc::write(self.write, b"x".as_ptr().cast(), 1) };
     }
-    fn wait(&self) {
+    /// False when the other side is gone without a word.
+    fn wait(&self) -> bool {
         let mut byte = 0_u8;
         // SAFETY: one byte into one byte.
-        unsafe { libc::read(self.read, (&raw mut byte).cast(), 1) };
+        unsafe { libc::read(self.read, (&raw mut byte).cast(), 1) == 1 }
+    }
+    /// Who only reads lets go of the other end, else it would wait for itself when nobody else is left.
+    fn reads(&self) {
+        // SAFETY: our own descriptor, which nothing uses any more.
+        unsafe { libc::close(self.write) };
     }
 }
 
@@ -70,6 +76,7 @@ fn fork(stage: &mut Stage) {
         if child == 0 {
             // The parent may be killed: nobody would tell this one to leave.
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            down.reads();
             region.part(0, 50).write();
             fresh.write();
             up.send();
@@ -78,7 +85,10 @@ fn fork(stage: &mut Stage) {
         }
         child as u32
     };
-    up.wait();
+    up.reads();
+    if !up.wait() {
+        stage.fail("the child ended before it had touched its share");
+    }
     stage.finish(
         Check::Nothing,
         &[

@@ -24,6 +24,9 @@ type Scene = fn(&mut Stage);
 const ROOMS: &[&[(&str, Scene)]] =
     &[fault::SCENES, file::SCENES, shrink::SCENES, others::SCENES, reclaim::SCENES, children::SCENES, storm::SCENES];
 
+/// Far beyond what any test plays for.
+const LIFETIME_SECONDS: u32 = 1800;
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let Some(name) = arguments.next() else {
@@ -43,6 +46,9 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
+    // Whoever started it may be gone, and a child of it may wait for what never comes: in the end it ends itself.
+    // SAFETY: no memory is involved.
+    unsafe { libc::alarm(LIFETIME_SECONDS) };
     let Some((_, scene)) = ROOMS.iter().copied().flatten().find(|(known, _)| *known == name) else {
         eprintln!("workload: no scene is named {name}; see --list");
         return ExitCode::from(2);

@@ -260,11 +260,25 @@ impl Books {
                 continue;
             }
             let spot = match change.place {
-                Place::Vma { start, end } | Place::Range { start, end } => Spot::Range(start, end),
+                Place::Vma { start, end } | Place::Range { start, end } => {
+                    self.shrunk_since(&change).map_or(Spot::Range(start, end), Spot::Life)
+                }
                 Place::Inode { inode, device } => Spot::Inode(inode, device),
                 Place::Address(_) | Place::Nowhere => Spot::Nowhere,
             };
             self.book(spot, &change);
+        }
+    }
+
+    /// The life that grew and shrank within the interval, as a heap does: it is at one end of what was touched, and
+    /// nothing is or died at the other.
+    fn shrunk_since(&self, change: &Change) -> Option<u64> {
+        let (low, high) = change.touched;
+        let died = |address| self.graveyard.range(..=address).next_back().is_some_and(|(_, (end, _))| address < *end);
+        match (self.space.life_at(low), self.space.life_at(high)) {
+            (Some(life), None) if !died(high) => Some(life),
+            (None, Some(life)) if !died(low) => Some(life),
+            _ => None,
         }
     }
 

@@ -52,6 +52,39 @@ fn tells_which_mapping_differs_and_by_how_much() {
     assert_eq!(audit(&mut session).differing_count, 0);
 }
 
+/// One merged record that went on from before the reading until after it.
+fn under_way(session: &mut Session, pages: i64, reading: impl FnOnce(&mut Session)) {
+    let first_ns = session.later();
+    reading(session);
+    let (place, ts_ns) = (Place::Vma { start: FAR, end: FAR + 64 * PAGE }, session.later());
+    session.change_between((first_ns, ts_ns), Cause::FaultAnon, pages, place, (FAR, FAR));
+}
+
+#[test]
+fn a_reading_may_have_seen_any_part_of_what_was_under_way() {
+    let mut session = audited();
+    under_way(&mut session, 20, |session| {
+        session.smaps(&[(AT, AT + 64 * PAGE, 10), (FAR, FAR + 64 * PAGE, 7)], true);
+    });
+    assert_eq!(audit(&mut session).differing, []);
+    // The next one compares with what that one saw: 13 pages are booked before and came after.
+    session.smaps(&[(AT, AT + 64 * PAGE, 10), (FAR, FAR + 64 * PAGE, 20)], true);
+    assert_eq!(audit(&mut session).differing, []);
+    // From here on both are sure again.
+    session.smaps(&[(AT, AT + 64 * PAGE, 10), (FAR, FAR + 64 * PAGE, 21)], true);
+    assert_eq!(audit(&mut session).differing_count, 1);
+}
+
+#[test]
+fn more_than_what_was_under_way_is_a_difference() {
+    let mut session = audited();
+    under_way(&mut session, 20, |session| {
+        session.smaps(&[(AT, AT + 64 * PAGE, 10), (FAR, FAR + 64 * PAGE, 41)], false);
+    });
+    let differing = audit(&mut session).differing;
+    assert_eq!(differing.iter().map(|d| (d.mapping.start, d.smaps, d.ledger)).collect::<Vec<_>>(), [(FAR, 41, 20)]);
+}
+
 #[test]
 fn changes_after_the_reading_belong_to_the_next_one() {
     let mut session = audited();

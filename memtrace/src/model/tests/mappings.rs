@@ -127,6 +127,33 @@ fn a_range_over_several_is_several() {
 }
 
 #[test]
+fn faults_in_a_heap_that_grew_and_shrank_within_the_interval_are_the_heaps() {
+    let mut session = Session::attached("");
+    let heap = 0x5600_0090_0000;
+    let end = |pages| heap + pages * PAGE;
+    session.call(PID, syscalls::BRK, &[end(4)], end(4));
+    session.touch((heap, end(4)), heap, 2);
+    session.tick();
+    // One record of an instruction that went on while the heap grew: it is told with the first fault's time.
+    let record = (heap, end(100));
+    session.touch(record, end(2), 90);
+    session.call(PID, syscalls::BRK, &[end(100)], end(100));
+    session.change(Cause::Brk, -88, Place::Range { start: end(4), end: end(100) }, (0, 0), Some(syscalls::BRK));
+    session.call(PID, syscalls::BRK, &[end(4)], end(4));
+    let statement = session.tick().expect("a statement");
+    let places: Vec<_> = statement.entries.iter().map(|entry| entry.mapping.as_ref().map(|m| m.kind)).collect();
+    assert_eq!(places, [Some(Kind::Heap); 2]);
+    // Where another mapping was at the other end, nobody can tell.
+    let mut session = Session::attached("");
+    session.mmap(AT, 4, 3, ANON);
+    session.mmap(AT + 4 * PAGE, 4, 1, ANON);
+    session.munmap(AT + 4 * PAGE, 4);
+    session.touch((AT, AT + 8 * PAGE), AT, 8);
+    let statement = session.tick().expect("a statement");
+    assert_eq!(statement.entries[0].mapping.as_ref().map(|m| m.kind), Some(Kind::Several));
+}
+
+#[test]
 fn the_stack_grows_by_faults_and_the_heap_by_brk() {
     let mut session = Session::attached("7ffd00000000-7ffd00021000 rw-p 00000000 00:00 0 [stack]");
     let stack = session.mapping_at(0x7ffd_0000_0000);

@@ -110,11 +110,38 @@ impl Session {
         nr: Option<u32>,
     ) {
         let first_ns = self.later();
+        self.record(mm, (first_ns, first_ns), cause, pages, place, touched, nr);
+    }
+
+    /// A change of anonymous pages that was first and last seen at these times.
+    pub(super) fn change_between(
+        &mut self,
+        times: (u64, u64),
+        cause: Cause,
+        pages: i64,
+        place: Place,
+        touched: (u64, u64),
+    ) {
+        self.counters.anon += pages;
+        self.record(MM, times, cause, pages, place, touched, None);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of one event")]
+    fn record(
+        &mut self,
+        mm: MmId,
+        (first_ns, ts_ns): (u64, u64),
+        cause: Cause,
+        pages: i64,
+        place: Place,
+        touched: (u64, u64),
+        nr: Option<u32>,
+    ) {
         let delta = Amounts { anon: pages, ..Amounts::ZERO };
         self.apply(Event::Change(Change {
             mm,
             first_ns,
-            ts_ns: first_ns,
+            ts_ns,
             cause,
             delta,
             place,
