@@ -6,6 +6,7 @@
 #![no_std]
 
 mod cause;
+pub mod nr;
 mod state;
 mod wire;
 

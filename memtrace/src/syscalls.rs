@@ -1,7 +1,6 @@
-//! System calls of x86-64 by number: names for printing, constants for the calls that move mappings.
-//!
-//! Numbers of other architectures are translated where they enter; events always carry these.
+//! System calls of x86-64 by number: names for printing, and the numbers that the probes know them by.
 
+pub use memtrace_common::nr::*;
 use std::sync::OnceLock;
 
 /// Calls from 0 on, in the order of `arch/x86/entry/syscalls/syscall_64.tbl`.
@@ -69,111 +68,6 @@ pub fn name(nr: u32) -> Option<&'static str> {
 #[must_use]
 pub fn number(wanted: &str) -> Option<u32> {
     (0..1024).find(|&nr| name(nr) == Some(wanted))
-}
-
-/// `mmap`
-pub const MMAP: u32 = 9;
-/// `mprotect`
-pub const MPROTECT: u32 = 10;
-/// `munmap`
-pub const MUNMAP: u32 = 11;
-/// `brk`
-pub const BRK: u32 = 12;
-/// `ioctl`
-pub const IOCTL: u32 = 16;
-/// `mremap`
-pub const MREMAP: u32 = 25;
-/// `madvise`
-pub const MADVISE: u32 = 28;
-/// `shmat`
-pub const SHMAT: u32 = 30;
-/// `clone`
-pub const CLONE: u32 = 56;
-/// `fork`
-pub const FORK: u32 = 57;
-/// `vfork`
-pub const VFORK: u32 = 58;
-/// `execve`
-pub const EXECVE: u32 = 59;
-/// `shmdt`
-pub const SHMDT: u32 = 67;
-/// `ftruncate`
-pub const FTRUNCATE: u32 = 77;
-/// `mlock`
-pub const MLOCK: u32 = 149;
-/// `munlock`
-pub const MUNLOCK: u32 = 150;
-/// `mlockall`
-pub const MLOCKALL: u32 = 151;
-/// `prctl`
-pub const PRCTL: u32 = 157;
-/// `remap_file_pages`
-pub const REMAP_FILE_PAGES: u32 = 216;
-/// `fallocate`
-pub const FALLOCATE: u32 = 285;
-/// `memfd_create`
-pub const MEMFD_CREATE: u32 = 319;
-/// `execveat`
-pub const EXECVEAT: u32 = 322;
-/// `userfaultfd`
-pub const USERFAULTFD: u32 = 323;
-/// `mlock2`
-pub const MLOCK2: u32 = 325;
-/// `pkey_mprotect`
-pub const PKEY_MPROTECT: u32 = 329;
-/// `clone3`
-pub const CLONE3: u32 = 435;
-/// `process_madvise`
-pub const PROCESS_MADVISE: u32 = 440;
-/// `process_mrelease`
-pub const PROCESS_MRELEASE: u32 = 448;
-/// `map_shadow_stack`
-pub const MAP_SHADOW_STACK: u32 = 453;
-/// `mseal`
-pub const MSEAL: u32 = 462;
-
-/// Arguments of `mmap` and `mprotect`.
-pub mod mmap {
-    /// `PROT_READ | PROT_WRITE | PROT_EXEC`, which are [`crate::event::permission`]'s bits.
-    pub const PROT_MASK: u64 = 7;
-    /// `MAP_SHARED`, also set in `MAP_SHARED_VALIDATE`.
-    pub const SHARED: u64 = 0x1;
-    /// `MAP_FIXED`
-    pub const FIXED: u64 = 0x10;
-    /// `MAP_ANONYMOUS`
-    pub const ANONYMOUS: u64 = 0x20;
-    /// `MAP_GROWSDOWN`
-    pub const GROWSDOWN: u64 = 0x100;
-    /// `MAP_STACK`
-    pub const STACK: u64 = 0x2_0000;
-    /// `MAP_HUGETLB`
-    pub const HUGETLB: u64 = 0x4_0000;
-    /// Where the huge page size's logarithm lies in the flags; 0 there is the default size.
-    pub const HUGE_SHIFT: u32 = 26;
-}
-
-/// Flags of `mremap`.
-pub mod mremap {
-    /// `MREMAP_FIXED`
-    pub const FIXED: u64 = 2;
-    /// `MREMAP_DONTUNMAP`
-    pub const DONTUNMAP: u64 = 4;
-}
-
-/// Advice of `madvise` that changes what a mapping is.
-pub mod madvise {
-    /// `MADV_DONTFORK`
-    pub const DONTFORK: u64 = 10;
-    /// `MADV_DOFORK`
-    pub const DOFORK: u64 = 11;
-}
-
-/// Flags of `clone`.
-pub mod clone {
-    /// `CLONE_VM`
-    pub const VM: u64 = 0x100;
-    /// `CLONE_THREAD`
-    pub const THREAD: u64 = 0x1_0000;
 }
 
 #[cfg(test)]

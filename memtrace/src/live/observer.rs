@@ -10,16 +10,12 @@ use crate::event::{Closing, Event, Lost, Maps, MmId, Smaps, Tick};
 use crate::procfs::{ProcessFiles, monotonic_ns, parse_maps};
 use crate::units::Amounts;
 use anyhow::{Context as _, Result};
-use memtrace_common::{Cause, Losses, Overflow, RecordKey, RecordValue};
+use memtrace_common::{Cause, Losses, Overflow, RecordKey, RecordValue, kind, nr};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 /// How long a thread's name is believed.
 const COMM_BELIEVED_NS: u64 = 1_000_000_000;
-/// `mmap` flag: no file behind it.
-const MAP_ANONYMOUS: u64 = 0x20;
-/// `mmap` flag: shared.
-const MAP_SHARED: u64 = 1;
 
 /// A process whose /proc is open.
 struct Process {
@@ -38,8 +34,10 @@ pub struct Observer {
     waiting: Vec<Raw>,
     processes: BTreeMap<MmId, Process>,
     comms: HashMap<u32, (Vec<u8>, u64)>,
-    /// Changes lost by the overflow table's parity: what was seen last.
+    /// What was lost when the last interval ended.
     losses: Losses,
+    /// The last tick saw records lost, of which some may be in the other half of the overflow table.
+    overflowed: bool,
     buffer: Vec<u8>,
     _stats: Option<OwnedFd>,
     reader: own::Reader,
@@ -68,6 +66,7 @@ impl Observer {
             processes: BTreeMap::new(),
             comms: HashMap::new(),
             losses: Losses::default(),
+            overflowed: false,
             buffer: Vec::new(),
             _stats: stats,
             reader,
@@ -160,16 +159,19 @@ impl Observer {
     /// A map cannot be read: the books cannot be closed.
     pub fn tick(&mut self) -> Result<Vec<Event>> {
         let ended = self.probes.epoch();
+        let before = monotonic_ns();
         self.probes.next_epoch()?;
         let now = monotonic_ns();
         own::wait_for_running_programs();
         self.read_ring();
-        let mut timed = self.decode_ring_until(now);
+        let mut timed = self.decode_ring_until(before, now);
         self.drain_records(ended, &mut timed)?;
         let losses = self.probes.losses()?;
-        if losses.records != self.losses.records {
+        let overflowed = losses.records != self.losses.records;
+        if overflowed || self.overflowed {
             self.drain_overflow(ended, now, &mut timed)?;
         }
+        self.overflowed = overflowed;
         if losses.ring != self.losses.ring {
             for process in self.processes.values_mut() {
                 process.wants_maps = true;
@@ -208,12 +210,15 @@ impl Observer {
         self.tick()
     }
 
-    fn decode_ring_until(&mut self, now: u64) -> Vec<(u64, Event)> {
+    /// What happened in the interval, which ended between `before` and `now`. A teardown between the two has its changes
+    /// in the next interval: its end waits for them, or its slot would be used again while they are still to come.
+    fn decode_ring_until(&mut self, before: u64, now: u64) -> Vec<(u64, Event)> {
         let mut timed = Vec::new();
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.sort_by_key(|raw| raw.head().ts_ns);
         for raw in waiting {
-            if raw.head().ts_ns > now {
+            let head = raw.head();
+            if head.ts_ns > if head.kind == kind::MM_CLOSED { before } else { now } {
                 self.waiting.push(raw);
             } else if let Some(event) = self.decoder.decode_ring(&raw) {
                 timed.push((raw.head().ts_ns, event));
@@ -302,16 +307,17 @@ impl Observer {
     fn open_new_processes(&mut self, events: &[Event]) {
         for event in events {
             match event {
-                Event::MmOpened(opened) => {
-                    if let Ok(files) = ProcessFiles::open(opened.pid) {
+                Event::MmOpened(opened) => match ProcessFiles::open(opened.pid) {
+                    Ok(files) => {
                         let process = Process { files, maps_due_ns: 0, wants_maps: true };
                         self.processes.insert(opened.mm, process);
                     }
-                }
+                    Err(error) => log::info!("the mappings of process {} cannot be read: {error}", opened.pid),
+                },
                 Event::Syscall(call) => {
                     let named = match call.nr {
-                        crate::syscalls::MMAP => call.args[3] & MAP_ANONYMOUS == 0 || call.args[3] & MAP_SHARED != 0,
-                        crate::syscalls::SHMAT | crate::syscalls::PRCTL | crate::syscalls::REMAP_FILE_PAGES => true,
+                        nr::MMAP => call.args[3] & nr::mmap::ANONYMOUS == 0 || call.args[3] & nr::mmap::SHARED != 0,
+                        nr::SHMAT | nr::PRCTL | nr::REMAP_FILE_PAGES => true,
                         _ => false,
                     };
                     if let Some(process) = self.processes.get_mut(&call.mm).filter(|_| named) {

@@ -1,4 +1,4 @@
-//! What we cost, and how the kernel lets us wait for our own programs.
+//! What we cost and what we may take, and how the kernel lets us wait for our own programs.
 
 use super::probes::Probes;
 use crate::event::Own;
@@ -92,6 +92,23 @@ pub fn read_process() -> Own {
         bpf_ns: None,
         bpf_runs: None,
         max_rss: usage.ru_maxrss as u64 * 1024,
+    }
+}
+
+/// Lets us hold as many files as we may: of each process that is followed, some of /proc stay open.
+pub fn raise_file_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit fills the struct, setrlimit reads it.
+    let result = unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
+        } else {
+            -1
+        }
+    };
+    if result != 0 {
+        log::info!("the limit of open files cannot be raised: {}", io::Error::last_os_error());
     }
 }
 

@@ -1,6 +1,7 @@
 //! A live session: when to end an interval, when to read smaps, when it is over. tokio lives here.
 
 use super::failure::recognise;
+use super::own;
 use super::source::Source;
 use super::spawn::Waiting;
 use crate::cli::{Target, TraceOptions};
@@ -37,6 +38,10 @@ pub fn watch(target: &Target, options: &TraceOptions, sink: &mut Sink<'_>) -> Re
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")?;
     runtime.block_on(async {
         let mut session = Session::start(target, options).map_err(recognise)?;
+        if options.follow {
+            // Not before: a command that we started keeps the limits that it was given.
+            own::raise_file_limit();
+        }
         session.run(sink).await
     })
 }

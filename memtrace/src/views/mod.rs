@@ -6,7 +6,6 @@ mod clock;
 mod escape;
 mod human;
 mod json;
-mod latency;
 #[cfg(test)]
 mod sample;
 mod text;
@@ -15,9 +14,8 @@ mod words;
 pub use clock::Clock;
 pub use escape::escape;
 pub use json::JsonView;
-pub use latency::{estimated_total_ns, quantile_ns};
 pub use text::{TextOptions, TextView};
-pub use words::{cause_phrase, syscall_name};
+pub use words::cause_phrase;
 
 use crate::event::Meta;
 use crate::statement::Report;

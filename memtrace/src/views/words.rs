@@ -3,6 +3,7 @@
 
 use crate::event::{Lost, Own, permission};
 use crate::statement::{Faults, Kind, MappingRef};
+use crate::syscalls;
 use crate::views::escape::{basename, escape};
 use memtrace_common::Cause;
 
@@ -110,111 +111,9 @@ pub(super) const fn losses(lost: Lost) -> [(&'static str, u64, &'static str); 6]
     ]
 }
 
-/// Name of a system call of x86-64, for those that move memory or often fault; `None` for others.
-#[must_use]
-pub const fn syscall_name(nr: u32) -> Option<&'static str> {
-    Some(match nr {
-        0 => "read",
-        1 => "write",
-        2 => "open",
-        3 => "close",
-        4 => "stat",
-        5 => "fstat",
-        6 => "lstat",
-        7 => "poll",
-        9 => "mmap",
-        10 => "mprotect",
-        11 => "munmap",
-        12 => "brk",
-        13 => "rt_sigaction",
-        14 => "rt_sigprocmask",
-        15 => "rt_sigreturn",
-        16 => "ioctl",
-        17 => "pread64",
-        18 => "pwrite64",
-        19 => "readv",
-        20 => "writev",
-        23 => "select",
-        25 => "mremap",
-        26 => "msync",
-        27 => "mincore",
-        28 => "madvise",
-        30 => "shmat",
-        31 => "shmctl",
-        44 => "sendto",
-        45 => "recvfrom",
-        46 => "sendmsg",
-        47 => "recvmsg",
-        56 => "clone",
-        57 => "fork",
-        58 => "vfork",
-        59 => "execve",
-        60 => "exit",
-        61 => "wait4",
-        67 => "shmdt",
-        76 => "truncate",
-        77 => "ftruncate",
-        78 => "getdents",
-        89 => "readlink",
-        101 => "ptrace",
-        149 => "mlock",
-        150 => "munlock",
-        151 => "mlockall",
-        152 => "munlockall",
-        157 => "prctl",
-        158 => "arch_prctl",
-        167 => "swapon",
-        168 => "swapoff",
-        202 => "futex",
-        209 => "io_submit",
-        216 => "remap_file_pages",
-        217 => "getdents64",
-        228 => "clock_gettime",
-        231 => "exit_group",
-        232 => "epoll_wait",
-        237 => "mbind",
-        256 => "migrate_pages",
-        257 => "openat",
-        262 => "newfstatat",
-        273 => "set_robust_list",
-        275 => "splice",
-        278 => "vmsplice",
-        279 => "move_pages",
-        281 => "epoll_pwait",
-        285 => "fallocate",
-        295 => "preadv",
-        296 => "pwritev",
-        299 => "recvmmsg",
-        302 => "prlimit64",
-        307 => "sendmmsg",
-        310 => "process_vm_readv",
-        311 => "process_vm_writev",
-        318 => "getrandom",
-        319 => "memfd_create",
-        321 => "bpf",
-        322 => "execveat",
-        323 => "userfaultfd",
-        325 => "mlock2",
-        326 => "copy_file_range",
-        327 => "preadv2",
-        328 => "pwritev2",
-        329 => "pkey_mprotect",
-        332 => "statx",
-        334 => "rseq",
-        426 => "io_uring_enter",
-        435 => "clone3",
-        437 => "openat2",
-        440 => "process_madvise",
-        448 => "process_mrelease",
-        453 => "map_shadow_stack",
-        462 => "mseal",
-        _ => return None,
-    })
-}
-
 /// The call's name, or `syscall_N`.
 pub(super) fn syscall_label(nr: u32) -> String {
-    syscall_name(nr).map_or_else(|| format!("syscall_{nr}"), str::to_owned)
+    syscalls::name(nr).map_or_else(|| format!("syscall_{nr}"), str::to_owned)
 }
 
 /// `rw-p`, as `/proc/PID/maps` prints it.
@@ -227,12 +126,12 @@ pub(super) fn permissions(bits: u8) -> String {
 }
 
 /// All time in memtrace's BPF programs divided by the target's faults: an upper bound of what a fault paid,
-/// because the programs also run for other events and other processes. `None` where not measured.
-pub(super) const fn bpf_ns_per_fault(own: Own, faults: Faults) -> Option<u64> {
-    match own.bpf_ns {
-        Some(ns) => ns.checked_div(faults.minor.saturating_add(faults.major)),
-        None => None,
-    }
+/// because the programs also run for other events and other processes. `None` where not measured, and where most runs
+/// were for others: then it would say nothing about the target. (A fault that brings a page makes two runs.)
+pub(super) fn bpf_ns_per_fault(own: Own, faults: Faults) -> Option<u64> {
+    let faults = faults.minor.saturating_add(faults.major);
+    let runs_tell = own.bpf_runs.is_some_and(|runs| runs <= faults.saturating_mul(4));
+    own.bpf_ns.filter(|_| runs_tell)?.checked_div(faults)
 }
 
 /// The kernel's release without the build's suffix: `6.18` of `6.18.44-amd64`.

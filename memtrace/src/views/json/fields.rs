@@ -4,8 +4,8 @@ use super::untrusted::{Address, Hex, Text};
 use crate::event::{Latency, Lost, Own};
 use crate::statement::{Balance, Faults, Frame, MappingRef};
 use crate::units::Amounts;
+use crate::views::Scale;
 use crate::views::words::{self, signal_name, syscall_label};
-use crate::views::{Scale, quantile_ns};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -70,8 +70,8 @@ impl LatencyFields {
         (latency.samples > 0).then(|| Self {
             sum: latency.sum_ns,
             max: latency.max_ns,
-            p50: quantile_ns(latency, 500),
-            p99: quantile_ns(latency, 990),
+            p50: latency.quantile_ns(500),
+            p99: latency.quantile_ns(990),
             samples: latency.samples,
         })
     }

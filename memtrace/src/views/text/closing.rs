@@ -7,7 +7,6 @@ use crate::statement::{ClosingStatement, EndReport, Faults, Sum};
 use crate::units::Amounts;
 use crate::views::Scale;
 use crate::views::human::{count, counted, duration, exact, level, percent, signed_size, size};
-use crate::views::latency::estimated_total_ns;
 use crate::views::words::{bpf_ns_per_fault, cause_phrase, exit_phrase, losses, mapping_phrase};
 use memtrace_common::Cause;
 
@@ -246,7 +245,8 @@ impl Session {
             None => parts.push(duration(own.cpu_ns)),
         }
         if let Some(bpf_ns) = own.bpf_ns {
-            let runs = own.bpf_runs.map_or_else(String::new, |runs| format!(" in {} runs", count(runs)));
+            let each = |runs: u64| bpf_ns.checked_div(runs).map(|ns| format!(" in {} runs of {ns} ns", count(runs)));
+            let runs = own.bpf_runs.and_then(each).unwrap_or_default();
             parts.push(format!("probes {}{runs}", duration(bpf_ns)));
         }
         if let Some(ns) = bpf_ns_per_fault(own, faults) {
@@ -302,7 +302,7 @@ fn fault_columns(sum: &Sum) -> String {
     if sum.faults.major > 0 {
         text.push_str(&format!(" ({} major)", count(sum.faults.major)));
     }
-    if let Some(total) = estimated_total_ns(&sum.latency, faults(sum)) {
+    if let Some(total) = sum.latency.estimated_total_ns(faults(sum)) {
         text.push_str(&format!("  about {}", duration(total)));
     }
     text

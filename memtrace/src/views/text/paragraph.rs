@@ -7,7 +7,6 @@ use crate::units::Amounts;
 use crate::views::Scale;
 use crate::views::escape::{basename, escape};
 use crate::views::human::{count, counted, duration, exact, level, percent, signed_size, size};
-use crate::views::latency::{self, estimated_total_ns, quantile_ns};
 use crate::views::words::{cause_phrase, losses, mapping_phrase, syscall_adds, syscall_label};
 use memtrace_common::Cause;
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,7 +121,7 @@ impl Merged {
         entry.faults.major += more.faults.major;
         entry.mapping.clone_from(&more.mapping);
         entry.comm.clone_from(&more.comm);
-        latency::add(&mut entry.latency, &more.latency);
+        entry.latency.merge(&more.latency);
         entry.last_ns = entry.last_ns.max(more.last_ns);
         if gross > self.largest {
             self.largest = gross;
@@ -318,13 +317,13 @@ fn faults(entry: &Entry, span: u64, brief: bool) -> Option<String> {
         parts.push(counted(major, "major fault", "major faults"));
     }
     let samples = entry.latency.samples;
-    if let Some(p50) = quantile_ns(&entry.latency, 500).filter(|_| samples >= SAMPLES_FOR_P50) {
+    if let Some(p50) = entry.latency.quantile_ns(500).filter(|_| samples >= SAMPLES_FOR_P50) {
         parts.push(format!("p50 {}", duration(p50)));
     }
-    if let Some(p99) = quantile_ns(&entry.latency, 990).filter(|_| samples >= SAMPLES_FOR_P99 && !brief) {
+    if let Some(p99) = entry.latency.quantile_ns(990).filter(|_| samples >= SAMPLES_FOR_P99 && !brief) {
         parts.push(format!("p99 {}", duration(p99)));
     }
-    if let Some(total) = estimated_total_ns(&entry.latency, all(entry.faults)) {
+    if let Some(total) = entry.latency.estimated_total_ns(all(entry.faults)) {
         // Less than a thousandth of the time is no news.
         let share = percent(total, span).filter(|_| total > span / 1000);
         let share = share.map_or_else(String::new, |share| format!(" ({share} of the time)"));
