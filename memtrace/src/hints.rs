@@ -65,7 +65,7 @@ pub enum Failure {
     },
     /// The kernel refused a BPF program, map or link.
     BpfRefused {
-        /// Which one: `tp_btf/rss_stat`.
+        /// What failed: `the kernel refuses the program for tp_btf/rss_stat`.
         what: String,
         /// errno.
         errno: i32,
@@ -221,7 +221,7 @@ impl Failure {
                 WITHOUT_PROBES.to_owned(),
             ],
             Self::OldKernel { .. } => {
-                vec!["memtrace needs Linux 6.2 or newer; replay works anywhere".to_owned(), WITHOUT_PROBES.to_owned()]
+                vec!["boot Linux 6.2 or later".to_owned(), WITHOUT_PROBES.to_owned()]
             }
             Self::MemlockLimit { .. } => vec!["ulimit -l unlimited        in a root shell, or run as root".to_owned()],
             Self::NoLiveFeature => vec!["cargo build --release        without --no-default-features".to_owned()],
@@ -265,7 +265,7 @@ impl fmt::Display for Failure {
             }
             Self::BpfRefused { what, errno, log } => {
                 let error = std::io::Error::from_raw_os_error(*errno);
-                write!(f, "the kernel refused {}: {error}", text(what))?;
+                write!(f, "{}: {error}", text(what))?;
                 log.lines().try_for_each(|line| write!(f, "\n    {}", text(line)))
             }
             Self::NoBtf => f.write_str("this kernel does not describe its types (no BTF)"),

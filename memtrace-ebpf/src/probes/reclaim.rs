@@ -1,5 +1,6 @@
 //! Reclaim brackets: who takes pages away, and for whose sake.
 
+use crate::kernel::{PF_KSWAPD, Task};
 use crate::maps::RECLAIMERS;
 use crate::probes::rss::Change;
 use crate::record;
@@ -27,10 +28,16 @@ fn current_tid() -> u32 {
     bpf_get_current_pid_tgid() as u32
 }
 
-/// kswapd has no brackets of the kind that matters: it does nothing else.
+/// The current task's reclaim, if it is reclaiming. kswapd has no brackets of the kind that matters: it does nothing else.
 #[inline(always)]
-pub fn start_kernel_thread(tid: u32) -> i32 {
-    begin(tid, Cause::ReclaimKswapd)
+pub fn of(task: Task, tid: u32) -> Option<*mut Reclaimer> {
+    if let Some(reclaimer) = RECLAIMERS.get_ptr_mut(tid) {
+        return Some(reclaimer);
+    }
+    if task.flags() & PF_KSWAPD == 0 || begin(tid, Cause::ReclaimKswapd) != 0 {
+        return None;
+    }
+    RECLAIMERS.get_ptr_mut(tid)
 }
 
 /// A change made by a reclaiming task, on whichever mm. `try_to_unmap_one` takes the anonymous page first and adds

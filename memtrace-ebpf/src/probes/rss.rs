@@ -1,7 +1,7 @@
 //! `rss_stat`: every change of a counter of a traced mm, by whomever.
 
 use crate::kernel::{Task, layout, peek};
-use crate::maps::{MMS, RECLAIMERS, SLOTS, THREADS, epoch, maybe_traced};
+use crate::maps::{MMS, SLOTS, THREADS, epoch, maybe_traced};
 use crate::probes::{fault::widen, reclaim};
 use crate::vma::Place;
 use crate::{record, slot, vma, why};
@@ -46,7 +46,7 @@ pub fn rss_stat(ctx: BtfTracePointContext) -> i32 {
         _ => None,
     };
     // Only reclaim takes pages away inside a fault or adds swap entries, and only then is it worth a lookup.
-    let reclaimer = if moved.delta < 0 || member == SWAP { RECLAIMERS.get_ptr_mut(tid) } else { None };
+    let reclaimer = if moved.delta < 0 || member == SWAP { reclaim::of(task, tid) } else { None };
     let mut delta = moved.delta;
     let mut booked = moved.delta;
     if moved.flushed && member == ANON && fault.is_some() && reclaimer.is_none() && !is_fault_size(delta) {
@@ -69,6 +69,11 @@ pub fn rss_stat(ctx: BtfTracePointContext) -> i32 {
         unsafe { book_fault(&change, th) };
         return 0;
     }
+    // Made here and not where it is used: before Linux 6.13 all frames of a chain of calls share 512 bytes.
+    let own = match own {
+        None if task.mm() == mm && !why::is_kernel_thread(task.flags()) => crate::probes::fault::of(task, mm),
+        known => known,
+    };
     book_other(&change, mm, own);
     0
 }
@@ -214,15 +219,8 @@ fn book_other(change: &Change, mm: u64, own: Option<*mut Thread>) -> i32 {
     } else if why::is_kernel_thread(flags) {
         why::Why { cause: why::of_kernel_thread(task, flags), place: Place::NOWHERE, nr: -1, detail: 0, ip: 0 }
     } else {
-        let own = if mine { crate::probes::fault::of(task, mm).or(own) } else { None };
-        why::of_syscall(task, flags, own, slot, member, delta)
+        why::of_syscall(task, flags, own.filter(|_| mine), slot, member, delta)
     };
-    if why.cause == Cause::ReclaimKswapd && reclaim::start_kernel_thread(tid) == 0 {
-        if let Some(reclaimer) = RECLAIMERS.get_ptr_mut(tid) {
-            reclaim::book(change, reclaimer);
-            return 0;
-        }
-    }
     // A fault of a thread that had no room: its start is unknown, its kind is not.
     if mine && why.nr < 0 && why.cause == Cause::Other {
         why.cause = match member {

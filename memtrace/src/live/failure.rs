@@ -2,7 +2,8 @@
 
 use super::btf::BtfError;
 use crate::hints::Failure;
-use crate::procfs::Error;
+use crate::procfs::{Error, read_kernel_release};
+use aya::programs::ProgramError;
 use std::io;
 
 /// An error of the live room as a known failure, where it is one.
@@ -17,7 +18,6 @@ pub fn recognise(error: anyhow::Error) -> anyhow::Error {
     if let Some(failure) = failure {
         return failure.into();
     }
-    // The verifier's log is long and its end says why; everything in front of it is ours.
     let text = format!("{error:#}");
     // aya says this of a tracefs that is not mounted, and without an error number.
     if text.contains("tracefs not found") {
@@ -31,16 +31,23 @@ pub fn recognise(error: anyhow::Error) -> anyhow::Error {
             {
                 return Failure::NotPermitted { what: "load BPF programs".to_owned(), capability }.into();
             }
-            let what = error.to_string();
-            let log: Vec<&str> = text.lines().skip(1).collect();
-            let log = log[log.len().saturating_sub(12)..].join("\n");
-            Failure::BpfRefused { what, errno, log }.into()
+            Failure::BpfRefused { what: error.to_string(), errno, log: verifier_log(&error) }.into()
         }
         Some(libc::EPERM | libc::EACCES) => {
             Failure::NotPermitted { what: error.to_string(), capability: "CAP_PERFMON" }.into()
         }
         _ => error,
     }
+}
+
+/// What the verifier said: its log is long, and the end says why.
+fn verifier_log(error: &anyhow::Error) -> String {
+    let log = error.chain().find_map(|cause| match cause.downcast_ref::<ProgramError>() {
+        Some(ProgramError::LoadError { verifier_log, .. }) => Some(verifier_log.to_string()),
+        _ => None,
+    });
+    let lines: Vec<&str> = log.as_deref().unwrap_or_default().lines().collect();
+    lines[lines.len().saturating_sub(12)..].join("\n")
 }
 
 /// A failure to read a process.
@@ -61,6 +68,13 @@ fn of_proc(error: &Error) -> Option<Failure> {
 fn of_btf(error: &BtfError) -> Failure {
     match error {
         BtfError::Read(_) => Failure::NoBtf,
-        other => Failure::BtfShape { what: other.to_string() },
+        BtfError::Shape { name: "rss_stat", found: 3, .. } => Failure::OldKernel {
+            release: read_kernel_release().unwrap_or_default(),
+            missing: "counters that change at once: it counts in batches per thread (5.5 to 6.1)".to_owned(),
+        },
+        BtfError::NoType(name) => Failure::BtfShape { what: name.clone() },
+        BtfError::NoField(name, path) => Failure::BtfShape { what: format!("{name}.{path}") },
+        BtfError::Shape { name, .. } => Failure::BtfShape { what: format!("tracepoint {name}") },
+        BtfError::Malformed(_) => Failure::BtfShape { what: error.to_string() },
     }
 }
