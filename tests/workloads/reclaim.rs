@@ -129,7 +129,9 @@ fn memcg(stage: &mut Stage) {
     if moved.anon != -moved.swap {
         stage.fail(&format!("not every page that left RES is in swap: {moved}"));
     }
-    stage.finish(Check::All, &[Expect::new("reclaim.memcg").pages(moved).placeless().by(helper.pid())]);
+    // Mostly the helper's work, but who reads the counters allocates for that in a cgroup at its limit, and then takes
+    // some pages itself.
+    stage.finish(Check::All, &[Expect::new("reclaim.memcg").pages(moved).placeless()]);
 }
 
 /// It runs into its own limit: its faults bring pages in and its own thread takes others, inside the same faults.
