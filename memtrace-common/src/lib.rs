@@ -14,9 +14,6 @@ pub use cause::Cause;
 pub use state::*;
 pub use wire::*;
 
-/// Version of the structs of this crate. The program refuses a BPF object with another one.
-pub const WIRE_VERSION: u32 = 1;
-
 /// Number of counters in `mm->rss_stat`.
 pub const MEMBERS: usize = 4;
 /// Index of `MM_FILEPAGES`: resident pages of files.

@@ -84,9 +84,13 @@ pub struct Slot {
     pub count: [u64; MEMBERS],
     /// How much of each `count` has been booked.
     pub attributed: [i64; MEMBERS],
-    /// Records that consumed the growth of `count` last, by counter: where a fault finds its own page that another
-    /// CPU's handler took for its own.
-    pub consumer: [RecordKey; MEMBERS],
+    /// Record that consumed the growth of the anonymous `count` last, outside a fault: where a fault finds its own page
+    /// that another CPU's handler took for its own.
+    pub consumer: RecordKey,
+    /// Anonymous pages given back last, for another CPU's handler to find.
+    pub given_back: i64,
+    /// `attributed` of the anonymous counter after that: as long as it stands there, nobody has come.
+    pub given_at: i64,
     /// Program break as last seen.
     pub brk: u64,
     /// Which use of the slot this is.

@@ -35,6 +35,8 @@ pub unsafe fn peek<T: Copy + Default>(address: u64) -> T {
     unsafe { bpf_probe_read_kernel(address as *const T) }.unwrap_or_default()
 }
 
+/// `task_struct.flags`: the task is ending.
+pub const PF_EXITING: u32 = 0x0000_0004;
 /// `task_struct.flags`: a kernel thread.
 pub const PF_KTHREAD: u32 = 0x0020_0000;
 /// `task_struct.flags`: kswapd.

@@ -1,7 +1,7 @@
 //! All maps. Sizes here are defaults; the program sets them at load.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
     macros::map,
     maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
@@ -101,6 +101,21 @@ pub(crate) use lose;
 
 /// The program looks into the ring at each interval; only when this much waits is it worth waking it earlier.
 const WAKE_BYTES: u64 = 1 << 20;
+
+/// Mapping calls leave this much of the ring to the lives of mms and tasks: without one of those an mm would stay open
+/// for ever, without a call the address space is read again.
+const LIVES_BYTES: u64 = 64 << 10;
+
+/// Puts a mapping call into the ring, or counts its loss.
+#[inline(always)]
+pub fn emit_call<T: 'static>(record: T) {
+    let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
+    if waiting > WAKE_BYTES && waiting + LIVES_BYTES > EVENTS.query(u64::from(BPF_RB_RING_SIZE)) {
+        lose!(ring);
+        return;
+    }
+    emit(record);
+}
 
 /// Puts a record into the ring, or counts its loss.
 #[inline(always)]

@@ -2,6 +2,7 @@
 
 use crate::kernel::add;
 use crate::maps::{OVERFLOW, RECORDS_0, RECORDS_1, lose};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use memtrace_common::{Cause, HIST_BUCKETS, Overflow, RecordKey, RecordValue};
 
@@ -15,10 +16,12 @@ pub fn at(epoch: u32, key: &RecordKey) -> Option<*mut RecordValue> {
     if let Some(record) = records.get_ptr_mut(key) {
         return Some(record);
     }
-    if records.insert(key, &EMPTY, 0).is_err() {
-        return None;
-    }
+    // Another thread may have made it meanwhile; then that one is the record.
+    let made = records.insert(key, &EMPTY, u64::from(BPF_NOEXIST)).is_ok();
     let record = records.get_ptr_mut(key)?;
+    if !made {
+        return Some(record);
+    }
     unsafe {
         let now = bpf_ktime_get_ns();
         (*record).first_ns = now;
@@ -46,15 +49,38 @@ pub fn book(epoch: u32, key: &RecordKey, member: usize, pages: i64, faults: u32)
             Some(record)
         }
         None => {
-            lose!(records);
-            if let Some(overflow) = overflow(epoch, key) {
-                unsafe {
-                    add(&raw mut (*overflow).delta[member & 3], pages);
-                    add((&raw mut (*overflow).faults).cast(), i64::from(faults));
-                    add((&raw mut (*overflow).changes).cast(), 1);
-                }
-            }
+            spill(epoch, key, member, pages, faults);
             None
+        }
+    }
+}
+
+/// As [`book`], for records that more than one thread writes: those of system calls, reclaim and teardown, which
+/// another thread's fault may set right.
+#[inline(always)]
+pub fn book_shared(epoch: u32, key: &RecordKey, member: usize, pages: i64) -> Option<*mut RecordValue> {
+    match at(epoch, key) {
+        Some(record) => {
+            unsafe { add(&raw mut (*record).delta[member & 3], pages) };
+            Some(record)
+        }
+        None => {
+            spill(epoch, key, member, pages, 0);
+            None
+        }
+    }
+}
+
+/// Keeps by cause alone what has no room for a record.
+#[inline(always)]
+fn spill(epoch: u32, key: &RecordKey, member: usize, pages: i64, faults: u32) {
+    lose!(records);
+    if let Some(overflow) = overflow(epoch, key) {
+        unsafe {
+            add(&raw mut (*overflow).delta[member & 3], pages);
+            // A move takes a fault away: −1 comes as the largest number.
+            add((&raw mut (*overflow).faults).cast(), i64::from(faults as i32));
+            add((&raw mut (*overflow).changes).cast(), 1);
         }
     }
 }

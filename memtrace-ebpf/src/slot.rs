@@ -87,6 +87,8 @@ pub struct Difference {
     pub flushed: bool,
     /// What `count` grew; meaningful when flushed.
     pub consumed: i64,
+    /// How much of `count` had been booked before; meaningful when flushed.
+    pub before: i64,
 }
 
 /// Pages by which `member` moved since this CPU last looked. To be called on the CPU that moved it.
@@ -97,13 +99,14 @@ pub fn difference(slot: *mut Slot, view: *mut Cpu, member: usize) -> Difference 
         let now: i32 = peek((*view).locals[member]);
         let before = (*view).last[member];
         (*view).last[member] = now;
-        let mut consumed = 0;
+        let (mut consumed, mut booked_before) = (0, 0);
         if now == 0 {
             // A flush: book what `count` holds beyond what has been booked. Another CPU may do the same with a newer
             // value between our read and our exchange, so whoever exchanged last looks once more. And another CPU's
             // handler that took our part for its own gives it back within some hundred nanoseconds.
             let count = (*slot).count[member];
             let booked = &raw mut (*slot).attributed[member];
+            booked_before = read_volatile(booked);
             let mut tries = 0;
             while tries < 16 {
                 let seen: i64 = peek(count);
@@ -115,14 +118,49 @@ pub fn difference(slot: *mut Slot, view: *mut Cpu, member: usize) -> Difference 
                 tries += 1;
             }
         }
-        Difference { delta: i64::from(now) - i64::from(before) + consumed, flushed: now == 0, consumed }
+        Difference {
+            delta: i64::from(now) - i64::from(before) + consumed,
+            flushed: now == 0,
+            consumed,
+            before: booked_before,
+        }
     }
 }
 
-/// Gives back what was consumed but belongs to another CPU, whose handler is about to look.
+/// Gives back anonymous pages that were consumed but belong to another CPU, whose handler is about to look.
 #[inline(always)]
-pub fn give_back(slot: *mut Slot, member: usize, pages: i64) {
-    unsafe { add(&raw mut (*slot).attributed[member & 3], -pages) };
+pub fn give_back(slot: *mut Slot, pages: i64) {
+    unsafe {
+        let booked = &raw mut (*slot).attributed[ANON];
+        add(booked, -pages);
+        (*slot).given_back = pages;
+        (*slot).given_at = read_volatile(booked);
+    }
+}
+
+/// What was given back and nobody came for: `before` is how much of `count` had been booked when we came.
+#[inline(always)]
+pub fn take_abandoned(slot: *mut Slot, before: i64) -> i64 {
+    unsafe {
+        let pages = (*slot).given_back;
+        if pages == 0 || (*slot).given_at != before {
+            return 0;
+        }
+        (*slot).given_back = 0;
+        pages
+    }
+}
+
+/// Books anonymous pages that belong to whoever consumed last outside a fault, or to nobody known.
+#[inline(always)]
+pub fn book_for_other(index: u32, slot: *mut Slot, epoch: u32, pages: i64) {
+    let mut key = unsafe { (*slot).consumer };
+    if key == NOBODY {
+        key.cause = Cause::Other as u8;
+        key.slot = index as u16;
+        key.nr = -1;
+    }
+    let _ = record::book_shared(epoch, &key, ANON, pages);
 }
 
 /// Books what was given back and nobody came for: the CPU that it belonged to had looked a moment too early.
@@ -138,15 +176,9 @@ pub fn sweep(mm: u64) -> i32 {
             return 0;
         }
         let left = seen - exchange(&raw mut (*slot).attributed[ANON], seen);
-        let mut key = (*slot).consumer[ANON];
-        if key == NOBODY {
-            key.cause = Cause::Other as u8;
-            key.slot = index as u16;
-            key.nr = -1;
-        }
         // Not on behalf of an event on this CPU: one may come between any two instructions here.
         add(&raw mut (*view).booked[ANON], left);
-        let _ = record::book(epoch, &key, ANON, left, 0);
+        book_for_other(index, slot, epoch, left);
     }
     0
 }
@@ -165,22 +197,9 @@ pub fn life_of(slot: *mut Slot, start: u64) -> u32 {
     unsafe { read_volatile(life(slot, start)) }
 }
 
-/// Opens the books of `mm` in a free slot, in the order seed, publish: what happens in between is part of the first
-/// change that a CPU sees, never lost. Returns the slot, or [`memtrace_common::NO_SLOT`].
-#[inline(never)]
-pub fn open(mm: u64, opening: &Opening) -> u32 {
-    if let Some(known) = MMS.get_ptr(&mm) {
-        return unsafe { *known };
-    }
-    let Ok(Some(index)) = FREE_SLOTS.pop() else {
-        lose!(mms);
-        return u32::from(memtrace_common::NO_SLOT);
-    };
-    let Some(slot) = SLOTS.get_ptr_mut(index) else {
-        return u32::from(memtrace_common::NO_SLOT);
-    };
-    let mut counters = [0i64; MEMBERS];
-    let epoch = epoch();
+/// Makes everything that the counters hold now the beginning. 0 when one was flushed meanwhile.
+#[inline(always)]
+fn seed(mm: u64, index: u32, slot: *mut Slot, epoch: u32, counters: &mut [i64; MEMBERS]) -> i32 {
     unsafe {
         let mut m = 0;
         while m < MEMBERS {
@@ -212,8 +231,42 @@ pub fn open(mm: u64, opening: &Opening) -> u32 {
             }
             i += 1;
         }
+        let mut m = 0;
+        while m < MEMBERS {
+            if peek::<i64>((*slot).count[m]) != (*slot).attributed[m] {
+                return 0;
+            }
+            m += 1;
+        }
+    }
+    1
+}
+
+/// Opens the books of `mm` in a free slot, in the order seed, publish: what happens in between is part of the first
+/// change that a CPU sees, never lost. Returns the slot, or [`memtrace_common::NO_SLOT`].
+#[inline(never)]
+pub fn open(mm: u64, opening: &Opening) -> u32 {
+    if let Some(known) = MMS.get_ptr(&mm) {
+        return unsafe { *known };
+    }
+    let Ok(Some(index)) = FREE_SLOTS.pop() else {
+        lose!(mms);
+        return u32::from(memtrace_common::NO_SLOT);
+    };
+    let Some(slot) = SLOTS.get_ptr_mut(index) else {
+        return u32::from(memtrace_common::NO_SLOT);
+    };
+    let mut counters = [0i64; MEMBERS];
+    let epoch = epoch();
+    // A CPU that flushes between our two readings would be missing from both: read again.
+    let mut tries = 0;
+    while seed(mm, index, slot, epoch, &mut counters) == 0 && tries < 4 {
+        tries += 1;
+    }
+    unsafe {
         (*slot).brk = peek(mm.wrapping_add(layout!(mm_brk) as u64));
-        (*slot).consumer = [NOBODY; MEMBERS];
+        (*slot).consumer = NOBODY;
+        (*slot).given_back = 0;
         (*slot).generation += 1;
         (*slot).vma_seq = 1;
         (*slot).tgid = opening.tgid;
@@ -221,6 +274,7 @@ pub fn open(mm: u64, opening: &Opening) -> u32 {
         mark_traced(mm);
     }
     if MMS.insert(mm, index, 0).is_err() {
+        let _ = FREE_SLOTS.push(index, 0);
         lose!(mms);
         return u32::from(memtrace_common::NO_SLOT);
     }

@@ -7,61 +7,8 @@
 use crate::kernel::{PF_IO_WORKER, PF_KSWAPD, PF_KTHREAD, Regs, Task, layout, peek};
 use crate::vma::Place;
 use aya_ebpf::helpers::bpf_probe_read_user;
+use memtrace_common::nr::{self, madvise, mmap, mremap};
 use memtrace_common::{ANON, Cause, SWAP, Slot, Thread, place};
-
-/// System call numbers of x86-64.
-mod nr {
-    pub const READ: i32 = 0;
-    pub const OPEN: i32 = 2;
-    pub const MMAP: i32 = 9;
-    pub const MPROTECT: i32 = 10;
-    pub const MUNMAP: i32 = 11;
-    pub const BRK: i32 = 12;
-    pub const IOCTL: i32 = 16;
-    pub const PREAD64: i32 = 17;
-    pub const PWRITE64: i32 = 18;
-    pub const MREMAP: i32 = 25;
-    pub const MADVISE: i32 = 28;
-    pub const SHMAT: i32 = 30;
-    pub const EXECVE: i32 = 59;
-    pub const SHMDT: i32 = 67;
-    pub const TRUNCATE: i32 = 76;
-    pub const FTRUNCATE: i32 = 77;
-    pub const CREAT: i32 = 85;
-    pub const PTRACE: i32 = 101;
-    pub const MLOCK: i32 = 149;
-    pub const MLOCKALL: i32 = 151;
-    pub const SWAPOFF: i32 = 168;
-    pub const REMAP_FILE_PAGES: i32 = 216;
-    pub const OPENAT: i32 = 257;
-    pub const FALLOCATE: i32 = 285;
-    pub const PROCESS_VM_WRITEV: i32 = 311;
-    pub const EXECVEAT: i32 = 322;
-    pub const MLOCK2: i32 = 325;
-    pub const PKEY_MPROTECT: i32 = 329;
-    pub const OPENAT2: i32 = 437;
-    pub const PROCESS_MADVISE: i32 = 440;
-    pub const PROCESS_MRELEASE: i32 = 448;
-}
-
-/// `madvise` advices.
-mod advice {
-    pub const FREE: u64 = 8;
-    pub const REMOVE: u64 = 9;
-    pub const PAGEOUT: u64 = 21;
-    pub const POPULATE_READ: u64 = 22;
-    pub const POPULATE_WRITE: u64 = 23;
-    pub const DONTNEED: u64 = 4;
-    pub const DONTNEED_LOCKED: u64 = 24;
-    pub const COLLAPSE: u64 = 25;
-    pub const GUARD_INSTALL: u64 = 102;
-}
-
-/// `mremap`: the new place is given, what lies there is overwritten.
-const MREMAP_FIXED: u64 = 2;
-/// `mmap`: the place is given.
-const MAP_FIXED: u64 = 0x10;
-const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
 
 /// A change's cause and place outside page faults and reclaim.
 pub struct Why {
@@ -96,25 +43,26 @@ pub fn is_kernel_thread(flags: u32) -> bool {
     flags & PF_KTHREAD != 0
 }
 
-/// The cause of a change that the task made in a system call, on its own mm (`own`) or another's.
+/// The cause of a change that the task made in a system call, on its own mm (`mine`) or another's. `own` is the thread's
+/// state, where it has one.
 #[inline(always)]
-pub fn of_syscall(task: Task, flags: u32, own: Option<*mut Thread>, slot: *mut Slot, member: usize, delta: i64) -> Why {
+pub fn of_syscall(task: Task, mine: bool, own: Option<*mut Thread>, slot: *mut Slot, member: usize, delta: i64) -> Why {
     let regs = task.regs();
-    let nr = if flags & PF_IO_WORKER != 0 { -1 } else { regs.syscall() };
+    let nr = if task.flags() & PF_IO_WORKER != 0 { -1 } else { regs.syscall() };
     let mut why = Why { cause: Cause::Other, place: Place::NOWHERE, nr, detail: 0, ip: regs.ip() };
     let grew = delta > 0;
-    match nr {
+    match nr as u32 {
         nr::MUNMAP => {
             why.cause = Cause::Munmap;
             why.place = Place::range(regs.arg0(), page_up(regs.arg1()));
         }
         nr::MADVISE | nr::PROCESS_MADVISE => {
-            let advice = if nr == nr::MADVISE { regs.arg2() } else { regs.arg3() };
+            let advice = if nr as u32 == nr::MADVISE { regs.arg2() } else { regs.arg3() };
             why.detail = advice as u16;
             why.cause = of_advice(advice, member, grew);
-            why.place = if nr == nr::PROCESS_MADVISE {
+            why.place = if nr as u32 == nr::PROCESS_MADVISE {
                 only_range(regs.arg1(), regs.arg2())
-            } else if own.is_some() {
+            } else if mine {
                 Place::range(regs.arg0(), page_up(regs.arg1()))
             } else {
                 Place::NOWHERE
@@ -138,7 +86,7 @@ pub fn of_syscall(task: Task, flags: u32, own: Option<*mut Thread>, slot: *mut S
                 Place::range(regs.arg0(), old_len)
             } else if new_len < old_len {
                 Place::range(regs.arg0().wrapping_add(new_len), old_len - new_len)
-            } else if regs.arg3() & MREMAP_FIXED != 0 {
+            } else if regs.arg3() & mremap::FIXED != 0 {
                 Place::range(regs.arg4(), new_len)
             } else {
                 Place::range(regs.arg0(), old_len)
@@ -174,9 +122,9 @@ pub fn of_syscall(task: Task, flags: u32, own: Option<*mut Thread>, slot: *mut S
                 Err(_) => Place::NOWHERE,
             };
         }
-        _ if own.is_none() => {
+        _ if !mine => {
             why.cause = Cause::Remote;
-            why.place = match nr {
+            why.place = match nr as u32 {
                 nr::PROCESS_VM_WRITEV => only_range(regs.arg3(), regs.arg4()),
                 nr::PTRACE => Place::address(regs.arg2()),
                 nr::PWRITE64 | nr::PREAD64 => Place::range(regs.arg3(), regs.arg2()),
@@ -199,7 +147,7 @@ const UFFD_TYPE: u8 = 0xaa;
 
 #[inline(always)]
 fn of_mmap(why: &mut Why, regs: Regs, own: Option<*mut Thread>, grew: bool) {
-    let fixed = regs.arg3() & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0;
+    let fixed = regs.arg3() & (mmap::FIXED | mmap::FIXED_NOREPLACE) != 0;
     let mut populating = grew;
     let mut call = 0;
     if let Some(th) = own {
@@ -222,12 +170,12 @@ fn of_mmap(why: &mut Why, regs: Regs, own: Option<*mut Thread>, grew: bool) {
 #[inline(always)]
 fn of_advice(advice: u64, member: usize, grew: bool) -> Cause {
     match advice {
-        advice::DONTNEED | advice::DONTNEED_LOCKED | advice::GUARD_INSTALL => Cause::MadviseDontneed,
-        advice::FREE => Cause::MadviseFree,
-        advice::REMOVE => Cause::MadviseRemove,
-        advice::PAGEOUT => Cause::MadvisePageout,
-        advice::POPULATE_READ | advice::POPULATE_WRITE => Cause::Populate,
-        advice::COLLAPSE => Cause::Khugepaged,
+        madvise::DONTNEED | madvise::DONTNEED_LOCKED | madvise::GUARD_INSTALL => Cause::MadviseDontneed,
+        madvise::FREE => Cause::MadviseFree,
+        madvise::REMOVE => Cause::MadviseRemove,
+        madvise::PAGEOUT => Cause::MadvisePageout,
+        madvise::POPULATE_READ | madvise::POPULATE_WRITE => Cause::Populate,
+        madvise::COLLAPSE => Cause::Khugepaged,
         _ if grew && (member == ANON || member == SWAP) => Cause::Populate,
         _ => Cause::Other,
     }

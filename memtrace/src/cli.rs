@@ -283,7 +283,7 @@ const AFTER_HELP: &str = "\
 Examples:
   memtrace --pid 4711                     why the RES of process 4711 changes, as it happens
   memtrace -- ./server --port 80          the same from the program's start
-  memtrace record -o run.mtr --pid 4711   keep it; then: memtrace replay run.mtr
+  memtrace record -o run.memtrace --pid 4711   keep it; then: memtrace replay run.memtrace
 
 Exit codes:
   0 done, 1 failure, 2 usage, 3 no such target, 4 not permitted, 5 kernel not usable,

@@ -311,7 +311,9 @@ pub fn render(failure: &Failure) -> String {
 #[must_use]
 pub const fn for_cause(cause: Cause) -> Option<&'static str> {
     Some(match cause {
-        Cause::FaultShmem => "shared pages are in the RES of every process that touched them, but exist once",
+        Cause::FaultShmem => {
+            "shared pages, PostgreSQL's shared_buffers for one, are in the RES of every process that touched them, but exist once"
+        }
         Cause::FaultThp => "huge pages come whole, used or not: cat /sys/kernel/mm/transparent_hugepage/enabled",
         Cause::FaultCow => {
             "after a fork, and in private mappings of files, the first write to a page makes a copy of it"

@@ -26,7 +26,7 @@ const PLAIN: &[Test] = plain! {
     "fault.shmem.anon" "fault.shmem.memfd" "fault.shmem.posix" "fault.shmem.sysv" "fault.shmem.around"
     "populate.mmap" "populate.mlock" "populate.madvise_read" "populate.madvise_write" "populate.direct_io"
     "munmap" "munmap.several" "brk" "mremap.shrink" "mremap.move" "mremap.overwrite"
-    "madvise.dontneed" "madvise.dontneed.file" "madvise.remove" "madvise.pageout.file" "mmap.fixed"
+    "madvise.dontneed" "madvise.dontneed.file" "madvise.dontneed.after_efault" "madvise.remove" "madvise.pageout.file" "mmap.fixed"
     "truncate.own" "truncate.other" "truncate.private_copies" "truncate.hole"
     "khugepaged.madvise" "uffd" "remote.vm_writev" "remote.ptrace" "remote.proc_mem"
     "threads" "vfork" "clone_vm"

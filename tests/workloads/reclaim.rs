@@ -129,7 +129,9 @@ fn memcg(stage: &mut Stage) {
     if moved.anon != -moved.swap {
         stage.fail(&format!("not every page that left RES is in swap: {moved}"));
     }
-    stage.finish(Check::All, &[Expect::new("reclaim.memcg").pages(moved).placeless().by(helper.pid())]);
+    // Mostly the helper's work, but who reads the counters allocates for that in a cgroup at its limit, and then takes
+    // some pages itself.
+    stage.finish(Check::All, &[Expect::new("reclaim.memcg").pages(moved).placeless()]);
 }
 
 /// It runs into its own limit: its faults bring pages in and its own thread takes others, inside the same faults.
@@ -179,14 +181,15 @@ fn node(stage: &mut Stage) {
     region.read();
     region.advise(libc::MADV_COLD);
     stage.begin();
-    for _ in 0..64 {
+    // On a machine that caches much, this cgroup's proportion is small: 64 pages are enough to be told apart.
+    for _ in 0..128 {
         // A node that cannot give that much answers EAGAIN, which the order reports: 8 MiB is little.
         helper.order(Order::WriteNumber, [8 << 20, 0, 0]);
         if stage.moved().file <= -200 {
             break;
         }
     }
-    let moved = taken(stage, 200);
+    let moved = taken(stage, 64);
     stage.finish(Check::All, &[Expect::new("reclaim.direct").pages(moved).placeless().by(helper.pid())]);
 }
 

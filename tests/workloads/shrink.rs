@@ -16,6 +16,7 @@ pub const SCENES: &[(&str, Scene)] = &[
     ("mremap.overwrite", mremap_overwrite),
     ("madvise.dontneed", dontneed),
     ("madvise.dontneed.file", dontneed_file),
+    ("madvise.dontneed.after_efault", dontneed_after_efault),
     ("madvise.remove", remove),
     ("mmap.fixed", fixed),
     ("truncate.own", truncate_own),
@@ -121,6 +122,25 @@ fn dontneed(stage: &mut Stage) {
     stage.begin();
     region.part(100, 900).advise(libc::MADV_DONTNEED);
     stage.finish(Check::All, &[Expect::new("madvise.dontneed").anon(800).negative().at(&region)]);
+}
+
+/// A page fault that fails is never counted by the kernel, and what the thread does next is not that fault's doing.
+fn dontneed_after_efault(stage: &mut Stage) {
+    let zero = std::fs::File::open("/dev/zero").expect("/dev/zero");
+    stage.settle();
+    let region = Region::anon(1000);
+    region.write();
+    let forbidden = Region::hole(1, page_size());
+    stage.begin();
+    for part in 0..10 {
+        // SAFETY: nothing is accessible there, so nothing is written; that is the point.
+        let count = unsafe { libc::read(zero.as_raw_fd(), forbidden.pointer().cast(), 1) };
+        if count != -1 {
+            stage.fail("a page that nobody may touch was written");
+        }
+        region.part(part * 100, (part + 1) * 100).advise(libc::MADV_DONTNEED);
+    }
+    stage.finish(Check::All, &[Expect::new("madvise.dontneed").anon(1000).negative().at(&region)]);
 }
 
 fn dontneed_file(stage: &mut Stage) {

@@ -40,6 +40,10 @@ pub unsafe extern "C" fn attach(ctx: *mut IterTask) -> i32 {
     let _ = PROCESSES.insert(tgid, 1, 0);
     let opening = Opening { tid: task.pid(), tgid, why: why::ATTACH, from: 0, comm: task.comm() };
     slot::open(mm, &opening);
+    // It may have left this mm for good just before we opened: nobody would ever close it.
+    if task.mm() != mm {
+        slot::close(mm);
+    }
     0
 }
 

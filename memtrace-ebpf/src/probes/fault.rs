@@ -4,7 +4,7 @@
 //! process on the machine 110 ns a fault. What a fault did is booked by `rss_stat`; a fault that did nothing to the
 //! counters is booked when its thread starts the next one.
 
-use crate::kernel::{Regs, Task, exchange};
+use crate::kernel::{PF_EXITING, Regs, Task, exchange};
 use crate::maps::{MMS, SLOTS, THREADS, emit, epoch, lose, maybe_traced};
 use crate::slot::{head, life_of};
 use crate::{record, vma};
@@ -194,6 +194,10 @@ static NEW_THREAD: Thread = unsafe { core::mem::zeroed() };
 
 #[inline(never)]
 fn register(task: Task, mm: u64, tid: u32) -> i32 {
+    // Its end has been seen: an entry would stay for ever.
+    if task.flags() & PF_EXITING != 0 {
+        return 1;
+    }
     let Some(slot) = MMS.get_ptr(&mm).map(|p| unsafe { *p }) else { return 1 };
     if THREADS.insert(tid, &NEW_THREAD, 0).is_err() {
         lose!(threads);

@@ -1,26 +1,15 @@
 //! Mapping calls, when they return. The arguments are still in the user registers on the kernel stack.
 
 use crate::kernel::Task;
-use crate::maps::{SLOTS, emit, maybe_traced};
+use crate::maps::{SLOTS, emit_call, maybe_traced};
 use crate::probes::fault;
 use crate::slot::{self, head};
 use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel, macros::tracepoint, programs::TracePointContext};
+use memtrace_common::nr::{self, PR_SET_VMA, mmap};
 use memtrace_common::{SyscallRecord, kind};
 
 /// `sys_exit_*`: `field:int __syscall_nr offset:8; field:long ret offset:16`.
 const RET_OFFSET: usize = 16;
-
-const MMAP: i32 = 9;
-const MUNMAP: i32 = 11;
-const BRK: i32 = 12;
-const MREMAP: i32 = 25;
-const SHMDT: i32 = 67;
-const PRCTL: i32 = 157;
-const REMAP_FILE_PAGES: i32 = 216;
-/// `mmap`: whatever lies there is unmapped first.
-const MAP_FIXED: u64 = 0x10;
-/// `prctl`: name an anonymous mapping.
-const PR_SET_VMA: u64 = 0x5356_4d41;
 
 #[tracepoint]
 pub fn mapping_call_exit(ctx: TracePointContext) -> u32 {
@@ -39,21 +28,21 @@ pub fn mapping_call_exit(ctx: TracePointContext) -> u32 {
         (*th).calls = call + 1;
         call
     };
-    if (-4095..0).contains(&ret) || (nr == PRCTL && regs.arg0() != PR_SET_VMA) {
+    if (-4095..0).contains(&ret) || (nr as u32 == nr::PRCTL && regs.arg0() != PR_SET_VMA) {
         return 0;
     }
     let index = unsafe { (*th).slot };
     let Some(slot) = SLOTS.get_ptr_mut(index) else { return 0 };
     unsafe {
-        match nr {
-            MUNMAP | MREMAP | SHMDT | REMAP_FILE_PAGES => bump(slot::life(slot, regs.arg0())),
-            MMAP if regs.arg3() & MAP_FIXED != 0 => bump(slot::life(slot, regs.arg0())),
-            BRK => (*slot).brk = ret as u64,
+        match nr as u32 {
+            nr::MUNMAP | nr::MREMAP | nr::SHMDT | nr::REMAP_FILE_PAGES => bump(slot::life(slot, regs.arg0())),
+            nr::MMAP if regs.arg3() & mmap::FIXED != 0 => bump(slot::life(slot, regs.arg0())),
+            nr::BRK => (*slot).brk = ret as u64,
             _ => {}
         }
         bump(&raw mut (*slot).vma_seq);
     }
-    emit(SyscallRecord {
+    emit_call(SyscallRecord {
         head: head(kind::SYSCALL, index, task.pid(), task.tgid()),
         nr: i64::from(nr),
         args: [regs.arg0(), regs.arg1(), regs.arg2(), regs.arg3(), regs.arg4(), regs.arg5()],

@@ -65,10 +65,14 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let tid = task.pid();
-    let left = match THREADS.get_ptr(&tid) {
+    // A thread that is not the leader takes over the leader's id with its execve.
+    let old_tid: u32 = ctx.arg(1);
+    let left = match THREADS.get_ptr(&old_tid) {
         Some(th) => unsafe { (*th).slot },
         None => u32::from(NO_SLOT),
     };
+    let _ = THREADS.remove(&old_tid);
+    let _ = THREADS.remove(&tid);
     let comm = task.comm();
     let opening = Opening { tid, tgid, why: why::EXEC, from: left, comm };
     let slot = slot::open(task.mm(), &opening);
@@ -114,15 +118,14 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         let signal: u64 = peek((task.0 as u64).wrapping_add(layout!(task_signal) as u64));
         peek(signal.wrapping_add(layout!(signal_live) as u64))
     };
-    if live == 0 {
-        let _ = PROCESSES.remove(&tgid);
-    }
+    // Two threads that end at once may both find themselves the last.
+    let last = live == 0 && (PROCESSES.remove(&tgid).is_ok() || !traced);
     let code: i32 = unsafe { load(task.0, layout!(task_exit_code)) };
     emit(TaskRecord {
         head: head(kind::THREAD_EXITED, slot, tid, tgid),
         other_tid: tid,
         other_tgid: tgid,
-        flag: u32::from(live == 0),
+        flag: u32::from(last),
         code: code as u32,
         comm: task.comm(),
     });

@@ -59,7 +59,7 @@ pub fn book(change: &Change, reclaimer: *mut Reclaimer) -> i32 {
             place_kind: place::NONE,
             detail: 0,
         };
-        let _ = record::book(epoch, &key, member, delta, 0);
+        let _ = record::book_shared(epoch, &key, member, delta);
         change.remember(&key);
         if member == ANON && delta < 0 {
             (*reclaimer).last = key;
@@ -104,13 +104,6 @@ bracket!(
     "mm_vmscan_memcg_reclaim_begin",
     mm_vmscan_memcg_reclaim_end,
     "mm_vmscan_memcg_reclaim_end",
-    Cause::ReclaimMemcg
-);
-bracket!(
-    mm_vmscan_memcg_softlimit_reclaim_begin,
-    "mm_vmscan_memcg_softlimit_reclaim_begin",
-    mm_vmscan_memcg_softlimit_reclaim_end,
-    "mm_vmscan_memcg_softlimit_reclaim_end",
     Cause::ReclaimMemcg
 );
 bracket!(

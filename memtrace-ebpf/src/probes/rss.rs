@@ -6,6 +6,7 @@ use crate::probes::{fault::widen, reclaim};
 use crate::vma::Place;
 use crate::{record, slot, vma, why};
 use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+use memtrace_common::nr;
 use memtrace_common::{ANON, Cause, FILE, RecordKey, SHMEM, SWAP, Slot, Thread, place, thread};
 
 #[btf_tracepoint(function = "rss_stat")]
@@ -40,9 +41,7 @@ pub fn rss_stat(ctx: BtfTracePointContext) -> i32 {
     let Some(view) = slot::view(index, epoch) else { return 0 };
     let moved = slot::difference(slot, view, member);
     let fault = match own {
-        Some(th) if unsafe { (*th).state & thread::STARTED != 0 && (*th).fault_count == task.fault_count() } => {
-            Some(th)
-        }
+        Some(th) if unsafe { is_in_fault(task, th) } => Some(th),
         _ => None,
     };
     // Only reclaim takes pages away inside a fault or adds swap entries, and only then is it worth a lookup.
@@ -50,7 +49,7 @@ pub fn rss_stat(ctx: BtfTracePointContext) -> i32 {
     let mut delta = moved.delta;
     let mut booked = moved.delta;
     if moved.flushed && member == ANON && fault.is_some() && reclaimer.is_none() && !is_fault_size(delta) {
-        (delta, booked) = settle(slot, epoch, moved);
+        (delta, booked) = settle(index, slot, epoch, moved);
     }
     unsafe {
         (*view).events += 1;
@@ -78,6 +77,19 @@ pub fn rss_stat(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// The fault that the thread started is not over. The kernel counts a fault when it has succeeded; one that ended in a
+/// signal or in EFAULT is never counted, but then the thread has gone on to somewhere else.
+#[inline(always)]
+unsafe fn is_in_fault(task: Task, th: *const Thread) -> bool {
+    unsafe {
+        if (*th).state & thread::STARTED == 0 || (*th).fault_count != task.fault_count() {
+            return false;
+        }
+        let regs = task.regs();
+        regs.ip() == (*th).ip && regs.syscall() == (*th).nr
+    }
+}
+
 /// What a fault adds to the anonymous counter: a page, or a folio, whose sizes are powers of two from four pages on.
 #[inline(always)]
 fn is_fault_size(delta: i64) -> bool {
@@ -89,19 +101,21 @@ fn is_fault_size(delta: i64) -> bool {
 /// never keeps what is not its own); or its handler is about to look, then it finds its part where we leave it.
 /// Returns what we booked for ourselves, and in all.
 #[inline(never)]
-fn settle(slot: *mut Slot, epoch: u32, moved: slot::Difference) -> (i64, i64) {
+fn settle(index: u32, slot: *mut Slot, epoch: u32, moved: slot::Difference) -> (i64, i64) {
     let rest = moved.delta - 1;
     if moved.consumed == 0 {
-        let key = unsafe { (*slot).consumer[ANON] };
-        if key.tid == 0 && key.cause == 0 {
-            return (moved.delta, moved.delta);
-        }
-        let _ = record::book(epoch, &key, ANON, rest, 0);
-        (1, moved.delta)
-    } else {
-        slot::give_back(slot, ANON, rest);
-        (1, 1)
+        slot::book_for_other(index, slot, epoch, rest);
+        return (1, moved.delta);
     }
+    // What lies there since the last time has no owner who comes for it.
+    let left = slot::take_abandoned(slot, moved.before);
+    if left != 0 {
+        slot::book_for_other(index, slot, epoch, left);
+    }
+    if rest != left {
+        slot::give_back(slot, rest - left);
+    }
+    (1, 1 + left)
 }
 
 /// One change of one counter.
@@ -122,7 +136,7 @@ impl Change {
     #[inline(always)]
     pub fn remember(&self, key: &RecordKey) {
         if self.consumed && self.member == ANON {
-            unsafe { (*self.slot).consumer[ANON] = *key };
+            unsafe { (*self.slot).consumer = *key };
         }
     }
 }
@@ -212,14 +226,21 @@ fn book_other(change: &Change, mm: u64, own: Option<*mut Thread>) -> i32 {
     let flags = task.flags();
     let users: i32 = unsafe { peek(mm.wrapping_add(layout!(mm_users) as u64)) };
     let mine = task.mm() == mm;
-    let mut why = if users == 0 {
-        let nr = if why::is_kernel_thread(flags) { -1 } else { task.regs().syscall() };
-        let cause = if nr == 59 || nr == 322 { Cause::Exec } else { Cause::Exit };
-        why::Why { cause, place: Place::NOWHERE, nr, detail: 0, ip: 0 }
-    } else if why::is_kernel_thread(flags) {
-        why::Why { cause: why::of_kernel_thread(task, flags), place: Place::NOWHERE, nr: -1, detail: 0, ip: 0 }
+    let nowhere = |cause, nr| why::Why { cause, place: Place::NOWHERE, nr, detail: 0, ip: 0 };
+    let mut why = if why::is_kernel_thread(flags) {
+        let cause = why::of_kernel_thread(task, flags);
+        // Some worker that happened to drop the last reference.
+        nowhere(if users == 0 && cause == Cause::Other { Cause::Exit } else { cause }, -1)
+    } else if users == 0 {
+        let nr = task.regs().syscall();
+        let cause = match nr as u32 {
+            nr::EXECVE | nr::EXECVEAT => Cause::Exec,
+            nr::PROCESS_MRELEASE => Cause::OomReaper,
+            _ => Cause::Exit,
+        };
+        nowhere(cause, nr)
     } else {
-        why::of_syscall(task, flags, own.filter(|_| mine), slot, member, delta)
+        why::of_syscall(task, mine, own.filter(|_| mine), slot, member, delta)
     };
     // A fault of a thread that had no room: its start is unknown, its kind is not.
     if mine && why.nr < 0 && why.cause == Cause::Other {
@@ -242,7 +263,7 @@ fn book_other(change: &Change, mm: u64, own: Option<*mut Thread>) -> i32 {
         detail: why.detail,
     };
     change.remember(&key);
-    if let Some(record) = record::book(epoch, &key, member, delta, 0) {
+    if let Some(record) = record::book_shared(epoch, &key, member, delta) {
         unsafe { (*record).end = why.place.end };
     }
     0

@@ -41,7 +41,7 @@ impl Sizes {
     #[must_use]
     pub const fn of(follow: bool) -> Self {
         if follow {
-            Self { slots: 1024, threads: 16384, records: 65536, ring_bytes: 8 << 20 }
+            Self { slots: 4096, threads: 16384, records: 65536, ring_bytes: 8 << 20 }
         } else {
             Self { slots: 8, threads: 16384, records: 32768, ring_bytes: 4 << 20 }
         }
@@ -130,8 +130,6 @@ pub const HOOKS: &[Hook] = &{
         optional(Tracepoint, "mm_vmscan_direct_reclaim_end", RECLAIM),
         optional(Tracepoint, "mm_vmscan_memcg_reclaim_begin", MEMCG),
         optional(Tracepoint, "mm_vmscan_memcg_reclaim_end", MEMCG),
-        optional(Tracepoint, "mm_vmscan_memcg_softlimit_reclaim_begin", MEMCG),
-        optional(Tracepoint, "mm_vmscan_memcg_softlimit_reclaim_end", MEMCG),
         optional(Tracepoint, "mm_vmscan_node_reclaim_begin", NODE),
         optional(Tracepoint, "mm_vmscan_node_reclaim_end", NODE),
         optional(Tracepoint, "mark_victim", "the OOM killer's choice"),

@@ -158,10 +158,12 @@ impl Session {
     }
 
     async fn run(&mut self, sink: &mut Sink<'_>) -> Result<Outcome> {
+        // Before the first line is out: whoever reads it may send a signal at once.
+        let mut signals = Signals::new()?;
         let opening = std::mem::take(&mut self.opening);
         let reason = match self.give(sink, &opening)? {
             Some(reason) => reason,
-            None => self.observe(sink).await?,
+            None => self.observe(sink, &mut signals).await?,
         };
         let mut last = self.source.last_tick()?;
         self.note_exit(&last);
@@ -201,13 +203,12 @@ impl Session {
         }
     }
 
-    async fn observe(&mut self, sink: &mut Sink<'_>) -> Result<EndReason> {
+    async fn observe(&mut self, sink: &mut Sink<'_>, signals: &mut Signals) -> Result<EndReason> {
         let mut ticks = tokio::time::interval_at(Instant::now() + self.options.interval, self.options.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = self.options.duration.map(|duration| Instant::now() + duration);
         let exit = poll(self.pidfd.as_fd()).context("failed to watch the target's end")?;
         let ring = self.source.ring_fd().map(poll).transpose().context("failed to watch the ring")?;
-        let mut signals = Signals::new()?;
         let mut gone = false;
         loop {
             let over = async {

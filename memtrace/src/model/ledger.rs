@@ -71,10 +71,15 @@ impl Account {
     }
 }
 
+/// Bytes; 0 for the range of a call whose arguments were no range.
+fn length(mapping: &MappingRef) -> u64 {
+    mapping.end.saturating_sub(mapping.start)
+}
+
 /// Of two states of one mapping, the one to show: that which got its name, then the larger, then the later.
 pub(super) fn larger(old: Option<Arc<MappingRef>>, new: Option<Arc<MappingRef>>) -> Option<Arc<MappingRef>> {
     match (old, new) {
-        (Some(old), Some(new)) if old.name == new.name && new.end - new.start < old.end - old.start => Some(old),
+        (Some(old), Some(new)) if old.name == new.name && length(&new) < length(&old) => Some(old),
         (old, new) => new.or(old),
     }
 }
@@ -165,6 +170,14 @@ impl Sums {
         self.opening = add_balance(self.opening, other.opening);
         self.closing = add_balance(self.closing, other.closing);
         self.rows.extend(other.rows.iter().cloned());
+        // Sorting all rows for each of thousands of short processes would cost more than watching them.
+        if self.rows.len() > 3 * DEAD_ROWS {
+            self.fold();
+        }
+    }
+
+    /// Leaves [`DEAD_ROWS`] rows and one a kind for the others.
+    pub(super) fn fold(&mut self) {
         fold(&mut self.rows, DEAD_ROWS);
     }
 

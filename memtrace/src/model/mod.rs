@@ -105,7 +105,9 @@ impl Model {
                     None => (pid, comm),
                 };
                 let start_ns = self.begin_ns.unwrap_or(end.ts_ns);
-                let total = std::mem::take(&mut self.total).statement(mm, pid, comm, start_ns, end.ts_ns);
+                let mut total = std::mem::take(&mut self.total);
+                total.fold();
+                let total = total.statement(mm, pid, comm, start_ns, end.ts_ns);
                 out.push(Report::End(EndReport {
                     end: end.clone(),
                     total,

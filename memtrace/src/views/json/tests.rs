@@ -104,6 +104,18 @@ fn long_strings_are_capped() {
 }
 
 #[test]
+fn what_a_title_leaves_of_the_arguments_is_left_out() {
+    let arguments = |cmdline: &[u8]| {
+        let mut meta = sample::meta();
+        meta.cmdline = cmdline.to_vec();
+        values(&[Report::Meta(meta)]).remove(0)["cmdline"].take()
+    };
+    assert_eq!(arguments(b"postgres: a b idle\0\0\0\0"), serde_json::json!(["postgres: a b idle"]));
+    assert_eq!(arguments(b"redis-server\0--save\0\0"), serde_json::json!(["redis-server", "--save", ""]));
+    assert_eq!(arguments(b""), serde_json::json!([]));
+}
+
+#[test]
 fn what_is_unknown_is_null() {
     let mut statement = sample::growth();
     statement.closing.virt = None;

@@ -42,14 +42,16 @@ impl Serialize for Hex<'_> {
     }
 }
 
-/// A command line as `/proc/PID/cmdline` has it, as an array of arguments.
+/// A command line as `/proc/PID/cmdline` has it, as an array of arguments. Several empty ones at its end are what a
+/// program leaves that wrote a shorter title over its arguments, as PostgreSQL does: they are left out.
 #[derive(Clone, Copy)]
 pub(super) struct Arguments<'a>(pub &'a [u8]);
 
 impl Serialize for Arguments<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let bytes = capped(self.0);
-        let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+        let empty = bytes.iter().rev().take_while(|&&byte| byte == 0).count();
+        let bytes = &bytes[..bytes.len() - if empty > 2 { empty } else { empty.min(1) }];
         let mut sequence = serializer.serialize_seq(None)?;
         if !self.0.is_empty() {
             for argument in bytes.split(|&b| b == 0) {

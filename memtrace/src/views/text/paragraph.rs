@@ -17,6 +17,10 @@ const SHOWN: usize = 6;
 const WAITING: usize = 4096;
 /// A paragraph this much later explains everything anew.
 const FORGET_NS: u64 = 10_000_000_000;
+/// Sampled latencies of which a median says something.
+const SAMPLES_FOR_P50: u64 = 4;
+/// The same for the slowest hundredth.
+const SAMPLES_FOR_P99: u64 = 50;
 /// Column at which an entry's words begin.
 const INDENT: usize = 15;
 
@@ -288,7 +292,7 @@ fn place(mapping: &MappingRef, entry: &Entry, known: bool) -> String {
     let name = mapping_phrase(mapping);
     let extent = size(mapping.end.saturating_sub(mapping.start));
     if known {
-        return format!("the same {name}, now {extent}");
+        return format!("the same {name}, {extent}");
     }
     match &mapping.birth {
         Some(birth) => {
@@ -312,14 +316,17 @@ fn faults(entry: &Entry, span: u64, brief: bool) -> Option<String> {
     if major > 0 {
         parts.push(counted(major, "major fault", "major faults"));
     }
-    if let Some(p50) = entry.latency.quantile_ns(500) {
+    let samples = entry.latency.samples;
+    if let Some(p50) = entry.latency.quantile_ns(500).filter(|_| samples >= SAMPLES_FOR_P50) {
         parts.push(format!("p50 {}", duration(p50)));
     }
-    if let Some(p99) = entry.latency.quantile_ns(990).filter(|_| !brief) {
+    if let Some(p99) = entry.latency.quantile_ns(990).filter(|_| samples >= SAMPLES_FOR_P99 && !brief) {
         parts.push(format!("p99 {}", duration(p99)));
     }
     if let Some(total) = entry.latency.estimated_total_ns(all(entry.faults)) {
-        let share = percent(total, span).map_or_else(String::new, |share| format!(" ({share} of the time)"));
+        // Less than a thousandth of the time is no news.
+        let share = percent(total, span).filter(|_| total > span / 1000);
+        let share = share.map_or_else(String::new, |share| format!(" ({share} of the time)"));
         parts.push(format!("about {} in faults{share}", duration(total)));
     }
     Some(parts.join(", "))
