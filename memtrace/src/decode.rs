@@ -10,6 +10,9 @@ use memtrace_common::{
 };
 use std::collections::{BTreeMap, HashMap};
 
+/// Bits of an address within its page; the probes know x86-64 only.
+const PAGE_MASK: u64 = 0xfff;
+
 /// An mm under observation and the slot that it sits in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Occupant {
@@ -209,6 +212,10 @@ impl Decoder {
         };
         let place = match key.place_kind {
             place::VMA => Place::Vma { start: key.place, end: value.end },
+            // A fault whose VMA could not be looked up: its key is only as fine as 2 MiB.
+            place::ADDRESS if value.low != 0 => {
+                Place::Range { start: value.low & !PAGE_MASK, end: (value.high | PAGE_MASK).saturating_add(1) }
+            }
             place::ADDRESS => Place::Address(key.place),
             place::RANGE => Place::Range { start: key.place, end: value.end },
             place::INODE => {
@@ -274,4 +281,27 @@ impl Decoder {
 
 fn name(comm: &[u8; 16]) -> Vec<u8> {
     comm.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytemuck::Zeroable;
+
+    #[test]
+    fn a_fault_without_a_vma_is_where_it_touched_and_not_where_its_key_begins() {
+        let mut decoder = Decoder::default();
+        decoder.decode_opened(&MmRecord::zeroed());
+        let key = RecordKey { place: 0x7f00_0020_0000, place_kind: place::ADDRESS, ..RecordKey::zeroed() };
+        let mut value = RecordValue { low: 0x7f00_003a_4123, high: 0x7f00_003f_f000, ..RecordValue::zeroed() };
+        let place = |decoder: &mut Decoder, value: &RecordValue| match decoder.decode_record(&key, value) {
+            Some(Event::Change(change)) => change.place,
+            other => panic!("{other:?}"),
+        };
+        let touched = Place::Range { start: 0x7f00_003a_4000, end: 0x7f00_0040_0000 };
+        assert_eq!(place(&mut decoder, &value), touched);
+        // A call that names a page touches nothing that is recorded.
+        (value.low, value.high) = (0, 0);
+        assert_eq!(place(&mut decoder, &value), Place::Address(key.place));
+    }
 }

@@ -12,11 +12,13 @@ mod setup;
 mod shell;
 mod test;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use anyhow::{Result, bail};
 use build::Profile;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 const HELP: &str = "\
@@ -28,6 +30,8 @@ cargo xtask COMMAND
   demo                         set up, build, and run memtrace for ten seconds on a small program
   test [FILTER]                format, lints and every test, those that need root included; with FILTER only
                                the tests whose name contains it
+  vm KERNEL [FILTER...]        boot KERNEL (a vmlinuz, or a Debian package of one) in an emulated machine and run
+                               `memtrace doctor` and the tests of causes there
 
 run, demo and test need root to load the probes; what they build does not.
 ";
@@ -41,6 +45,7 @@ enum Command {
     Run(Profile, Vec<OsString>),
     Demo,
     Test(Option<String>),
+    Vm(PathBuf, Vec<OsString>),
 }
 
 /// A command line that cannot be meant.
@@ -78,6 +83,11 @@ fn perform(command: Command) -> Result<ExitCode> {
         Command::Test(filter) => {
             if !test::test(filter.as_deref())? {
                 bail!("not everything passed");
+            }
+        }
+        Command::Vm(kernel, filter) => {
+            if !vm::vm(&kernel, &filter)? {
+                bail!("not everything passed on that kernel");
             }
         }
     }
@@ -124,6 +134,10 @@ fn parse(arguments: Vec<OsString>) -> Result<Command, Usage> {
             },
             [_, extra, ..] => Err(Usage(format!("unexpected argument {}", extra.display()))),
         },
+        Some("vm") => match rest.split_first() {
+            Some((kernel, filter)) => Ok(Command::Vm(PathBuf::from(kernel), filter.to_vec())),
+            None => Err(Usage("vm needs a kernel".to_owned())),
+        },
         _ => Err(Usage(format!("no command {}", name.display()))),
     }
 }
@@ -153,6 +167,7 @@ mod tests {
         assert_eq!(parsed("test a b"), None);
         assert_eq!(parsed("test --release"), None);
         assert_eq!(parsed("frobnicate"), None);
+        assert_eq!(parsed("vm"), None);
         assert_eq!(parsed("test laws"), Some(Command::Test(Some("laws".into()))));
     }
 }

@@ -4,6 +4,7 @@ mod batch;
 pub mod btf;
 mod doctor;
 mod failure;
+mod lag;
 mod layout;
 mod namespace;
 mod observer;

@@ -362,13 +362,27 @@ fn meta(pid: u32, options: &TraceOptions) -> Result<Meta> {
         kernel: read_kernel_release().context("failed to read the kernel's release")?,
         page_size: page_size(),
         mode: if options.no_bpf { Mode::Procfs } else { Mode::Exact },
-        mode_reason: if options.no_bpf { "--no-bpf was given".to_owned() } else { String::new() },
+        mode_reason: mode_reason(options.no_bpf, super::lag::counters_lag()).to_owned(),
         interval_ns: u64::try_from(options.interval.as_nanos()).unwrap_or(u64::MAX),
         ts_ns: monotonic_ns(),
         wall_ns: i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX),
         spawned: false,
         follow: options.follow,
     })
+}
+
+/// Why not exact, and how good what `/proc` says is.
+const fn mode_reason(no_bpf: bool, late: bool) -> &'static str {
+    match (no_bpf, late) {
+        (true, false) => "--no-bpf was given",
+        (true, true) => {
+            "--no-bpf was given; on this kernel /proc shows counters late, by up to 64 faults per thread or a batch per CPU"
+        }
+        (false, false) => "",
+        (false, true) => {
+            "on this kernel /proc shows counters late, by up to a batch per CPU: audits differ by that much, the ledger does not"
+        }
+    }
 }
 
 fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
