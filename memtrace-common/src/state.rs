@@ -74,7 +74,8 @@ pub struct Control {
 /// Ranges of a slot's address space, by hash, that are told apart when something is unmapped.
 pub const LIVES: usize = 256;
 
-/// One mm under observation, by slot.
+/// One mm under observation, by slot. What every fault reads lies apart from what CPUs write in turns: a line of the
+/// cache that another CPU has written is the most expensive thing that a probe can touch.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Slot {
@@ -82,25 +83,25 @@ pub struct Slot {
     pub mm: u64,
     /// Addresses of `rss_stat[m].count`.
     pub count: [u64; MEMBERS],
-    /// How much of each `count` has been booked.
-    pub attributed: [i64; MEMBERS],
-    /// Record that consumed the growth of the anonymous `count` last, outside a fault: where a fault finds its own page
-    /// that another CPU's handler took for its own.
-    pub consumer: RecordKey,
-    /// Anonymous pages given back last, for another CPU's handler to find.
-    pub given_back: i64,
-    /// `attributed` of the anonymous counter after that: as long as it stands there, nobody has come.
-    pub given_at: i64,
-    /// Program break as last seen.
-    pub brk: u64,
     /// Which use of the slot this is.
     pub generation: u32,
     /// Calls that changed the mappings so far: a cached VMA range is good while this stands still.
     pub vma_seq: u32,
     /// Process that owns it.
     pub tgid: u32,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// Keeps what follows apart.
+    pub reserved: [u32; 19],
+    /// How much of each `count` has been booked.
+    pub attributed: [i64; MEMBERS],
+    /// Anonymous pages given back last, for another CPU's handler to find.
+    pub given_back: i64,
+    /// `attributed` of the anonymous counter after that: as long as it stands there, nobody has come.
+    pub given_at: i64,
+    /// Record that consumed the growth of the anonymous `count` last, outside a fault: where a fault finds its own page
+    /// that another CPU's handler took for its own.
+    pub consumer: RecordKey,
+    /// Program break as last seen.
+    pub brk: u64,
     /// Calls that unmapped a range beginning at an address of this hash: part of a record's key, so that no record
     /// spans two lives of a range.
     pub lives: [u32; LIVES],
@@ -110,20 +111,20 @@ pub struct Slot {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Cpu {
-    /// Pages booked by this CPU since the books opened.
-    pub booked: [i64; MEMBERS],
-    /// The same when the interval before `epoch` ended.
-    pub booked_before: [i64; MEMBERS],
-    /// Addresses of this CPU's local parts of the counters.
-    pub locals: [u64; MEMBERS],
-    /// Those parts as last seen.
-    pub last: [i32; MEMBERS],
     /// Interval of the last event.
     pub epoch: u32,
     /// Keeps `events` aligned.
     pub reserved: u32,
     /// Counter events seen, those without a change too: stands still while nothing happens.
     pub events: u64,
+    /// This CPU's local part of each counter as last seen.
+    pub last: [i32; MEMBERS],
+    /// Addresses of those parts.
+    pub locals: [u64; MEMBERS],
+    /// Pages booked by this CPU since the books opened.
+    pub booked: [i64; MEMBERS],
+    /// The same when the interval before `epoch` ended.
+    pub booked_before: [i64; MEMBERS],
 }
 
 /// `Thread::state` bits.
@@ -174,18 +175,20 @@ pub struct Thread {
     pub vma_end: u64,
     /// `Slot::vma_seq` for which the cached VMA holds.
     pub vma_seq: u32,
+    /// Its life; see [`Slot::lives`].
+    pub vma_life: u32,
     /// Interval in which the fault was booked last.
     pub last_epoch: u32,
+    /// [`crate::Cause`] code of that record.
+    pub last_cause: u16,
+    /// What `last_place` is.
+    pub last_place_kind: u16,
     /// Pages booked then, to be moved when a later event of the same fault tells the true cause.
     pub last_pages: i64,
     /// Latency given to that record for this fault; 0 for none.
     pub last_latency_ns: u64,
     /// Start of the place of that record.
     pub last_place: u64,
-    /// [`crate::Cause`] code of that record.
-    pub last_cause: u32,
-    /// What `last_place` is.
-    pub last_place_kind: u32,
     /// Mapping calls made.
     pub calls: u64,
     /// Value of `calls` in the mmap call that has begun to populate; `u64::MAX` for none.

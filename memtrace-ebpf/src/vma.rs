@@ -1,6 +1,7 @@
 //! The VMA that holds an address, as the kernel has it at that moment, cached per thread.
 
 use crate::kernel::{Task, layout, load};
+use crate::slot::life_of;
 use aya_ebpf::helpers::bpf_find_vma;
 use core::ffi::c_void;
 use memtrace_common::{Slot, Thread, place, thread};
@@ -51,7 +52,7 @@ impl Place {
 
 /// The VMA around the fault of `th`. The kernel takes mmap_lock for reading only if that is free. While threads of the
 /// process map much, a range that held the address before is believed a little longer, and without one it is the 2 MiB
-/// around the address: the program finds the mapping by what was touched.
+/// around the address: the program finds the mapping by what was touched. `vma_life` is the place's life afterwards.
 #[inline(always)]
 pub fn of_fault(th: *mut Thread, slot: *mut Slot, task: Task) -> Place {
     unsafe {
@@ -66,14 +67,19 @@ pub fn of_fault(th: *mut Thread, slot: *mut Slot, task: Task) -> Place {
             bpf_find_vma(task.0.cast_mut().cast(), address, found as *mut c_void, (&raw mut context).cast(), 0);
         if result != 0 || context.end == 0 {
             if inside {
+                (*th).vma_life = life_of(slot, (*th).vma_start);
                 return Place { place: (*th).vma_start, end: (*th).vma_end, kind: place::VMA };
             }
             (*th).state &= !thread::VMA_HAS_OPS;
-            return Place::chunk(address);
+            let chunk = Place::chunk(address);
+            (*th).vma_seq = 0;
+            (*th).vma_life = life_of(slot, chunk.place);
+            return chunk;
         }
         (*th).vma_start = context.start;
         (*th).vma_end = context.end;
         (*th).vma_seq = seq;
+        (*th).vma_life = life_of(slot, context.start);
         if context.ops != 0 {
             (*th).state |= thread::VMA_HAS_OPS;
         } else {

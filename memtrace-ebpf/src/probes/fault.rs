@@ -6,7 +6,7 @@
 
 use crate::kernel::{PF_EXITING, Regs, Task, exchange};
 use crate::maps::{MMS, SLOTS, THREADS, emit, epoch, lose, maybe_traced};
-use crate::slot::{head, life_of};
+use crate::slot::head;
 use crate::{record, vma};
 use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
@@ -89,7 +89,7 @@ pub fn book_unchanged(task: Task, th: *mut Thread, detail: u16) -> i32 {
             ip: (*th).ip,
             place: place.place,
             tid: task.pid(),
-            life: life_of(slot, place.place),
+            life: (*th).vma_life,
             slot: (*th).slot as u16,
             nr: (*th).nr as i16,
             cause: cause as u8,
@@ -128,12 +128,11 @@ pub fn page_fault_major(_ctx: PerfEventContext) -> u32 {
         }
         let now = bpf_ktime_get_ns();
         let epoch = epoch();
-        let Some(slot) = SLOTS.get_ptr_mut((*th).slot) else { return 0 };
         let mut key = RecordKey {
             ip: (*th).ip,
             place: (*th).last_place,
             tid: task.pid(),
-            life: life_of(slot, (*th).last_place),
+            life: (*th).vma_life,
             slot: (*th).slot as u16,
             nr: (*th).nr as i16,
             cause: (*th).last_cause as u8,
@@ -149,7 +148,7 @@ pub fn page_fault_major(_ctx: PerfEventContext) -> u32 {
             let from = key;
             key.cause = Cause::FaultFileRead as u8;
             record::shift(epoch, &from, (*th).last_epoch, &key, (FILE, (*th).last_pages, 1));
-            (*th).last_cause = u32::from(key.cause);
+            (*th).last_cause = u16::from(key.cause);
         }
         if let Some(record) = record::at(epoch, &key) {
             (*record).major += 1;

@@ -164,7 +164,7 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
             ip: (*th).ip,
             place: place.place,
             tid,
-            life: slot::life_of(slot, place.place),
+            life: (*th).vma_life,
             slot: index as u16,
             nr: (*th).nr as i16,
             cause: cause as u8,
@@ -181,13 +181,13 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
         let record = record::book(epoch, &key, member, delta, u32::from(first));
         let same = !first
             && (*th).last_epoch == epoch
-            && (*th).last_cause == u32::from(key.cause)
+            && (*th).last_cause == u16::from(key.cause)
             && (*th).last_place == key.place;
         (*th).last_pages = if same { (*th).last_pages + delta } else { delta };
         (*th).last_epoch = epoch;
-        (*th).last_cause = u32::from(key.cause);
+        (*th).last_cause = u16::from(key.cause);
         (*th).last_place = key.place;
-        (*th).last_place_kind = u32::from(key.place_kind);
+        (*th).last_place_kind = u16::from(key.place_kind);
         (*th).state |= thread::BOOKED;
         let Some(record) = record else { return };
         widen(record, th, place.end);
