@@ -26,7 +26,7 @@ layout! {
     vma_start: "`vm_area_struct.vm_start`",
     vma_end: "`vm_area_struct.vm_end`",
     vma_ops: "`vm_area_struct.vm_ops`: null for anonymous memory",
-    time_all: "1: every fault's latency is measured, 0: one in sixteen and all major ones",
+    time_all: "1: every fault's latency is measured, 0: one in sixteen",
     task_tgid: "`task_struct.tgid`",
     task_comm: "`task_struct.comm`",
     mm_users: "`mm_struct.mm_users.counter`",
@@ -159,7 +159,7 @@ pub struct Thread {
     pub ip: u64,
     /// Faulting address.
     pub address: u64,
-    /// When the fault began.
+    /// When the fault began; 0 for one whose time is not taken.
     pub start_ns: u64,
     /// Slot of `mm`.
     pub slot: u32,

@@ -243,7 +243,7 @@ struct TraceArgs {
     /// Longest time that one comparison may take, in milliseconds; larger targets are compared less often or not at all.
     #[arg(long, value_name = "MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     max_snapshot_ms: u64,
-    /// Do not ask the kernel to time our probes (the timing costs every BPF program on the machine a little).
+    /// Do not ask the kernel to time our probes, one interval in ten (the timing slows every BPF program on the machine).
     #[arg(long)]
     no_bpf_stats: bool,
     /// Load no probes: say how RES changes from /proc alone, without the causes. Needs no rights for one's own processes.

@@ -469,9 +469,10 @@ impl Lost {
 pub struct Own {
     /// CPU time of this program.
     pub cpu_ns: u64,
-    /// Time in its BPF programs, all CPUs, all processes; `None` when the kernel was not asked to measure.
+    /// Time in its BPF programs, all CPUs, all processes: measured in one interval of ten, and extrapolated. `None` when
+    /// the kernel was not asked to measure.
     pub bpf_ns: Option<u64>,
-    /// Runs of its BPF programs.
+    /// Runs of its BPF programs, likewise.
     pub bpf_runs: Option<u64>,
     /// Largest resident size of this program, bytes.
     pub max_rss: u64,

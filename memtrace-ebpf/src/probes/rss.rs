@@ -196,7 +196,7 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
             if (*th).state & thread::KERNEL != 0 {
                 (*record).kernel_mode += 1;
             }
-            if (*th).faults & 15 == 0 || layout!(time_all) != 0 {
+            if (*th).start_ns != 0 {
                 let now = bpf_ktime_get_ns();
                 let latency = now.wrapping_sub((*th).start_ns);
                 (*th).last_latency_ns = latency;

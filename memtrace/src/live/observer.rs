@@ -12,7 +12,7 @@ use crate::units::Amounts;
 use anyhow::{Context as _, Result};
 use memtrace_common::{Cause, Losses, Overflow, RecordKey, RecordValue, kind, nr};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 /// How long a thread's name is believed.
 const COMM_BELIEVED_NS: u64 = 1_000_000_000;
@@ -39,7 +39,6 @@ pub struct Observer {
     /// The last tick saw records lost, of which some may be in the other half of the overflow table.
     overflowed: bool,
     buffer: Vec<u8>,
-    _stats: Option<OwnedFd>,
     reader: own::Reader,
 }
 
@@ -57,8 +56,7 @@ impl Observer {
     /// # Errors
     /// A descriptor cannot be duplicated.
     pub fn with(probes: Probes, measure: bool) -> Result<Self> {
-        let stats = if measure { aya::sys::enable_stats(aya::sys::Stats::RunTime).ok() } else { None };
-        let reader = own::Reader::new(&probes, stats.is_some())?;
+        let reader = own::Reader::new(&probes, measure)?;
         Ok(Self {
             probes,
             decoder: Decoder::default(),
@@ -68,7 +66,6 @@ impl Observer {
             losses: Losses::default(),
             overflowed: false,
             buffer: Vec::new(),
-            _stats: stats,
             reader,
         })
     }

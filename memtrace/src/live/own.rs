@@ -2,6 +2,7 @@
 
 use super::probes::Probes;
 use crate::event::Own;
+use crate::procfs::monotonic_ns;
 use anyhow::{Context as _, Result};
 use aya_obj::generated::bpf_prog_info;
 use std::io;
@@ -21,24 +22,36 @@ struct InfoByFd {
     info: u64,
 }
 
+/// The kernel times BPF programs during the first interval and then one in so many: with two readings of the clock a
+/// run, timing them all the time slows every page fault on the machine more than the programs themselves do.
+const INTERVALS_PER_MEASURED: u64 = 10;
+
 /// Reads the cost of ourselves.
 pub struct Reader {
     programs: Vec<OwnedFd>,
-    measured: bool,
+    /// The kernel times while this is open; with the time of its opening.
+    window: Option<(OwnedFd, u64)>,
+    wanted: bool,
+    began_ns: u64,
+    /// Length of all closed windows.
+    measured_ns: u64,
+    intervals: u64,
 }
 
 impl Reader {
-    /// For the programs that are loaded (those of optional hooks may not be); `measured`: the kernel times them.
+    /// For the programs that are loaded (those of optional hooks may not be); `wanted`: the kernel shall time them.
     ///
     /// # Errors
     /// A descriptor cannot be duplicated.
-    pub fn new(probes: &Probes, measured: bool) -> Result<Self> {
+    pub fn new(probes: &Probes, wanted: bool) -> Result<Self> {
         let programs = probes
             .programs()
             .filter_map(|(_, program)| program.fd().ok())
             .map(|fd| fd.as_fd().try_clone_to_owned().context("failed to duplicate a descriptor"))
             .collect::<Result<_>>()?;
-        Ok(Self { programs, measured })
+        let began_ns = monotonic_ns();
+        let window = if wanted { open_window(began_ns) } else { None };
+        Ok(Self { programs, wanted: window.is_some(), window, began_ns, measured_ns: 0, intervals: 0 })
     }
 
     fn infos(&self) -> impl Iterator<Item = bpf_prog_info> {
@@ -57,17 +70,29 @@ impl Reader {
         })
     }
 
-    /// CPU time and memory of this process, time and runs of its BPF programs.
-    #[must_use]
-    pub fn read(&self) -> Own {
-        let (mut ns, mut runs) = (0, 0);
-        if self.measured {
-            for info in self.infos() {
-                ns += info.run_time_ns;
-                runs += info.run_cnt;
-            }
+    /// CPU time and memory of this process, time and runs of its BPF programs; to be called as an interval ends.
+    /// What the measured intervals say of the programs is taken to hold for all.
+    pub fn read(&mut self) -> Own {
+        if !self.wanted {
+            return read_process();
         }
-        Own { bpf_ns: self.measured.then_some(ns), bpf_runs: self.measured.then_some(runs), ..read_process() }
+        let now = monotonic_ns();
+        if let Some((_, opened)) = self.window.take() {
+            self.measured_ns += now.saturating_sub(opened);
+        }
+        let (mut ns, mut runs) = (0u64, 0u64);
+        for info in self.infos() {
+            ns += info.run_time_ns;
+            runs += info.run_cnt;
+        }
+        let elapsed = u128::from(now.saturating_sub(self.began_ns));
+        let measured = u128::from(self.measured_ns.max(1));
+        let all = |part: u64| u64::try_from(u128::from(part) * elapsed / measured).unwrap_or(u64::MAX);
+        self.intervals += 1;
+        if self.intervals % INTERVALS_PER_MEASURED == 0 {
+            self.window = open_window(now);
+        }
+        Own { bpf_ns: Some(all(ns)), bpf_runs: Some(all(runs)), ..read_process() }
     }
 
     /// Runs that the kernel skipped because the same program was running on that CPU already.
@@ -75,6 +100,10 @@ impl Reader {
     pub fn skipped(&self) -> u64 {
         self.infos().map(|info| info.recursion_misses).sum()
     }
+}
+
+fn open_window(now: u64) -> Option<(OwnedFd, u64)> {
+    aya::sys::enable_stats(aya::sys::Stats::RunTime).ok().map(|fd| (fd, now))
 }
 
 /// CPU time and memory of this process; no probes.

@@ -247,10 +247,10 @@ impl Session {
         if let Some(bpf_ns) = own.bpf_ns {
             let each = |runs: u64| bpf_ns.checked_div(runs).map(|ns| format!(" in {} runs of {ns} ns", count(runs)));
             let runs = own.bpf_runs.and_then(each).unwrap_or_default();
-            parts.push(format!("probes {}{runs}", duration(bpf_ns)));
+            parts.push(format!("probes about {}{runs}", duration(bpf_ns)));
         }
         if let Some(ns) = bpf_ns_per_fault(own, faults) {
-            parts.push(format!("at most {ns} ns of BPF per fault"));
+            parts.push(format!("about {ns} ns of BPF per fault"));
         }
         parts.push(format!("RES at most {}", size(own.max_rss)));
         self.sheet.wrapped((Look::Plain, "own cost     "), INDENT, (Look::Plain, &parts.join(" · ")));
