@@ -89,7 +89,7 @@ impl Reader {
         let measured = u128::from(self.measured_ns.max(1));
         let all = |part: u64| u64::try_from(u128::from(part) * elapsed / measured).unwrap_or(u64::MAX);
         self.intervals += 1;
-        if self.intervals % INTERVALS_PER_MEASURED == 0 {
+        if self.intervals.is_multiple_of(INTERVALS_PER_MEASURED) {
             self.window = open_window(now);
         }
         Own { bpf_ns: Some(all(ns)), bpf_runs: Some(all(runs)), ..read_process() }
