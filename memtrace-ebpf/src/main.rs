@@ -2,7 +2,8 @@
 //!
 //! A counter change (`rss_stat`) is booked at once in a record keyed by who, where and why; the program swaps
 //! record maps at each interval and drains the idle one. Only mapping calls and lives of tasks go through the ring.
-//! No map is written by two threads under one key, so nothing here needs a lock.
+//! A fault's record is written by its thread alone; every other kind of record is only added to, atomically, because
+//! another thread's fault may set it right ([`probes::rss`]). So nothing here needs a lock.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
