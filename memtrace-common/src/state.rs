@@ -26,7 +26,6 @@ layout! {
     vma_start: "`vm_area_struct.vm_start`",
     vma_end: "`vm_area_struct.vm_end`",
     vma_ops: "`vm_area_struct.vm_ops`: null for anonymous memory",
-    time_all: "1: every fault's latency is measured, 0: one in sixteen",
     task_tgid: "`task_struct.tgid`",
     task_comm: "`task_struct.comm`",
     mm_users: "`mm_struct.mm_users.counter`",

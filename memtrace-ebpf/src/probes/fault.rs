@@ -4,7 +4,7 @@
 //! process on the machine 110 ns a fault. What a fault did is booked by `rss_stat`; a fault that did nothing to the
 //! counters is booked when its thread starts the next one.
 
-use crate::kernel::{PF_EXITING, Regs, Task, exchange, layout};
+use crate::kernel::{PF_EXITING, Regs, Task, exchange};
 use crate::maps::{MMS, SLOTS, THREADS, emit, epoch, lose, maybe_traced};
 use crate::slot::head;
 use crate::{record, vma};
@@ -66,7 +66,7 @@ fn start(ctx: &BtfTracePointContext, mode: u32) -> i32 {
         }
         (*th).state = state;
         // Reading the clock is a third of what this program costs.
-        let timed = (*th).faults & 15 == 0 || layout!(time_all) != 0;
+        let timed = (*th).faults & 15 == 0;
         (*th).start_ns = if timed { bpf_ktime_get_ns() } else { 0 };
         (*th).pending = 1;
     }

@@ -53,8 +53,6 @@ impl Sizes {
 pub struct Options {
     /// Trace children too.
     pub follow: bool,
-    /// Time every fault, not one in sixteen.
-    pub time_all: bool,
     /// Map sizes.
     pub sizes: Sizes,
 }
@@ -63,7 +61,7 @@ impl Options {
     /// What a session loads, and what the doctor therefore tries.
     #[must_use]
     pub const fn of(follow: bool) -> Self {
-        Self { follow, time_all: false, sizes: Sizes::of(follow) }
+        Self { follow, sizes: Sizes::of(follow) }
     }
 }
 
@@ -200,7 +198,6 @@ impl Probes {
         layout.cpus = u32::try_from(aya::util::nr_cpus().map_err(|(path, error)| anyhow!(error).context(path))?)?;
         layout.slots = options.sizes.slots;
         layout.follow = u32::from(options.follow);
-        layout.time_all = u32::from(options.time_all);
         let sizes = options.sizes;
         let mut ebpf = EbpfLoader::new()
             .btf(Some(btf))
