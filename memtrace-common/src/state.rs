@@ -56,7 +56,6 @@ layout! {
     sb_dev: "`super_block.s_dev`",
     array_pptrs: "`bpf_array.pptrs`",
     cpus: "possible CPUs",
-    slots: "slots for mms",
     follow: "1: children are traced too",
 }
 

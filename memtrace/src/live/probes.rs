@@ -196,7 +196,6 @@ impl Probes {
     /// The kernel refuses a map.
     pub fn open(options: Options, mut layout: KernelLayout, btf: &Btf) -> Result<Self> {
         layout.cpus = u32::try_from(aya::util::nr_cpus().map_err(|(path, error)| anyhow!(error).context(path))?)?;
-        layout.slots = options.sizes.slots;
         layout.follow = u32::from(options.follow);
         let sizes = options.sizes;
         let mut ebpf = EbpfLoader::new()
