@@ -393,7 +393,17 @@ impl Observer {
         let Some(process) = self.processes.get(&mm) else { return Ok(None) };
         let (before, events_before) = self.view(slot, None)?;
         let read = reading::read_smaps(&process.files, mm, &mut self.buffer);
+        let process_pid = process.files.pid();
         let (after, events_after) = self.view(slot, None)?;
+        // /proc follows the process into its next program: what was read may be of another mm than the books.
+        self.read_ring();
+        let left = |raw: &Raw| match raw {
+            Raw::Mm(record) => record.head.slot == slot || record.head.tgid == process_pid,
+            _ => false,
+        };
+        if self.waiting.iter().any(left) {
+            return Ok(None);
+        }
         Ok(read.map(|smaps| {
             Event::Smaps(Smaps {
                 before: Some(counters + before),

@@ -11,7 +11,7 @@ use crate::procfs::{ProcessFiles, SmapsBudget, SmapsSize, monotonic_ns, page_siz
 use anyhow::{Context as _, Result};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Child;
 use std::time::Duration;
@@ -95,7 +95,9 @@ impl Session {
             return Err(if reused { Failure::PidReused { pid } } else { Failure::TargetGone { pid } }.into());
         }
         if !found {
-            return Err(Failure::TargetGone { pid }.into());
+            // It lives, but the kernel shows its memory to nobody, not to the task iterator either.
+            let hidden = Failure::NotPermitted { what: format!("see the memory of process {pid}"), capability: "" };
+            return Err(if has_ended(&pidfd) { Failure::TargetGone { pid } } else { hidden }.into());
         }
         let mut opening = vec![Event::Meta(meta)];
         opening.append(&mut source.opening_events());
@@ -186,6 +188,7 @@ impl Session {
     fn status(&mut self, exited: bool) -> Result<Option<u8>> {
         let Some(child) = &mut self.child else { return Ok(None) };
         if !exited {
+            eprintln!("memtrace: the command goes on unwatched, as process {}", child.id());
             return Ok(Some(0));
         }
         let status = child.wait().context("failed to wait for the command")?;
@@ -383,6 +386,13 @@ const fn mode_reason(no_bpf: bool, late: bool) -> &'static str {
             "on this kernel /proc shows counters late, by up to a batch per CPU: audits differ by that much, the ledger does not"
         }
     }
+}
+
+/// The process has ended: its pidfd is readable.
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, of a descriptor that is open; no waiting.
+    unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
 }
 
 fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {

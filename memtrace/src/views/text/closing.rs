@@ -96,7 +96,7 @@ impl Session {
             (Look::Plain, &level(scale.bytes(closing.res()))),
             (Look::Plain, " · change "),
             (Look::of(change), &signed_size(change)),
-            (Look::Plain, &format!(" · peak {}", level(scale.bytes(c.peak_res)))),
+            (Look::Plain, &format!(" · largest at a tick {}", level(scale.bytes(c.peak_res)))),
         ]);
         self.causes(c);
         self.mappings(c);
