@@ -255,8 +255,8 @@ impl Observer {
         Ok(())
     }
 
-    /// By time; the opening of an mm before its first change (which another CPU may have stamped a little earlier), and
-    /// the names of threads before everything.
+    /// By time; the opening of an mm before its first change (which another CPU may have stamped a little earlier).
+    /// Names of threads that had to be looked up come last: nothing is said before the tick.
     fn order(&mut self, mut timed: Vec<(u64, Event)>) -> Vec<Event> {
         let mut first_change: HashMap<MmId, u64> = HashMap::new();
         let mut tids = BTreeSet::new();
