@@ -57,6 +57,7 @@ layout! {
     array_pptrs: "`bpf_array.pptrs`",
     cpus: "possible CPUs",
     follow: "1: children are traced too",
+    stacks: "1: stacks are copied",
 }
 
 /// What the program tells the probes while they run; one element.
@@ -231,4 +232,6 @@ pub struct Losses {
     pub threads: u64,
     /// Mms that had no room.
     pub mms: u64,
+    /// Copies of stacks that had no room.
+    pub stacks: u64,
 }

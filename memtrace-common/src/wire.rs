@@ -18,14 +18,18 @@ pub mod place {
     pub const INODE: u8 = 4;
     /// Number of a mapping call of this thread whose address is known only when it returns; see [`super::SyscallRecord::call`].
     pub const CALL: u8 = 5;
+    /// No place but a time, `ns >> MOMENT_SHIFT`: the record counts sampled faults then, for finding bursts. Its cause means nothing.
+    pub const MOMENT: u8 = 6;
+    /// A moment lasts 2²¹ ns, about 2.1 ms.
+    pub const MOMENT_SHIFT: u32 = 21;
 }
 
 /// Identity of one merged record: all changes of an epoch that are equal in this.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 pub struct RecordKey {
-    /// Instruction that faulted or, for a system call, the user instruction after it; 0 for kernel threads.
-    pub ip: u64,
+    /// Which code path of the thread, as [`StackKey::stack`]; 0 for kernel threads.
+    pub stack: u64,
     /// Where; see [`place`].
     pub place: u64,
     /// Thread that acted (not always one of the target's).
@@ -68,6 +72,8 @@ pub struct RecordValue {
     pub first_ns: u64,
     /// Time of the last change that was timed (each one that created a record or carried a latency sample).
     pub last_ns: u64,
+    /// Instruction that faulted or, for a system call, the user instruction after it; 0 for kernel threads.
+    pub ip: u64,
     /// Sum of the sampled latencies.
     pub latency_sum_ns: u64,
     /// Largest sampled latency.
@@ -98,6 +104,8 @@ pub mod kind {
     pub const EXECED: u16 = 7;
     /// [`super::TaskRecord`]: chosen by the OOM killer.
     pub const OOM_VICTIM: u16 = 8;
+    /// [`super::StackRecord`], followed by the pages; in a ring of its own.
+    pub const STACK: u16 = 9;
 }
 
 /// First field of each record in the ring.
@@ -137,6 +145,8 @@ pub struct SyscallRecord {
     pub ip: u64,
     /// How many mapping calls this thread had made before this one.
     pub call: u64,
+    /// The caller's code path, as [`StackKey::stack`].
+    pub stack: u64,
 }
 
 /// Why an mm came under observation; `MmRecord::why`.
@@ -189,4 +199,56 @@ pub struct TaskRecord {
     pub code: u32,
     /// Name of the task (for a fork, the child's).
     pub comm: [u8; 16],
+}
+
+/// Pages of stack that are copied at most, from that of the stack pointer on.
+pub const STACK_PAGES: usize = 8;
+
+/// Identity of a code path: one copy of the stack is taken for each, and everything that the thread does there is
+/// counted under it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct StackKey {
+    /// Mix of instruction and stack pointer and, where two paths reach the same one at the same depth, of the return
+    /// addresses that tell them apart. Never 0.
+    pub stack: u64,
+    /// Thread.
+    pub tid: u32,
+    /// Slot of the thread's mm and, in the upper half, the lower half of the slot's generation.
+    pub mm: u32,
+}
+
+/// Return addresses of a path that are compared before more is counted under it.
+pub const STACK_RETURNS: usize = 6;
+
+/// What the program knows of a path once it has unwound its copy: where its return addresses lie. The probes look
+/// whether they are still there; the first that is not makes another path.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct StackPath {
+    /// Distance of each return address from the stack pointer, innermost first; 0 ends the list.
+    pub offsets: [u32; STACK_RETURNS],
+    /// The lower half of each.
+    pub returns: [u32; STACK_RETURNS],
+}
+
+/// A copied stack. `pages × 4096` bytes follow, from `start` on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct StackRecord {
+    /// Who, when, in which mm.
+    pub head: Head,
+    /// [`StackKey::stack`].
+    pub stack: u64,
+    /// Registers in the order of `struct pt_regs`: r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax,
+    /// ip, cs, flags, sp, ss.
+    pub regs: [u64; 21],
+    /// Address of the first byte that follows: the stack pointer's page.
+    pub start: u64,
+    /// Where the stack ends (the thread's first frame lies below), as far as the kernel knows.
+    pub end: u64,
+    /// Pages that follow.
+    pub pages: u32,
+    /// Bit `i`: page `i` could not be read (it is not present); its bytes mean nothing.
+    pub absent: u32,
 }

@@ -15,7 +15,7 @@ use memtrace_common::{ANON, Cause, Cpu, Head, LIVES, MEMBERS, MmRecord, RecordKe
 
 /// The key of no record.
 const NOBODY: RecordKey =
-    RecordKey { ip: 0, place: 0, tid: 0, life: 0, slot: 0, nr: 0, cause: 0, place_kind: 0, detail: 0 };
+    RecordKey { stack: 0, place: 0, tid: 0, life: 0, slot: 0, nr: 0, cause: 0, place_kind: 0, detail: 0 };
 
 /// What the books of an mm open with besides its counters.
 pub struct Opening {

@@ -105,6 +105,8 @@ pub struct TraceOptions {
     pub bpf_stats: bool,
     /// No probes at all: differences of /proc.
     pub no_bpf: bool,
+    /// Copy and unwind call stacks.
+    pub stacks: bool,
     /// `-v`s given.
     pub verbose: u8,
 }
@@ -124,6 +126,10 @@ pub struct OutputOptions {
     pub fail_on_loss: bool,
     /// More lines in the text.
     pub verbose: bool,
+    /// Print bursts and nothing else.
+    pub bursts_only: bool,
+    /// On a terminal, text instead of the screen.
+    pub no_screen: bool,
 }
 
 /// When to colour.
@@ -249,6 +255,9 @@ struct TraceArgs {
     /// Load no probes: say how RES changes from /proc alone, without the causes. Needs no rights for one's own processes.
     #[arg(long, conflicts_with = "follow")]
     no_bpf: bool,
+    /// Do not copy call stacks: of the code that touched memory only the instruction is known.
+    #[arg(long)]
+    no_stacks: bool,
 }
 
 #[derive(Debug, Args)]
@@ -263,6 +272,12 @@ struct OutputArgs {
     /// Smallest change worth a paragraph of text, such as 64K or 1M [default: the larger of 256K and 0.5 % of RES].
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     threshold: Option<u64>,
+    /// Print nothing but bursts: when, how much, by which code, and what that means.
+    #[arg(long)]
+    burst_only: bool,
+    /// On a terminal: text, line by line, instead of the screen.
+    #[arg(long)]
+    no_screen: bool,
 }
 
 #[derive(Debug, Args)]
@@ -311,7 +326,8 @@ where
             trace: trace.options(&talk),
             file,
             force,
-            output: OutputArgs { json: false, file: None, threshold: None }.options(&talk),
+            output: OutputArgs { json: false, file: None, threshold: None, burst_only: false, no_screen: true }
+                .options(&talk),
         },
         Some(Sub::Replay { trace: file, output, talk }) => {
             if output.file.as_ref() == Some(&file) {
@@ -369,6 +385,7 @@ impl TraceArgs {
             max_snapshot: Duration::from_millis(self.max_snapshot_ms),
             bpf_stats: !self.no_bpf_stats,
             no_bpf: self.no_bpf,
+            stacks: !self.no_stacks && !self.no_bpf,
             verbose: talk.verbose,
         }
     }
@@ -383,6 +400,8 @@ impl OutputArgs {
             threshold_bytes: self.threshold,
             fail_on_loss: talk.fail_on_loss,
             verbose: talk.verbose > 0,
+            bursts_only: self.burst_only,
+            no_screen: self.no_screen,
         }
     }
 }

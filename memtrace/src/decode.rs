@@ -3,7 +3,7 @@
 //! Knows which mm sits in which slot of the probes, and joins what only makes sense together: amounts that a mapping
 //! call populated before its address was known, and the call's return.
 
-use crate::event::{Change, Event, Latency, MmClosed, MmId, MmOpened, Place, Syscall, Task, TaskWhat, Why};
+use crate::event::{Change, Event, Latency, MmClosed, MmId, MmOpened, Place, StackId, Syscall, Task, TaskWhat, Why};
 use crate::units::Amounts;
 use memtrace_common::{
     Cause, Head, MmRecord, NO_SLOT, Overflow, RecordKey, RecordValue, SyscallRecord, TaskRecord, kind, place, why,
@@ -26,6 +26,19 @@ pub struct Occupant {
     pub counters: Amounts,
     /// The mm is gone; the slot may be used again once its records are drained.
     pub closed: bool,
+}
+
+/// Knows the call stacks that the probes have copied.
+pub trait StackNumbers {
+    /// The stack of a code path of a thread (of process `pid`, with the mm `mm`), `ip` its innermost instruction; `None` for none.
+    fn number(&mut self, mm: MmId, pid: u32, tid: u32, stack: u64, ip: u64) -> Option<StackId>;
+}
+
+/// No stacks.
+impl StackNumbers for () {
+    fn number(&mut self, _: MmId, _: u32, _: u32, _: u64, _: u64) -> Option<StackId> {
+        None
+    }
 }
 
 /// Turns what the probes say into events.
@@ -115,9 +128,9 @@ impl Decoder {
     }
 
     /// A ring record as an event; `None` when it is about an mm that is not under observation.
-    pub fn decode_ring(&mut self, raw: &Raw) -> Option<Event> {
+    pub fn decode_ring(&mut self, raw: &Raw, stacks: &mut impl StackNumbers) -> Option<Event> {
         match raw {
-            Raw::Syscall(record) => self.decode_syscall(record),
+            Raw::Syscall(record) => self.decode_syscall(record, stacks),
             Raw::Mm(record) if record.head.kind == kind::MM_OPENED => Some(self.decode_opened(record)),
             Raw::Mm(record) => {
                 let mm = self.mm(&record.head)?;
@@ -134,7 +147,7 @@ impl Decoder {
         }
     }
 
-    fn decode_syscall(&mut self, record: &SyscallRecord) -> Option<Event> {
+    fn decode_syscall(&mut self, record: &SyscallRecord, stacks: &mut impl StackNumbers) -> Option<Event> {
         let mm = self.mm(&record.head)?;
         let nr = u32::try_from(record.nr).ok()?;
         self.returned[0].insert((record.head.tid, record.call), (record.ret as u64, record.args[1]));
@@ -147,6 +160,7 @@ impl Decoder {
             args: record.args,
             ret: record.ret,
             ip: record.ip,
+            stack: stacks.number(mm, record.head.tgid, record.head.tid, record.stack, record.ip),
         }))
     }
 
@@ -205,7 +219,12 @@ impl Decoder {
     }
 
     /// A merged record as an event; `None` when nothing sits in its slot, which is counted.
-    pub fn decode_record(&mut self, key: &RecordKey, value: &RecordValue) -> Option<Event> {
+    pub fn decode_record(
+        &mut self,
+        key: &RecordKey,
+        value: &RecordValue,
+        stacks: &mut impl StackNumbers,
+    ) -> Option<Event> {
         let (Some(occupant), Some(cause)) = (self.occupants.get(&key.slot), Cause::from_code(key.cause)) else {
             self.undecodable += 1;
             return None;
@@ -240,7 +259,8 @@ impl Decoder {
             place,
             touched: (value.low, value.high),
             tid: key.tid,
-            ip: key.ip,
+            ip: value.ip,
+            stack: stacks.number(occupant.mm, occupant.pid, key.tid, key.stack, value.ip),
             nr: u32::try_from(key.nr).ok(),
             detail: key.detail,
             faults: u64::from(value.faults),
@@ -269,6 +289,7 @@ impl Decoder {
             touched: (0, 0),
             tid: 0,
             ip: 0,
+            stack: None,
             nr: None,
             detail: 0,
             faults: overflow.faults,
@@ -294,7 +315,7 @@ mod tests {
         decoder.decode_opened(&MmRecord::zeroed());
         let key = RecordKey { place: 0x7f00_0020_0000, place_kind: place::ADDRESS, ..RecordKey::zeroed() };
         let mut value = RecordValue { low: 0x7f00_003a_4123, high: 0x7f00_003f_f000, ..RecordValue::zeroed() };
-        let place = |decoder: &mut Decoder, value: &RecordValue| match decoder.decode_record(&key, value) {
+        let place = |decoder: &mut Decoder, value: &RecordValue| match decoder.decode_record(&key, value, &mut ()) {
             Some(Event::Change(change)) => change.place,
             other => panic!("{other:?}"),
         };

@@ -11,6 +11,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MmId(pub u32);
 
+/// One place in code, numbered in order of appearance from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CodeId(pub u32);
+
+/// One call stack, numbered in order of appearance from 0. Equal frames and ends have one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StackId(pub u32);
+
 /// One thing observed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
@@ -35,6 +43,12 @@ pub enum Event {
     Smaps(Smaps),
     /// What `top` would say, read once at attach (and at the end, when the process still lives).
     Overview(Overview),
+    /// A place in code; before the first stack that has it.
+    Code(Code),
+    /// A call stack; before the first event that refers to it.
+    Stack(Stack),
+    /// How many faults an mm took when, within the interval that ends.
+    Pace(Pace),
     /// A mapping system call returned.
     Syscall(Syscall),
     /// Merged counter changes and page faults.
@@ -343,6 +357,125 @@ pub struct Syscall {
     pub ret: i64,
     /// User instruction after the call.
     pub ip: u64,
+    /// Who called it.
+    pub stack: Option<StackId>,
+}
+
+/// A name of a place in code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Symbol {
+    /// The function, demangled. Any bytes, capped.
+    pub name: Vec<u8>,
+    /// Source file, empty where unknown.
+    pub file: Vec<u8>,
+    /// Line in it, 0 where unknown.
+    pub line: u32,
+}
+
+/// A place in code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Code {
+    /// Its number.
+    pub id: CodeId,
+    /// The address: of the faulting instruction, of the one after a call in frames above.
+    pub ip: u64,
+    /// Path of the module as maps has it, `[vdso]`; empty when it is in none.
+    pub module: Vec<u8>,
+    /// Offset in the module's file; 0 when it is in none.
+    pub offset: u64,
+    /// The module's build-id, empty where it has none.
+    pub build_id: Vec<u8>,
+    /// Names, the innermost inlined function first, the function that holds the code last; empty where unknown.
+    pub symbols: Vec<Symbol>,
+    /// Offset of the address in the function that holds it; 0 where that is unknown.
+    pub symbol_offset: u64,
+}
+
+/// How a stack ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StackEnd {
+    /// At the thread's first frame: complete.
+    Root,
+    /// Deeper than what is copied.
+    Deep,
+    /// On a page of the stack that was not in memory.
+    Absent,
+    /// In code without unwinding information.
+    NoUnwindInfo,
+    /// Unwinding information that cannot be followed.
+    BadUnwindInfo,
+    /// In code that no file holds (a just-in-time compiler's).
+    Jit,
+    /// At an address where no code is mapped.
+    Unmapped,
+    /// In a module whose file could not be read, or is larger or stranger than is accepted.
+    NoModule,
+    /// The process ended before its mappings could be read.
+    Gone,
+    /// The copy had no room: one frame is known.
+    Lost,
+    /// In 32-bit code.
+    Foreign,
+    /// Stacks are not copied (`--no-stacks`): one frame is known.
+    Off,
+}
+
+impl StackEnd {
+    /// All, in the order of the outputs.
+    pub const ALL: [Self; 12] = [
+        Self::Root,
+        Self::Deep,
+        Self::Absent,
+        Self::NoUnwindInfo,
+        Self::BadUnwindInfo,
+        Self::Jit,
+        Self::Unmapped,
+        Self::NoModule,
+        Self::Gone,
+        Self::Lost,
+        Self::Foreign,
+        Self::Off,
+    ];
+
+    /// Name in the outputs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Deep => "deep",
+            Self::Absent => "absent",
+            Self::NoUnwindInfo => "no_unwind_info",
+            Self::BadUnwindInfo => "bad_unwind_info",
+            Self::Jit => "jit",
+            Self::Unmapped => "unmapped",
+            Self::NoModule => "no_module",
+            Self::Gone => "gone",
+            Self::Lost => "lost",
+            Self::Foreign => "foreign",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// A call stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stack {
+    /// Its number.
+    pub id: StackId,
+    /// Innermost first.
+    pub frames: Vec<CodeId>,
+    /// How it ends.
+    pub end: StackEnd,
+}
+
+/// When an mm took faults; times that had none are left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pace {
+    /// The mm.
+    pub mm: MmId,
+    /// Begin of each moment of `1 << MOMENT_SHIFT` ns, and about how many faults it had (one in sixteen is counted, as sixteen), by time.
+    pub moments: Vec<(u64, u32)>,
 }
 
 /// Where a change happened.
@@ -410,6 +543,8 @@ pub struct Change {
     pub tid: u32,
     /// User instruction; 0 for kernel threads.
     pub ip: u64,
+    /// Call stack; `None` for kernel threads.
+    pub stack: Option<StackId>,
     /// System call in progress.
     pub nr: Option<u32>,
     /// `madvise`'s advice, where the call is that.
@@ -454,13 +589,15 @@ pub struct Lost {
     pub mms: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
+    /// Copies of stacks that had no room: the amounts are complete, of their stacks one frame is known.
+    pub stacks: u64,
 }
 
 impl Lost {
     /// Everything that was lost.
     #[must_use]
     pub const fn total(self) -> u64 {
-        self.records + self.ring + self.skipped + self.threads + self.mms + self.undecodable
+        self.records + self.ring + self.skipped + self.threads + self.mms + self.undecodable + self.stacks
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Amounts are in pages (views multiply by [`crate::event::Meta::page_size`]), times in nanoseconds of `CLOCK_MONOTONIC`.
 
-use crate::event::{End, Latency, Lost, Meta, MmId, Overview, Own, Task};
+use crate::event::{End, Latency, Lost, Meta, MmId, Overview, Own, StackEnd, StackId, Symbol, Task};
 use crate::units::Amounts;
 use memtrace_common::Cause;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What the model says.
@@ -22,6 +23,12 @@ pub enum Report {
     Process(ProcessChange),
     /// The ledger was compared with /proc.
     Audit(Audit),
+    /// What of each mapping is in memory, from a reading of smaps.
+    Residency(Residency),
+    /// A call stack that later reports refer to; each once.
+    Stack(Arc<Stack>),
+    /// Faults came much faster than before, and that is over.
+    Burst(Box<Burst>),
     /// Something was lost since the last such report; totals since the session began.
     Loss {
         /// When.
@@ -109,6 +116,8 @@ pub struct Birth {
     pub nr: u32,
     /// Thread.
     pub tid: u32,
+    /// Who called it.
+    pub stack: Option<Arc<Stack>>,
 }
 
 /// A mapping as a statement shows it. Shared, because many entries name the same one.
@@ -139,7 +148,7 @@ pub struct Faults {
     pub major: u64,
 }
 
-/// A code address, named by the module that is mapped there.
+/// A code address with its module and names; see [`crate::event::Code`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// The address.
@@ -148,6 +157,23 @@ pub struct Frame {
     pub module: Vec<u8>,
     /// Offset in the module's file.
     pub offset: u64,
+    /// The module's build-id, empty where it has none.
+    pub build_id: Vec<u8>,
+    /// Names, the innermost inlined function first; empty where unknown.
+    pub symbols: Vec<Symbol>,
+    /// Offset of the address in the function that holds it.
+    pub symbol_offset: u64,
+}
+
+/// A call stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stack {
+    /// Its number in the session.
+    pub id: StackId,
+    /// Innermost first.
+    pub frames: Vec<Arc<Frame>>,
+    /// How it ends.
+    pub end: StackEnd,
 }
 
 /// A signed amount per class with its cause, mapping, thread.
@@ -169,8 +195,8 @@ pub struct Entry {
     pub syscall: Option<u32>,
     /// Fault latencies, sampled.
     pub latency: Latency,
-    /// Code that did most of it: one frame until stacks are there, none for kernel threads.
-    pub stack: Vec<Frame>,
+    /// The code that did it; `None` for kernel threads.
+    pub stack: Option<Arc<Stack>>,
     /// First change.
     pub first_ns: u64,
     /// Last timed change.
@@ -237,6 +263,8 @@ pub struct MappingChange {
     pub syscall: Option<u32>,
     /// Thread that did it.
     pub tid: u32,
+    /// Code that did it.
+    pub stack: Option<Arc<Stack>>,
 }
 
 /// Fork, exec or exit; the event with the mm that came from it.
@@ -345,4 +373,101 @@ pub struct EndReport {
     pub own: Own,
     /// Mms observed.
     pub mms: usize,
+    /// How much of what grew has a complete stack.
+    pub stacks: StackSums,
+    /// Bursts reported.
+    pub bursts: usize,
+}
+
+/// How good the stacks of a session were.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StackSums {
+    /// RES pages of all entries that grew it.
+    pub grown: u64,
+    /// Of these, those whose stack is complete; see [`StackEnd::Root`].
+    pub complete: u64,
+    /// The others by how the stack ends: stacks, and RES pages that they grew.
+    pub failures: BTreeMap<StackEnd, (u64, u64)>,
+    /// RES pages that grew without a stack: the kernel's own threads, `fork`.
+    pub without: u64,
+}
+
+/// What of one mapping is in memory, bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resident {
+    /// The mapping.
+    pub mapping: Arc<MappingRef>,
+    /// Resident pages that nobody else maps.
+    pub private: u64,
+    /// Resident pages that others map, too.
+    pub shared: u64,
+    /// Its part of the shared ones and all of the private ones.
+    pub pss: u64,
+    /// Swapped out.
+    pub swap: u64,
+    /// Of the resident pages, those written and not yet written back, or anonymous.
+    pub dirty: u64,
+}
+
+/// What of each mapping is in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Residency {
+    /// The mm.
+    pub mm: MmId,
+    /// Process.
+    pub pid: u32,
+    /// When smaps was read.
+    pub ts_ns: u64,
+    /// By address; the whole of each mapping's life, however many ranges smaps shows.
+    pub mappings: Vec<Resident>,
+}
+
+/// A part of a burst.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Part<T> {
+    /// Of what.
+    pub of: T,
+    /// How much.
+    pub delta: Amounts,
+    /// How many faults.
+    pub faults: Faults,
+}
+
+/// Faults came much faster than before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Burst {
+    /// Number in the session, from 1.
+    pub number: u64,
+    /// The mm.
+    pub mm: MmId,
+    /// Process.
+    pub pid: u32,
+    /// Its name.
+    pub comm: Vec<u8>,
+    /// Begin.
+    pub start_ns: u64,
+    /// End.
+    pub ts_ns: u64,
+    /// How RES and swap changed by what the burst's faults did.
+    pub delta: Amounts,
+    /// RES when it was over, pages.
+    pub res: i64,
+    /// How many faults.
+    pub faults: Faults,
+    /// Faults per second in the time before.
+    pub level: u64,
+    /// How long they took.
+    pub latency: Latency,
+    /// By cause, most faults first.
+    pub causes: Vec<Part<Cause>>,
+    /// By mapping, most faults first; capped.
+    pub mappings: Vec<Part<Option<Arc<MappingRef>>>>,
+    /// By thread and its name, most faults first; capped.
+    pub threads: Vec<Part<(u32, Vec<u8>)>>,
+    /// By code, most faults first; capped.
+    pub stacks: Vec<Part<Option<Arc<Stack>>>>,
+    /// What reclaim took from this mm meanwhile, pages; negative or zero.
+    pub displaced: Amounts,
+    /// What else left RES meanwhile (munmap …), pages; negative or zero.
+    pub given_back: Amounts,
 }

@@ -88,7 +88,7 @@ pub fn book_unchanged(task: Task, th: *mut Thread, detail: u16) -> i32 {
         let cause = if (*th).state & thread::WRITE_PRESENT != 0 { Cause::FaultCow } else { Cause::FaultNone };
         let place = vma::of_fault(th, slot, task);
         let key = RecordKey {
-            ip: (*th).ip,
+            stack: (*th).ip,
             place: place.place,
             tid: task.pid(),
             life: (*th).vma_life,
@@ -131,7 +131,7 @@ pub fn page_fault_major(_ctx: PerfEventContext) -> u32 {
         let now = bpf_ktime_get_ns();
         let epoch = epoch();
         let mut key = RecordKey {
-            ip: (*th).ip,
+            stack: (*th).ip,
             place: (*th).last_place,
             tid: task.pid(),
             life: (*th).vma_life,
@@ -175,6 +175,7 @@ pub unsafe fn widen(record: *mut RecordValue, th: *const Thread, end: u64) {
             (*record).high = address;
         }
         (*record).end = end;
+        (*record).ip = (*th).ip;
     }
 }
 

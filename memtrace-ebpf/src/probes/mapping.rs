@@ -49,6 +49,7 @@ pub fn mapping_call_exit(ctx: TracePointContext) -> u32 {
         ret,
         ip: regs.ip(),
         call,
+        stack: regs.ip(),
     });
     0
 }

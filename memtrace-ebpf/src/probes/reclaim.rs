@@ -49,7 +49,7 @@ pub fn book(change: &Change, reclaimer: *mut Reclaimer) -> i32 {
         let reclaim = (*reclaimer).cause as u8;
         let cause = if member == ANON && delta < 0 { Cause::MadviseFree as u8 } else { reclaim };
         let mut key = RecordKey {
-            ip: 0,
+            stack: 0,
             place: 0,
             tid,
             life: 0,

@@ -161,7 +161,7 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
             _ => Cause::FaultShmem,
         };
         let key = RecordKey {
-            ip: (*th).ip,
+            stack: (*th).ip,
             place: place.place,
             tid,
             life: (*th).vma_life,
@@ -252,7 +252,7 @@ fn book_other(change: &Change, mm: u64, own: Option<*mut Thread>) -> i32 {
         };
     }
     let key = RecordKey {
-        ip: why.ip,
+        stack: why.ip,
         place: why.place.place,
         tid,
         life: slot::life_of(slot, why.place.place),
@@ -264,7 +264,10 @@ fn book_other(change: &Change, mm: u64, own: Option<*mut Thread>) -> i32 {
     };
     change.remember(&key);
     if let Some(record) = record::book_shared(epoch, &key, member, delta) {
-        unsafe { (*record).end = why.place.end };
+        unsafe {
+            (*record).end = why.place.end;
+            (*record).ip = why.ip;
+        }
     }
     0
 }

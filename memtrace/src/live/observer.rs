@@ -110,7 +110,7 @@ impl Observer {
             return Vec::new();
         };
         let raw = self.waiting.remove(position);
-        let mut events: Vec<Event> = self.decoder.decode_ring(&raw).into_iter().collect();
+        let mut events: Vec<Event> = self.decoder.decode_ring(&raw, &mut ()).into_iter().collect();
         self.open_new_processes(&events);
         self.read_wanted_maps(&mut events);
         events
@@ -193,6 +193,7 @@ impl Observer {
             threads: losses.threads,
             mms: losses.mms,
             undecodable: self.decoder.undecodable(),
+            stacks: losses.stacks,
         };
         events.push(Event::Tick(Tick { ts_ns: now, closings, lost, own }));
         Ok(events)
@@ -217,7 +218,7 @@ impl Observer {
             let head = raw.head();
             if head.ts_ns > if head.kind == kind::MM_CLOSED { before } else { now } {
                 self.waiting.push(raw);
-            } else if let Some(event) = self.decoder.decode_ring(&raw) {
+            } else if let Some(event) = self.decoder.decode_ring(&raw, &mut ()) {
                 timed.push((raw.head().ts_ns, event));
             }
         }
@@ -227,7 +228,7 @@ impl Observer {
     fn drain_records(&mut self, ended: u32, timed: &mut Vec<(u64, Event)>) -> Result<()> {
         let decoder = &mut self.decoder;
         batch::drain::<RecordKey, RecordValue>(&self.probes.records[(ended & 1) as usize], |key, value| {
-            if let Some(event) = decoder.decode_record(key, value) {
+            if let Some(event) = decoder.decode_record(key, value, &mut ()) {
                 timed.push((value.first_ns, event));
             }
         })

@@ -354,6 +354,7 @@ impl Probes {
             sum.ring += cpu.ring;
             sum.threads += cpu.threads;
             sum.mms += cpu.mms;
+            sum.stacks += cpu.stacks;
         }
         Ok(sum)
     }

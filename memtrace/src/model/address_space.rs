@@ -18,7 +18,7 @@
 
 use super::kind::{self, Context, Hint};
 use crate::event::permission::{EXECUTE, READ, SHARED, WRITE};
-use crate::statement::{Birth, Frame, MappingRef};
+use crate::statement::{Birth, MappingRef, Stack};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -136,6 +136,8 @@ pub struct AddressSpace {
     pub(super) context: Context,
     pub(super) journal: super::journal::Journal,
     pub(super) changes: Vec<LifeChange>,
+    /// Code that makes the call which is being applied.
+    pub(super) caller: Option<Arc<Stack>>,
 }
 
 impl AddressSpace {
@@ -153,6 +155,7 @@ impl AddressSpace {
             context: Context::default(),
             journal: super::journal::Journal::default(),
             changes: Vec::new(),
+            caller: None,
         }
     }
 
@@ -298,18 +301,6 @@ impl AddressSpace {
             }));
         }
         entry.cached.clone()
-    }
-
-    /// Names a code address by the file mapped there.
-    #[must_use]
-    pub fn frame(&self, ip: u64) -> Frame {
-        let life = self.life_at(ip).and_then(|life| self.lives.get(&life));
-        match life {
-            Some(life) if !life.seed.name.is_empty() && kind::is_module(life) => {
-                Frame { ip, module: life.seed.name.to_vec(), offset: life.seed.offset.wrapping_add(ip - life.start) }
-            }
-            _ => Frame { ip, module: Vec::new(), offset: 0 },
-        }
     }
 
     /// Births, deaths and splits since the last call, in order.

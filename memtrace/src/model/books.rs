@@ -6,11 +6,12 @@
 //! interval ends is looked for among the mappings that are there, then among those that died in the interval.
 
 use super::address_space::{AddressSpace, LifeChange};
+use super::code::CodeTable;
 use super::ledger::{Ledger, Spot};
 use crate::audit::Auditor;
 use crate::event::{Change, Maps, MmId, MmOpened, Place, Syscall, Why};
 use crate::event::{Latency, Lost};
-use crate::statement::{Balance, Entry, Kind, MappingChange, MappingRef, MappingWhat, Report, Statement};
+use crate::statement::{Balance, Entry, Kind, MappingChange, MappingRef, MappingWhat, Report, Stack, Statement};
 use crate::syscalls;
 use crate::units::Amounts;
 use memtrace_common::Cause;
@@ -58,6 +59,7 @@ impl Books {
                 touched: (0, 0),
                 tid: opened.pid,
                 ip: 0,
+                stack: None,
                 nr: None,
                 detail: 0,
                 faults: 0,
@@ -82,10 +84,12 @@ impl Books {
         }
     }
 
-    pub(super) fn syscall(&mut self, call: &Syscall, out: &mut Vec<Report>) {
+    pub(super) fn syscall(&mut self, call: &Syscall, caller: Option<Arc<Stack>>, out: &mut Vec<Report>) {
         let old_break = self.space.brk;
+        self.space.caller.clone_from(&caller);
         self.space.apply_syscall(call);
-        self.follow(call.ts_ns, Some(call.nr), call.tid, out);
+        self.space.caller = None;
+        self.follow(call.ts_ns, Some((call, caller)), out);
         if self.waiting.is_empty() {
             return;
         }
@@ -103,11 +107,14 @@ impl Books {
 
     pub(super) fn reading(&mut self, maps: &Maps, out: &mut Vec<Report>) {
         self.space.apply_reading(maps);
-        self.follow(maps.ts_ns, None, 0, out);
+        self.follow(maps.ts_ns, None, out);
     }
 
     /// Reports births and deaths, and remembers the dead until the interval ends.
-    fn follow(&mut self, ts_ns: u64, syscall: Option<u32>, tid: u32, out: &mut Vec<Report>) {
+    fn follow(&mut self, ts_ns: u64, call: Option<(&Syscall, Option<Arc<Stack>>)>, out: &mut Vec<Report>) {
+        let syscall = call.as_ref().map(|(call, _)| call.nr);
+        let tid = call.as_ref().map_or(0, |(call, _)| call.tid);
+        let stack = call.and_then(|(_, stack)| stack);
         for change in self.space.take_changes() {
             let (what, mapping) = match change {
                 LifeChange::Born(mapping) => (MappingWhat::Born, mapping),
@@ -120,7 +127,16 @@ impl Books {
                     continue;
                 }
             };
-            out.push(Report::Mapping(MappingChange { ts_ns, mm: self.mm, pid: self.pid, what, mapping, syscall, tid }));
+            out.push(Report::Mapping(MappingChange {
+                ts_ns,
+                mm: self.mm,
+                pid: self.pid,
+                what,
+                mapping,
+                syscall,
+                tid,
+                stack: stack.clone(),
+            }));
         }
     }
 
@@ -289,6 +305,7 @@ impl Books {
         ts_ns: u64,
         lost: Lost,
         comms: &BTreeMap<u32, Vec<u8>>,
+        code: &CodeTable,
         out: &mut Vec<Report>,
     ) {
         self.settle();
@@ -302,7 +319,7 @@ impl Books {
                     cause: key.cause,
                     delta: account.delta,
                     faults: account.faults,
-                    stack: account.main_ip().map(|ip| self.space.frame(ip)).into_iter().collect(),
+                    stack: key.stack.and_then(|id| code.stack(id)),
                     mapping: account.mapping,
                     tid: key.tid,
                     comm: comms.get(&key.tid).cloned().unwrap_or_default(),

@@ -51,7 +51,7 @@ impl AddressSpace {
             syscalls::SHMDT => self.detach_segment(call),
             syscalls::MAP_SHADOW_STACK => {
                 if let Some((start, end)) = self.span(call.ret as u64, second) {
-                    self.place(call, start, end, READ | WRITE, anonymous(call, Hint::None), false);
+                    self.place(call, start, end, READ | WRITE, self.anonymous(call, Hint::None), false);
                 }
             }
             syscalls::REMAP_FILE_PAGES => {
@@ -121,7 +121,7 @@ impl AddressSpace {
             (false, _) => (Backing::File(None), Hint::None),
         };
         let offset = if flags & mmap::ANONYMOUS == 0 { offset } else { 0 };
-        let seed = Seed { backing, offset, name: Arc::from([]), hint, birth: Some(birth(call)) };
+        let seed = Seed { backing, offset, name: Arc::from([]), hint, birth: Some(self.birth(call)) };
         self.place(call, start, end, permissions, seed, flags & mmap::FIXED != 0);
     }
 
@@ -194,12 +194,13 @@ impl AddressSpace {
     fn adopt(&mut self, call: &Syscall, backing: Backing) -> bool {
         let range = self.span(call.ret as u64, call.args[1]);
         let life = self.life_at(call.ret as u64);
+        let birth = self.birth(call);
         if let Some(life) = life.and_then(|life| self.lives.get_mut(&life))
             && Some((life.start, life.end)) == range
             && life.seed.birth.is_none()
             && life.seed.backing.agrees(backing)
         {
-            life.seed.birth = Some(birth(call));
+            life.seed.birth = Some(birth);
             life.cached = None;
             return true;
         }
@@ -246,7 +247,7 @@ impl AddressSpace {
         }
         if self.lives_in(old, old + kept, 1).is_empty() {
             if !self.is_covered(new, new_end, Backing::Anon) && !self.is_covered(new, new_end, Backing::File(None)) {
-                self.place(call, new, new_end, READ | WRITE, anonymous(call, Hint::None), true);
+                self.place(call, new, new_end, READ | WRITE, self.anonymous(call, Hint::None), true);
             }
             return;
         }
@@ -292,7 +293,7 @@ impl AddressSpace {
             let Some(life) = self.lives.get(&segment.life) else {
                 continue;
             };
-            let seed = Seed { birth: Some(birth(call)), ..life.seed.clone() };
+            let seed = Seed { birth: Some(self.birth(call)), ..life.seed.clone() };
             let number = self.insert(start, segment.end, segment.permissions, seed);
             last = Some((segment.life, number));
         }
@@ -307,7 +308,7 @@ impl AddressSpace {
             return;
         };
         let offset = life.seed.offset.wrapping_add(self.down(old) - life.start);
-        let seed = Seed { birth: Some(birth(call)), offset, ..life.seed.clone() };
+        let seed = Seed { birth: Some(self.birth(call)), offset, ..life.seed.clone() };
         self.place(call, new, new_end, segment.permissions, seed, true);
     }
 
@@ -332,7 +333,7 @@ impl AddressSpace {
         match heap {
             Some((_, segment)) => self.extend(segment.life, old, new, READ | WRITE),
             None => {
-                self.insert(old, new, READ | WRITE, anonymous(call, Hint::Heap));
+                self.insert(old, new, READ | WRITE, self.anonymous(call, Hint::Heap));
             }
         }
     }
@@ -348,7 +349,7 @@ impl AddressSpace {
             | SHARED
             | if flags & SHM_RDONLY == 0 { WRITE } else { 0 }
             | if flags & SHM_EXEC == 0 { 0 } else { EXECUTE };
-        let seed = Seed { backing: Backing::File(None), ..anonymous(call, Hint::Sysv) };
+        let seed = Seed { backing: Backing::File(None), ..self.anonymous(call, Hint::Sysv) };
         self.place(call, start, end, permissions, seed, true);
     }
 
@@ -418,12 +419,12 @@ impl AddressSpace {
     fn end_below(&self, address: u64) -> u64 {
         self.segments.range(..address).next_back().map_or(0, |(_, segment)| segment.end)
     }
-}
 
-fn birth(call: &Syscall) -> Birth {
-    Birth { ts_ns: call.ts_ns, nr: call.nr, tid: call.tid }
-}
+    fn birth(&self, call: &Syscall) -> Birth {
+        Birth { ts_ns: call.ts_ns, nr: call.nr, tid: call.tid, stack: self.caller.clone() }
+    }
 
-fn anonymous(call: &Syscall, hint: Hint) -> Seed {
-    Seed { backing: Backing::Anon, offset: 0, name: Arc::from([]), hint, birth: Some(birth(call)) }
+    fn anonymous(&self, call: &Syscall, hint: Hint) -> Seed {
+        Seed { backing: Backing::Anon, offset: 0, name: Arc::from([]), hint, birth: Some(self.birth(call)) }
+    }
 }

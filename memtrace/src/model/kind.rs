@@ -121,11 +121,6 @@ fn inside<'a>(name: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     name.strip_prefix(prefix)?.strip_suffix(b"]")
 }
 
-/// Code addresses in it are named by it.
-pub(super) fn is_module(life: &Life) -> bool {
-    matches!(life.seed.backing, Backing::File(_)) || life.seed.name.starts_with(b"[v")
-}
-
 /// What a line of `/proc/PID/maps` says about the backing. A System V segment can have inode 0.
 pub(super) fn backing_of(line: &MapsLine) -> Backing {
     if line.inode != 0 || line.name.starts_with(b"/") {

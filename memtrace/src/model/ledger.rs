@@ -1,9 +1,9 @@
-//! The books of one mm: changes go in under (cause, mapping, thread, call), statements come out and are summed up.
+//! The books of one mm: changes go in under (cause, mapping, thread, call, stack), statements come out and are summed up.
 //!
 //! Arithmetic on amounts wraps, so that `closing − opening = Σ entries + unexplained` holds for any input.
 
 use super::address_space::AddressSpace;
-use crate::event::{Change, Latency, MmId};
+use crate::event::{Change, Latency, MmId, StackId};
 use crate::statement::{Balance, ClosingStatement, Faults, Kind, MappingRef, Sum};
 use crate::units::Amounts;
 use memtrace_common::Cause;
@@ -32,6 +32,7 @@ pub(super) struct Key {
     pub(super) spot: Spot,
     pub(super) tid: u32,
     pub(super) syscall: Option<u32>,
+    pub(super) stack: Option<StackId>,
 }
 
 /// An entry being added up.
@@ -43,8 +44,6 @@ pub(super) struct Account {
     pub(super) first_ns: u64,
     pub(super) last_ns: u64,
     pub(super) mapping: Option<Arc<MappingRef>>,
-    /// Per instruction: gross amount, faults.
-    ips: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Account {
@@ -57,17 +56,7 @@ impl Account {
         self.faults.minor = self.faults.minor.saturating_add(change.faults - major);
         self.faults.major = self.faults.major.saturating_add(major);
         self.latency.merge(&change.latency);
-        if change.ip != 0 {
-            let (gross, faults) = self.ips.entry(change.ip).or_default();
-            *gross = gross.saturating_add(change.delta.gross().unsigned_abs());
-            *faults = faults.saturating_add(change.faults);
-        }
         self.mapping = larger(self.mapping.take(), mapping);
-    }
-
-    /// The instruction that moved most; of equal ones, the one with most faults.
-    pub(super) fn main_ip(&self) -> Option<u64> {
-        self.ips.iter().max_by_key(|&(&ip, &weight)| (weight, std::cmp::Reverse(ip))).map(|(&ip, _)| ip)
     }
 }
 
@@ -243,7 +232,7 @@ impl Ledger {
     }
 
     pub(super) fn book(&mut self, spot: Spot, change: &Change, mapping: Option<Arc<MappingRef>>) {
-        let key = Key { cause: change.cause, spot, tid: change.tid, syscall: change.nr };
+        let key = Key { cause: change.cause, spot, tid: change.tid, syscall: change.nr, stack: change.stack };
         self.accounts.entry(key).or_default().add(change, mapping);
     }
 

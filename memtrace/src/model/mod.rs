@@ -7,6 +7,7 @@
 pub mod address_space;
 mod books;
 mod calls;
+mod code;
 mod cut;
 mod journal;
 mod kind;
@@ -17,10 +18,11 @@ mod reading;
 mod tests;
 
 use crate::event::{Closing, Event, Lost, Meta, MmId, MmOpened, Own, Task, TaskWhat, Tick, Why};
-use crate::statement::{Balance, EndReport, MappingRef, ProcessChange, Report};
+use crate::statement::{Balance, EndReport, MappingRef, ProcessChange, Report, StackSums};
 use crate::units::Amounts;
 use address_space::AddressSpace;
 use books::Books;
+use code::CodeTable;
 use ledger::Sums;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,6 +35,7 @@ pub struct Model {
     /// The mm that a process has or had last.
     mm_of_pid: BTreeMap<u32, MmId>,
     comms: BTreeMap<u32, Vec<u8>>,
+    code: CodeTable,
     /// Threads that ended in this interval; their names are needed until it is over.
     exited: Vec<u32>,
     lost: Lost,
@@ -84,9 +87,13 @@ impl Model {
             Event::Overview(overview) => out.push(Report::Overview(overview.clone())),
             Event::Syscall(call) => {
                 if let Some(books) = self.books.get_mut(&call.mm) {
-                    books.syscall(call, out);
+                    let caller = call.stack.and_then(|id| self.code.stack(id));
+                    books.syscall(call, caller, out);
                 }
             }
+            Event::Code(code) => self.code.learn_code(code),
+            Event::Stack(stack) => out.push(Report::Stack(self.code.learn_stack(stack))),
+            Event::Pace(_) => {}
             Event::Change(change) => {
                 if let Some(books) = self.books.get_mut(&change.mm) {
                     books.change(change);
@@ -114,6 +121,8 @@ impl Model {
                     lost: self.lost,
                     own: self.own,
                     mms: self.mms,
+                    stacks: StackSums::default(),
+                    bursts: 0,
                 }));
             }
         }
@@ -213,7 +222,7 @@ impl Model {
             return;
         };
         let balance = Balance { amounts: closing.counters, virt: closing.virt };
-        books.tick(balance, ts_ns, lost, &self.comms, out);
+        books.tick(balance, ts_ns, lost, &self.comms, &self.code, out);
         if books.closed.is_some()
             && let Some(books) = self.books.remove(&closing.mm)
         {
@@ -244,5 +253,6 @@ fn since(now: Lost, before: Lost) -> Lost {
         threads: now.threads.saturating_sub(before.threads),
         mms: now.mms.saturating_sub(before.mms),
         undecodable: now.undecodable.saturating_sub(before.undecodable),
+        stacks: now.stacks.saturating_sub(before.stacks),
     }
 }

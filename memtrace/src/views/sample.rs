@@ -1,10 +1,12 @@
 //! A hand-made session that shows every kind of report, for the views' tests and for docs/ndjson.md.
 //! Its books close; the tests rely on that.
 
-use crate::event::{End, EndReason, Latency, Lost, Meta, MmId, Mode, Overview, Own, Task, TaskWhat, permission};
+use crate::event::{
+    End, EndReason, Latency, Lost, Meta, MmId, Mode, Overview, Own, StackEnd, StackId, Task, TaskWhat, permission,
+};
 use crate::statement::{
     Audit, AuditDifference, Balance, Birth, ClosingStatement, EndReport, Entry, Faults, Frame, Kind, MappingChange,
-    MappingRef, MappingWhat, ProcessChange, Report, Statement, Sum,
+    MappingRef, MappingWhat, ProcessChange, Report, Stack, StackSums, Statement, Sum,
 };
 use crate::units::Amounts;
 use memtrace_common::{Cause, HIST_BUCKETS};
@@ -72,7 +74,7 @@ pub(in crate::views) fn hash_table() -> Arc<MappingRef> {
         start: 0x7f12_a400_0000,
         end: 0x7f12_aa00_0000,
         permissions: permission::READ | permission::WRITE,
-        birth: Some(Birth { ts_ns: BEGIN + 3_117 * MS, nr: 9, tid: PID }),
+        birth: Some(Birth { ts_ns: BEGIN + 3_117 * MS, nr: 9, tid: PID, stack: None }),
     })
 }
 
@@ -88,8 +90,17 @@ pub(in crate::views) fn shared_buffers() -> Arc<MappingRef> {
     })
 }
 
-fn code(offset: u64) -> Vec<Frame> {
-    vec![Frame { ip: 0x5581_0000_0000 + offset, module: b"/usr/lib/postgresql/15/bin/postgres".to_vec(), offset }]
+/// A stack of one unnamed frame.
+pub(in crate::views) fn code(offset: u64) -> Arc<Stack> {
+    let frame = Frame {
+        ip: 0x5581_0000_0000 + offset,
+        module: b"/usr/lib/postgresql/15/bin/postgres".to_vec(),
+        offset,
+        build_id: vec![0xab; 20],
+        symbols: Vec::new(),
+        symbol_offset: 0,
+    };
+    Arc::new(Stack { id: StackId(7), frames: vec![Arc::new(frame)], end: StackEnd::Root })
 }
 
 pub(in crate::views) fn entry(cause: Cause, delta: Amounts, mapping: Option<Arc<MappingRef>>) -> Entry {
@@ -102,7 +113,7 @@ pub(in crate::views) fn entry(cause: Cause, delta: Amounts, mapping: Option<Arc<
         comm: b"postgres".to_vec(),
         syscall: None,
         latency: Latency::default(),
-        stack: code(0x5d_1a50),
+        stack: Some(code(0x5d_1a50)),
         first_ns: BEGIN + 3_120 * MS,
         last_ns: BEGIN + 3_331 * MS,
     }
@@ -131,7 +142,7 @@ pub(in crate::views) fn growth() -> Statement {
                 faults: Faults { minor: 1_049, major: 1 },
                 latency: latency(65, 2_300),
                 syscall: Some(17),
-                stack: code(0x4a_7711),
+                stack: Some(code(0x4a_7711)),
                 ..entry(Cause::FaultShmem, amounts(0, 0, 1_050, 0), Some(shared_buffers()))
             },
         ],
@@ -191,7 +202,8 @@ pub(in crate::views) fn audit(differs: bool) -> Audit {
     }
 }
 
-pub(in crate::views) const LOST: Lost = Lost { records: 12, ring: 0, skipped: 1, threads: 0, mms: 0, undecodable: 0 };
+pub(in crate::views) const LOST: Lost =
+    Lost { records: 12, ring: 0, skipped: 1, threads: 0, mms: 0, undecodable: 0, stacks: 0 };
 
 pub(in crate::views) fn task(what: TaskWhat) -> Task {
     Task { mm: Some(MM), ts_ns: BEGIN + 4_950 * MS, pid: PID, tid: PID, what, comm: b"postgres".to_vec() }
@@ -228,6 +240,8 @@ pub(in crate::views) fn end() -> EndReport {
         lost: LOST,
         own: Own { cpu_ns: 20 * MS, bpf_ns: Some(1_200_000), bpf_runs: Some(33_000), max_rss: 12_582_912 },
         mms: 1,
+        stacks: StackSums::default(),
+        bursts: 0,
     }
 }
 
@@ -242,12 +256,14 @@ pub(in crate::views) fn session() -> Vec<Report> {
             mapping: hash_table(),
             syscall: Some(nr),
             tid: PID,
+            stack: None,
         })
     };
     vec![
         Report::Meta(meta()),
         Report::Overview(overview()),
         mapping(MappingWhat::Born, 3_117, 9),
+        Report::Stack(code(0x5d_1a50)),
         Report::Statement(growth()),
         mapping(MappingWhat::Died, 4_871, 11),
         Report::Statement(shrinkage()),

@@ -96,7 +96,7 @@ pub(super) fn mapping_phrase(mapping: &MappingRef) -> String {
 }
 
 /// Each cause of loss: name in the NDJSON contract, count, what it means.
-pub(super) const fn losses(lost: Lost) -> [(&'static str, u64, &'static str); 6] {
+pub(super) const fn losses(lost: Lost) -> [(&'static str, u64, &'static str); 7] {
     [
         ("records", lost.records, "changes whose record had no room: their causes are known, their mappings are not"),
         ("ring", lost.ring, "mapping and task events that had no room: the address space was read again"),
@@ -108,6 +108,11 @@ pub(super) const fn losses(lost: Lost) -> [(&'static str, u64, &'static str); 6]
         ("threads", lost.threads, "threads without room: their faults have no address and no latency"),
         ("mms", lost.mms, "children or programs without room: not followed"),
         ("undecodable", lost.undecodable, "records that could not be decoded"),
+        (
+            "stacks",
+            lost.stacks,
+            "copies of stacks without room: the amounts are known, of the code only the instruction",
+        ),
     ]
 }
 

@@ -65,6 +65,7 @@ fn change() -> impl Strategy<Value = Change> {
             touched,
             tid,
             ip,
+            stack: None,
             nr,
             detail: 0,
             faults,
@@ -101,6 +102,7 @@ fn syscall() -> impl Strategy<Value = Syscall> {
         args,
         ret: ret as i64,
         ip: 0,
+        stack: None,
     })
 }
 

@@ -64,7 +64,7 @@ fn address(page: u64) -> u64 {
 }
 
 fn call(ts_ns: u64, nr: u32, args: [u64; 6], ret: u64) -> Option<Syscall> {
-    Some(Syscall { mm: MmId(0), ts_ns, pid: 1, tid: 1, nr, args, ret: ret as i64, ip: 0 })
+    Some(Syscall { mm: MmId(0), ts_ns, pid: 1, tid: 1, nr, args, ret: ret as i64, ip: 0, stack: None })
 }
 
 impl Oracle {

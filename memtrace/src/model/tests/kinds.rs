@@ -81,18 +81,6 @@ fn a_stack_and_an_arena_are_one_mapping_with_their_guard_and_reserve() {
 }
 
 #[test]
-fn code_is_named_by_file_and_offset() {
-    let mut session = Session::attached(POSTGRES);
-    let space = session.model.address_space(MM).expect("open");
-    let frame = space.frame(0x7f00_1932_6123);
-    assert_eq!((frame.module.as_slice(), frame.offset), (&b"/usr/lib/x86_64-linux-gnu/libc.so.6"[..], 0x26123));
-    assert_eq!(space.frame(0x7f00_1000_1000).module, b"");
-    session.munmap(0x7f00_1932_6000, 1);
-    let space = session.model.address_space(MM).expect("open");
-    assert_eq!(space.frame(0x7f00_1932_7123).offset, 0x27123, "cutting the head moves the offset");
-}
-
-#[test]
 fn a_program_started_under_observation_is_found_below_its_heap() {
     let mut session = Session::attached("");
     session.opened(MmId(1), 5000, Why::Exec { left: None }, Amounts::ZERO);

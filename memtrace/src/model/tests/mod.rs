@@ -44,6 +44,21 @@ impl Session {
             spawned: false,
             follow: false,
         }));
+        let code = Code {
+            id: CodeId(5),
+            ip: 0x5600_0010_0123,
+            module: b"/usr/lib/postgresql/15/bin/postgres".to_vec(),
+            offset: 0x10_0123,
+            build_id: Vec::new(),
+            symbols: Vec::new(),
+            symbol_offset: 0,
+        };
+        session.apply(Event::Code(code));
+        session.apply(Event::Stack(crate::event::Stack {
+            id: StackId(3),
+            frames: vec![CodeId(5)],
+            end: StackEnd::Root,
+        }));
         session.opened(MM, PID, Why::Attach, Amounts::ZERO);
         session.read(maps);
         session
@@ -83,7 +98,17 @@ impl Session {
         let ts_ns = self.later();
         let mut all = [0; 6];
         all[..args.len()].copy_from_slice(args);
-        self.apply(Event::Syscall(Syscall { mm: MM, ts_ns, pid: PID, tid, nr, args: all, ret: ret as i64, ip: 0 }));
+        self.apply(Event::Syscall(Syscall {
+            mm: MM,
+            ts_ns,
+            pid: PID,
+            tid,
+            nr,
+            args: all,
+            ret: ret as i64,
+            ip: 0,
+            stack: None,
+        }));
     }
 
     pub(super) fn mmap(&mut self, at: u64, pages: u64, protection: u64, flags: u64) {
@@ -148,6 +173,7 @@ impl Session {
             touched,
             tid: PID,
             ip: 0x5600_0010_0123,
+            stack: Some(StackId(3)),
             nr,
             detail: 0,
             faults: pages.unsigned_abs(),

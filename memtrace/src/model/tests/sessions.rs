@@ -38,7 +38,7 @@ fn entries_are_merged_by_cause_mapping_thread_and_call() {
     let entries: Vec<_> = statement.entries.iter().map(|e| (e.delta.anon, e.faults.minor, e.syscall)).collect();
     assert_eq!(entries, [(30, 30, Some(0)), (12, 12, None)]);
     assert_eq!(statement.entries[1].comm, b"postgres");
-    assert_eq!(statement.entries[1].stack[0].ip, 0x5600_0010_0123);
+    assert_eq!(statement.entries[1].stack.as_ref().expect("known").frames[0].ip, 0x5600_0010_0123);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The objects that several lines share: amounts, faults, mappings, code, losses, cost.
 
 use super::untrusted::{Address, Hex, Text};
-use crate::event::{Latency, Lost, Own};
+use crate::event::{Latency, Lost, Own, Symbol};
 use crate::statement::{Balance, Faults, Frame, MappingRef};
 use crate::units::Amounts;
 use crate::views::Scale;
@@ -130,6 +130,34 @@ pub(super) struct CodeFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     module_hex: Option<Hex<'a>>,
     offset: Option<Address>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    build_id: Option<Hex<'a>>,
+    /// The innermost inlined function first.
+    symbols: Vec<SymbolFields<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    symbol_offset: Option<Address>,
+}
+
+#[derive(Serialize)]
+struct SymbolFields<'a> {
+    name: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_hex: Option<Hex<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
+}
+
+impl<'a> From<&'a Symbol> for SymbolFields<'a> {
+    fn from(symbol: &'a Symbol) -> Self {
+        Self {
+            name: Text(&symbol.name),
+            name_hex: Hex::twin(&symbol.name),
+            file: (!symbol.file.is_empty()).then_some(Text(&symbol.file)),
+            line: (symbol.line != 0).then_some(symbol.line),
+        }
+    }
 }
 
 impl<'a> From<&'a Frame> for CodeFields<'a> {
@@ -139,6 +167,9 @@ impl<'a> From<&'a Frame> for CodeFields<'a> {
             module: Text(&code.module),
             module_hex: Hex::twin(&code.module),
             offset: (!code.module.is_empty()).then_some(Address(code.offset)),
+            build_id: (!code.build_id.is_empty()).then_some(Hex(&code.build_id)),
+            symbols: code.symbols.iter().map(Into::into).collect(),
+            symbol_offset: (!code.symbols.is_empty()).then_some(Address(code.symbol_offset)),
         }
     }
 }

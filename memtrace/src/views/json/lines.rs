@@ -5,8 +5,10 @@ use super::fields::{
     CodeFields, Delta, ExitFields, FaultFields, LatencyFields, Level, LostFields, MappingFields, OwnFields,
 };
 use super::untrusted::{Arguments, Hex, Text};
-use crate::event::{EndReason, Meta, MmId, Mode, Overview, Task, TaskWhat};
-use crate::statement::{Audit, ClosingStatement, EndReport, Entry, MappingChange, MappingWhat, Report, Statement, Sum};
+use crate::event::{EndReason, Meta, MmId, Mode, Overview, StackEnd, StackId, Task, TaskWhat};
+use crate::statement::{
+    Audit, ClosingStatement, EndReport, Entry, MappingChange, MappingWhat, Report, Stack, Statement, Sum,
+};
 use crate::views::Scale;
 use crate::views::words::syscall_label;
 use memtrace_common::Cause;
@@ -32,25 +34,33 @@ enum Body<'a> {
     Mapping(MappingLine<'a>),
     Process(ProcessLine<'a>),
     Audit(AuditLine<'a>),
+    Stack(StackLine<'a>),
     Loss { lost: LostFields },
     Closing(ClosingLine<'a>),
     End(EndLine<'a>),
 }
 
 impl<'a> Line<'a> {
-    pub(super) fn of(report: &'a Report, scale: Scale) -> Self {
+    /// `None` for what has no line. `now_ns` is the time of the line before, for what has none of its own.
+    pub(super) fn of(report: &'a Report, scale: Scale, now_ns: u64) -> Option<Self> {
         let (r#type, ts_ns, body) = match report {
             Report::Meta(meta) => ("meta", meta.ts_ns, Body::Meta(MetaLine::of(meta))),
             Report::Overview(o) => ("overview", o.ts_ns, Body::Overview(OverviewLine::of(o))),
             Report::Statement(s) => ("statement", s.ts_ns, Body::Statement(StatementLine::of(s, scale))),
             Report::Mapping(m) => ("mapping", m.ts_ns, Body::Mapping(MappingLine::of(m))),
             Report::Process(p) => ("process", p.task.ts_ns, Body::Process(ProcessLine::of(&p.task))),
+            Report::Stack(s) => ("stack", now_ns, Body::Stack(StackLine::of(s))),
+            Report::Residency(_) | Report::Burst(_) => return None,
             Report::Audit(a) => ("audit", a.ts_ns, Body::Audit(AuditLine::of(a, scale))),
             Report::Loss { ts_ns, lost } => ("loss", *ts_ns, Body::Loss { lost: LostFields(*lost) }),
             Report::Closing(c) => ("closing", c.ts_ns, Body::Closing(ClosingLine::of(c, scale))),
             Report::End(e) => ("end", e.end.ts_ns, Body::End(EndLine::of(e, scale))),
         };
-        Self { r#type, ts_ns, time: scale.clock.rfc3339(ts_ns), body }
+        Some(Self { r#type, ts_ns, time: scale.clock.rfc3339(ts_ns), body })
+    }
+
+    pub(super) const fn ts_ns(&self) -> u64 {
+        self.ts_ns
     }
 }
 
@@ -139,6 +149,25 @@ impl OverviewLine {
 }
 
 #[derive(Serialize)]
+struct StackLine<'a> {
+    id: StackId,
+    end: &'static str,
+    complete: bool,
+    frames: Vec<CodeFields<'a>>,
+}
+
+impl<'a> StackLine<'a> {
+    fn of(stack: &'a Stack) -> Self {
+        Self {
+            id: stack.id,
+            end: stack.end.name(),
+            complete: stack.end == StackEnd::Root,
+            frames: stack.frames.iter().map(|frame| frame.as_ref().into()).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
 struct EntryFields<'a> {
     cause: &'static str,
     delta: Delta,
@@ -150,7 +179,7 @@ struct EntryFields<'a> {
     comm_hex: Option<Hex<'a>>,
     syscall: Option<String>,
     fault_ns: Option<LatencyFields>,
-    stack: Vec<CodeFields<'a>>,
+    stack_id: Option<StackId>,
     first_ns: u64,
     last_ns: u64,
 }
@@ -167,7 +196,7 @@ impl<'a> EntryFields<'a> {
             comm_hex: Hex::twin(&entry.comm),
             syscall: entry.syscall.map(syscall_label),
             fault_ns: LatencyFields::of(&entry.latency),
-            stack: entry.stack.iter().map(Into::into).collect(),
+            stack_id: entry.stack.as_ref().map(|stack| stack.id),
             first_ns: entry.first_ns,
             last_ns: entry.last_ns,
         }

@@ -21,12 +21,14 @@ pub struct JsonView<W> {
     out: W,
     scale: Option<Scale>,
     line: Vec<u8>,
+    /// Time of the last line: for what has no time of its own.
+    now_ns: u64,
 }
 
 impl<W: Write> JsonView<W> {
     /// A view that writes to `out`, one `write` call per line.
     pub const fn new(out: W) -> Self {
-        Self { out, scale: None, line: Vec::new() }
+        Self { out, scale: None, line: Vec::new(), now_ns: 0 }
     }
 }
 
@@ -38,7 +40,9 @@ impl<W: Write> View for JsonView<W> {
         let scale = self.scale.ok_or_else(before_meta)?;
         self.line.clear();
         let mut serializer = serde_json::Serializer::with_formatter(&mut self.line, TerminalSafe);
-        Line::of(report, scale).serialize(&mut serializer)?;
+        let Some(line) = Line::of(report, scale, self.now_ns) else { return Ok(()) };
+        self.now_ns = line.ts_ns();
+        line.serialize(&mut serializer)?;
         self.line.push(b'\n');
         self.out.write_all(&self.line)
     }

@@ -121,12 +121,12 @@ fn what_is_unknown_is_null() {
     statement.closing.virt = None;
     statement.entries[0].mapping = None;
     statement.entries[0].latency = crate::event::Latency::default();
-    statement.entries[0].stack[0].module.clear();
+    statement.entries[0].stack = None;
     statement.entries[0].syscall = Some(999);
     let value = with_meta(Report::Statement(statement));
     assert!(value["closing"]["virt"].is_null());
     let entry = &value["entries"][0];
-    assert!(entry["mapping"].is_null() && entry["fault_ns"].is_null() && entry["stack"][0]["offset"].is_null());
+    assert!(entry["mapping"].is_null() && entry["fault_ns"].is_null() && entry["stack_id"].is_null());
     assert_eq!(entry["syscall"], "syscall_999");
 }
 

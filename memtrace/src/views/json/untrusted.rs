@@ -22,7 +22,7 @@ impl Serialize for Text<'_> {
 
 /// The bytes in hexadecimal, where [`Text`] of them is not the whole truth.
 #[derive(Clone, Copy)]
-pub(super) struct Hex<'a>(&'a [u8]);
+pub(super) struct Hex<'a>(pub &'a [u8]);
 
 impl<'a> Hex<'a> {
     /// `None` when the string says it all.

@@ -157,6 +157,7 @@ impl Session {
             Report::Mapping(change) => self.mapping(change),
             Report::Process(change) => self.process(&change.task),
             Report::Audit(audit) => self.audit(audit),
+            Report::Stack(_) | Report::Residency(_) | Report::Burst(_) => {}
             Report::Loss { ts_ns, lost } => self.loss(*ts_ns, *lost),
             Report::Closing(closing) => {
                 self.release_held();

@@ -139,6 +139,7 @@ fn add_lost(a: Lost, b: Lost) -> Lost {
         threads: a.threads.saturating_add(b.threads),
         mms: a.mms.saturating_add(b.mms),
         undecodable: a.undecodable.saturating_add(b.undecodable),
+        stacks: a.stacks.saturating_add(b.stacks),
     }
 }
 
@@ -342,8 +343,10 @@ fn who(entry: &Entry) -> Option<String> {
     let frames: Vec<String> = entry
         .stack
         .iter()
+        .flat_map(|stack| &stack.frames)
         .take(4)
         .map(|f| match f.module.as_slice() {
+            _ if !f.symbols.is_empty() => escape(&f.symbols[0].name, 64),
             [] => format!("{:#x}", f.ip),
             module => format!("{}+{:#x}", escape(basename(module), 48), f.offset),
         })

@@ -111,7 +111,7 @@ fn many_entries_are_cut_and_summed() {
 #[test]
 fn zero_sum_moves_show_both_classes() {
     let mut statement = sample::growth();
-    let moves = |cause, delta| Entry { stack: Vec::new(), ..sample::entry(cause, delta, None) };
+    let moves = |cause, delta| Entry { stack: None, ..sample::entry(cause, delta, None) };
     statement.entries = vec![
         moves(Cause::FaultCow, Amounts { anon: 2560, file: -2560, ..Amounts::ZERO }),
         moves(Cause::ReclaimKswapd, Amounts { anon: -1280, swap: 1280, ..Amounts::ZERO }),
@@ -205,7 +205,9 @@ fn hostile_names_stay_visible_and_short() {
     mapping.name = [b"\x1b]0;owned\x07\xff".as_slice(), &[b'A'; 5000]].concat();
     statement.entries[0].mapping = Some(mapping.into());
     statement.entries[0].comm = "\u{202e}evil\n".as_bytes().to_vec();
-    statement.entries[0].stack[0].module = b"/tmp/\r\x1b[A".to_vec();
+    let mut stack = (*sample::code(0)).clone();
+    std::sync::Arc::make_mut(&mut stack.frames[0]).module = b"/tmp/\r\x1b[A".to_vec();
+    statement.entries[0].stack = Some(stack.into());
     let text = told(vec![Report::Statement(statement)]);
     assert!(text.chars().all(|c| c == '\n' || (!c.is_control() && c != '\u{202e}')), "{text}");
     assert!(text.contains("\\x1b]0;owned\\x07\\xff") && text.contains("\\u{202e}evil\\x0a"), "{text}");
