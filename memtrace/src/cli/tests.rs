@@ -30,6 +30,7 @@ fn watching_a_process_has_useful_defaults() {
             max_snapshot: Duration::from_millis(50),
             bpf_stats: true,
             no_bpf: false,
+            stacks: true,
             verbose: 0,
         }
     );
@@ -39,13 +40,13 @@ fn watching_a_process_has_useful_defaults() {
 #[test]
 fn every_flag_arrives() {
     let line = "memtrace -p 1 --interval 20ms --duration 1m30s --follow --smaps-interval 0 --max-snapshot-ms 7 \
-                --no-bpf-stats --json -o out.ndjson --threshold 1M --color never --fail-on-loss -vv";
+                --no-bpf-stats --no-stacks --burst-only --no-screen --json -o out.ndjson --threshold 1M --color never --fail-on-loss -vv";
     let Ok(Request::Watch { trace, output, .. }) = request(line) else { panic!("not a watch") };
     assert_eq!(trace.interval, Duration::from_millis(20));
     assert_eq!(trace.duration, Some(Duration::from_secs(90)));
     assert_eq!(trace.smaps_interval, None);
     assert_eq!(trace.max_snapshot, Duration::from_millis(7));
-    assert!(trace.follow && !trace.bpf_stats);
+    assert!(trace.follow && !trace.bpf_stats && !trace.stacks);
     assert_eq!(trace.verbose, 2);
     assert_eq!(
         output,
@@ -56,6 +57,8 @@ fn every_flag_arrives() {
             threshold_bytes: Some(1 << 20),
             fail_on_loss: true,
             verbose: true,
+            bursts_only: true,
+            no_screen: true,
         }
     );
 }
