@@ -11,7 +11,6 @@ use memtrace_tests::stacks::{Quality, Stack};
 use memtrace_tests::target::Target;
 use memtrace_tests::tool::{Outcome, Tool};
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -471,7 +470,7 @@ fn honest() -> Result<()> {
                 (entry.pid, &entry.cause) == (told.pid, &told.cause)
                     && entry.minor >= UNNOTICED
                     && stack.is_some_and(|stack| stack.end != "gone")
-                    && truth.paths.iter().find(other).is_none()
+                    && !truth.paths.iter().any(|told| other(&told))
             });
             if let Some(stack) = stray.and_then(|entry| outcome.books.stack(entry)) {
                 wrong.push(format!("{step}: nobody went {}; told: {:?}", stack.summary(), truth.paths));
