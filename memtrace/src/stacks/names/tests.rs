@@ -109,14 +109,6 @@ impl Program {
     fn module(&self) -> Arc<ModuleFile> {
         module(&self.file)
     }
-
-    /// Offset after the first call in a function, taken from its machine code.
-    fn after_call(&self, symbol: &str, wanted: impl Fn(&[u8]) -> bool) -> u64 {
-        let (start, size) = self.span(symbol);
-        let code = &self.whole[start as usize..(start + size) as usize];
-        let at = (0..code.len() - 6).find(|&at| wanted(&code[at..])).expect("a call");
-        start + at as u64
-    }
 }
 
 fn module(path: &Path) -> Arc<ModuleFile> {
@@ -245,7 +237,7 @@ fn separate_debug_files_are_found_by_debug_link_and_by_build_id() {
         return;
     }
     program.run("strip", &["program"]).unwrap();
-    let wanted = ["hidden:14+0"];
+    let wanted = ["hidden:15+0"];
     let stripped = fs::read(&program.file).unwrap();
     assert_eq!(named(&mut names(), &program.module(), &[offset]), [""]);
 
@@ -298,7 +290,7 @@ fn a_deleted_file_still_has_its_names() {
     let module = program.module();
     fs::remove_file(&program.file).unwrap();
     let (offset, _) = program.span("hidden");
-    assert_eq!(named(&mut names(), &module, &[offset]), ["hidden:14+0"]);
+    assert_eq!(named(&mut names(), &module, &[offset]), ["hidden:15+0"]);
 }
 
 #[test]

@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_name_is_cut_at_the_cap_and_not_in_a_character() {
-        assert_eq!(shown(&[b'x'; 10 << 20]).len(), MAX_NAME);
+        assert_eq!(shown(&vec![b'x'; 10 << 20]).len(), MAX_NAME);
         assert_eq!(shown(&[b'x'; MAX_NAME]).len(), MAX_NAME);
         let wide = "é".repeat(300);
         assert_eq!(capped(&[b"x", wide.as_bytes()].concat()).len(), MAX_NAME - 1);

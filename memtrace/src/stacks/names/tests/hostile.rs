@@ -87,7 +87,7 @@ fn a_name_of_ten_megabytes_is_cut() {
     let mut strings = bytes[start..start + size].to_vec();
     let name = memchr::memmem::find(&strings, b"\0hidden\0").unwrap() + 1;
     let long = strings.len() as u32;
-    strings.extend([b'x'; 10 << 20]);
+    strings.extend(std::iter::repeat_n(b'x', 10 << 20));
     strings.push(0);
     let at = bytes.len() as u64;
     let length = strings.len() as u64;
@@ -111,7 +111,7 @@ fn a_file_that_is_cut_while_it_is_read_ends_its_reader_only() {
     let (offset, _) = program.span("hidden");
     let module = program.module();
     let mut names = names();
-    assert_eq!(named(&mut names, &module, &[offset]), ["hidden:14+0"]);
+    assert_eq!(named(&mut names, &module, &[offset]), ["hidden:15+0"]);
     fs::OpenOptions::new().write(true).open(&program.file).unwrap().set_len(0).unwrap();
     named(&mut names, &module, &[offset + 1]);
     // The mapping was lost, then the file was read anew and is no ELF file any more.
