@@ -26,7 +26,7 @@ use crate::decode::StackNumbers;
 use crate::event::{Code, CodeId, Event, MapsLine, MmId, Stack, StackEnd, StackId};
 use memtrace_common::{StackKey, StackPath, StackRecord};
 use module::Files;
-use names::ModuleFile;
+pub use names::ModuleFile;
 use numbers::Recent;
 use space::Space;
 use std::collections::HashMap;
