@@ -92,7 +92,7 @@ unsafe fn other(stack: u64, path: *const StackPath, sp: u64) -> Option<u64> {
     let mut i = 0;
     while i < STACK_RETURNS {
         let (offset, expected) = unsafe { ((*path).offsets[i], (*path).returns[i]) };
-        if offset == 0 {
+        if expected == 0 {
             return None;
         }
         let mut found = 0u32;
@@ -128,7 +128,7 @@ fn copy(key: &StackKey, task: Task, regs: Regs, sp: u64, slot: u32) -> bool {
 #[inline(always)]
 fn end_of_stack(task: Task, sp: u64) -> u64 {
     let main: u64 = unsafe { peek(task.mm().wrapping_add(layout!(mm_start_stack) as u64)) };
-    if sp < main && main - sp < MAIN_STACK {
+    if main.wrapping_sub(sp) < MAIN_STACK {
         return main;
     }
     // Threads have their own block of variables on top of their stack.

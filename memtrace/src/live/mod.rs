@@ -18,9 +18,10 @@ mod session;
 mod source;
 mod spawn;
 mod stacks_off;
+mod watch;
 
 pub use doctor::doctor;
-pub use session::{Outcome, Sink, watch};
+pub use watch::{Outcome, Sink, Stop, watch};
 
 use crate::cli::Request;
 
