@@ -6,10 +6,10 @@ use super::copies::Copies;
 use super::own;
 use super::probes::{Options, Probes, Wire};
 use super::reading;
-use super::stacks_off::Stacks;
 use crate::decode::{Decoder, Raw};
 use crate::event::{Closing, Event, Lost, Maps, MmId, Smaps, Tick, Why};
 use crate::procfs::{ProcessFiles, monotonic_ns, parse_maps};
+use crate::stacks::Stacks;
 use crate::units::Amounts;
 use anyhow::{Context as _, Result};
 use memtrace_common::{Cause, Losses, Overflow, RecordKey, RecordValue, kind, nr};
@@ -61,12 +61,13 @@ impl Observer {
     /// A descriptor cannot be duplicated.
     pub fn with(probes: Probes, measure: bool) -> Result<Self> {
         let reader = own::Reader::new(&probes, measure)?;
+        let stacks = if probes.copies_stacks() { Stacks::new() } else { Stacks::off() };
         Ok(Self {
             probes,
             decoder: Decoder::default(),
             waiting: Vec::new(),
             copies: Copies::default(),
-            stacks: Stacks::new(),
+            stacks,
             processes: BTreeMap::new(),
             comms: HashMap::new(),
             losses: Losses::default(),
@@ -329,7 +330,9 @@ impl Observer {
     fn open_new_processes<'a>(&mut self, events: impl Iterator<Item = &'a Event>) {
         for event in events {
             let Event::MmOpened(opened) = event else { continue };
-            if let Why::Fork { parent } = opened.why {
+            if let Why::Fork { parent } = opened.why
+                && let Some(parent) = self.mm_of(parent)
+            {
                 self.stacks.forked(opened.mm, parent);
             }
             match ProcessFiles::open(opened.pid) {
