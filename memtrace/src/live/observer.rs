@@ -63,12 +63,13 @@ impl Observer {
     /// A descriptor cannot be duplicated.
     pub fn with(probes: Probes, measure: bool) -> Result<Self> {
         let reader = own::Reader::new(&probes, measure)?;
+        let stacks = if probes.copies_stacks() { Stacks::new() } else { Stacks::off() };
         Ok(Self {
             probes,
             decoder: Decoder::default(),
             waiting: Vec::new(),
             copies: Copies::default(),
-            stacks: Stacks::new(),
+            stacks,
             processes: BTreeMap::new(),
             comms: HashMap::new(),
             losses: Losses::default(),
@@ -110,6 +111,9 @@ impl Observer {
             }
         }
         self.copies.read(&mut self.probes.copies, &mut self.decoder, &mut self.stacks);
+        if let Err(error) = self.probes.learn_paths(&self.stacks.take_paths()) {
+            log::debug!("paths of code cannot be told apart: {error:#}");
+        }
     }
 
     /// The books that are open already, before the first interval ends. What else waits stays in the ring's order.
@@ -336,10 +340,10 @@ impl Observer {
     fn open_new_processes<'a>(&mut self, events: impl Iterator<Item = &'a Event>) {
         for event in events {
             let Event::MmOpened(opened) = event else { continue };
-            if let Why::Fork { parent } = opened.why {
-                if let Some(parent) = self.mm_of(parent) {
-                    self.stacks.forked(opened.mm, parent);
-                }
+            if let Why::Fork { parent } = opened.why
+                && let Some(parent) = self.mm_of(parent)
+            {
+                self.stacks.forked(opened.mm, parent);
             }
             match ProcessFiles::open(opened.pid) {
                 Ok(files) => {
