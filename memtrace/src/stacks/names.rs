@@ -23,7 +23,7 @@ pub use module_file::ModuleFile;
 use crate::event::{Code, CodeId, Event};
 use module_file::{Identity, Kind};
 use question::{Answer, Named, Place, Question};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -76,7 +76,7 @@ struct Known {
     answered: bool,
     /// At this level.
     spent: Duration,
-    /// Places in it that no symbol names, since hints were given.
+    /// Places in it that have no name and might have one with a debug package, since hints were given.
     unnamed: u64,
 }
 
@@ -163,7 +163,6 @@ impl Names {
             let places: Vec<Place> = wanted.iter().map(|(_, place)| *place).collect();
             let named = self.name_places(module, &places);
             for ((index, _), named) in wanted.into_iter().zip(named) {
-                self.modules[module].unnamed += u64::from(named.symbols.is_empty());
                 if let Some(Event::Code(code)) = events.get_mut(index) {
                     fill(code, named);
                 }
@@ -175,7 +174,7 @@ impl Names {
     /// Names the leaves that no symbol spans by what was called to get there: the variants of indirect functions
     /// (memcpy and friends) have no symbol in a stripped library.
     fn name_leaves(&mut self, events: &mut [Event], fresh: &HashMap<CodeId, usize>) {
-        let pairs: Vec<(CodeId, CodeId)> = events
+        let pairs: BTreeSet<(CodeId, CodeId)> = events
             .iter()
             .filter_map(|event| match event {
                 Event::Stack(stack) => Some((*stack.frames.first()?, *stack.frames.get(1)?)),
@@ -208,12 +207,16 @@ impl Names {
         answer.named.into_iter().next()
     }
 
-    /// One per place, or nothing when the module cannot be read.
+    /// One per place.
     fn name_places(&mut self, module: usize, places: &[Place]) -> Vec<Named> {
-        let question =
-            |module, lines| Question::Name { module, lines, places: places.to_vec() };
-        let answer = self.ask(module, question).unwrap_or_default();
-        if answer.named.len() == places.len() { answer.named } else { vec![Named::default(); places.len()] }
+        let question = |module, lines| Question::Name { module, lines, places: places.to_vec() };
+        let mut answer = self.ask(module, question).unwrap_or_default();
+        answer.named.resize_with(places.len(), Named::default);
+        if !answer.whole && !answer.refused {
+            let unnamed = answer.named.iter().filter(|named| named.symbols.is_empty()).count();
+            self.modules[module].unnamed += unnamed as u64;
+        }
+        answer.named
     }
 
     fn module(&mut self, file: &Arc<ModuleFile>) -> usize {

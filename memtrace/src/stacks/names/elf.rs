@@ -78,6 +78,8 @@ pub(super) struct Elf {
     segments: Vec<Segment>,
     /// By start.
     symbols: Vec<Entry>,
+    /// There is a complete symbol table.
+    pub whole: bool,
     /// What fills a slot of the global offset table, by the slot's address.
     slots: Option<HashMap<u64, Callee>>,
 }
@@ -109,16 +111,18 @@ impl Elf {
         let debugdata = parsed.section_by_name(".gnu_debugdata").and_then(|section| unpack(section.data().ok()?));
         let mut images = vec![module];
         images.extend(debugdata.map(Bytes::Owned));
-        images.extend(separate);
         let mut symbols = Vec::new();
+        let mut whole = separate.is_some();
+        images.extend(separate);
         for (index, image) in (0..).zip(&images) {
             // Only the module itself had to be an ELF file; what the others cannot give is missing.
             if let Ok(parsed) = parse(image) {
                 collect(&parsed, index, &mut symbols);
+                whole |= index == 0 && !parsed.elf_symbol_table().is_empty();
             }
         }
         index(&mut symbols);
-        Some(Self { images, segments, symbols, slots: None })
+        Some(Self { images, segments, symbols, whole, slots: None })
     }
 
     /// The module's own bytes.
@@ -161,11 +165,7 @@ impl Elf {
 
     /// The address of the code at `place`, where the call is when it is after one.
     pub(super) fn code(&self, place: Place) -> Option<u64> {
-        if place.after_call {
-            self.address(place.at.checked_sub(1)?)
-        } else {
-            self.address(place.at)
-        }
+        if place.after_call { self.address(place.at.checked_sub(1)?) } else { self.address(place.at) }
     }
 
     /// What the call that returns to file offset `returns_to` calls, where that goes through a slot that a relocation
@@ -191,7 +191,8 @@ impl Elf {
             let jump = jump.strip_prefix(b"\xff\x25")?;
             relative(jump, stub + (code.len() - jump.len()) as u64 + 4)
         });
-        let slots = self.slots.get_or_insert_with(|| parse(&self.images[0]).map(|file| slots(&file)).unwrap_or_default());
+        let slots =
+            self.slots.get_or_insert_with(|| parse(&self.images[0]).map(|file| slots(&file)).unwrap_or_default());
         [direct, through].into_iter().flatten().find_map(|slot| slots.get(&slot).cloned())
     }
 

@@ -103,7 +103,9 @@ impl Reader {
                 Known::Elf { elf, .. } => Answer { callee: elf.callee(returns_to), ..Answer::default() },
                 _ => Answer::default(),
             },
-            Question::Variant { module, callee } => Answer { named: self.variant(&module, &callee), ..Answer::default() },
+            Question::Variant { module, callee } => {
+                Answer { named: self.variant(&module, &callee), ..Answer::default() }
+            }
         }
     }
 
@@ -138,7 +140,7 @@ impl Reader {
                 let mut lines = debug.as_mut().filter(|_| lines).map(Debug::lines);
                 let named = places.iter().map(|&place| name(elf, lines.as_deref_mut(), place)).collect();
                 let panics = lines.map(|lines| std::mem::take(&mut lines.panics)).unwrap_or_default();
-                Answer { named, panics, ..Answer::default() }
+                Answer { named, whole: elf.whole, panics, ..Answer::default() }
             }
         }
     }
