@@ -1,9 +1,12 @@
 //! What names need of a module: a handle on what holds its code, which stays good when the process is gone.
 
+use super::debug_package::Wanting;
 use super::question::{Module, Source};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
@@ -86,6 +89,13 @@ impl ModuleFile {
             Kind::Image(bytes) => Identity::Image(bytes.clone()),
             Kind::PerfMap { process: (pid, began), .. } => Identity::PerfMap(*pid, *began),
         }
+    }
+
+    /// What a hint is to say of it. Only files have debug packages.
+    pub(super) fn wanting(&self) -> Option<Wanting> {
+        let Kind::File { .. } = self.kind else { return None };
+        let path = OsStr::from_bytes(&self.path).into();
+        Some(Wanting { path, build_id: self.build_id.clone(), here: self.root.is_none(), unnamed: 0 })
     }
 
     /// The module as the process that reads symbols can open it, while this lives.

@@ -84,8 +84,8 @@ pub(super) struct Answer {
     pub refused: bool,
     /// The module has all its symbols, or a debug file: no package would add names.
     pub whole: bool,
-    /// How often a reader of debugging information panicked.
-    pub panics: u32,
+    /// Places at which debugging information could not be read.
+    pub unreadable: u32,
     /// CPU time that the process has used so far.
     pub cpu_ns: u64,
 }
