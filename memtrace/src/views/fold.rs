@@ -54,10 +54,7 @@ impl Call<'_> {
     /// What to call it; see [`frame_name`].
     #[must_use]
     pub fn name(&self) -> String {
-        match self.symbol {
-            Some(symbol) => symbol_name(&symbol.name),
-            None => place_name(self.frame),
-        }
+        name_of(self.frame, self.symbol)
     }
 }
 
@@ -162,7 +159,11 @@ pub fn short(stack: &Stack, max: usize) -> String {
 /// it is in no module. Escaped, at most 65 characters.
 #[must_use]
 pub fn frame_name(frame: &Frame) -> String {
-    match frame.symbols.first() {
+    name_of(frame, frame.symbols.first())
+}
+
+fn name_of(frame: &Frame, symbol: Option<&Symbol>) -> String {
+    match symbol.filter(|symbol| !symbol.name.is_empty()) {
         Some(symbol) => symbol_name(&symbol.name),
         None => place_name(frame),
     }
@@ -192,7 +193,7 @@ fn looked_at(name: &[u8]) -> &[u8] {
 fn role(frame: &Frame, name: Option<&[u8]>, leafward: bool) -> Role {
     let module = basename(&frame.module);
     let in_any = |modules: &[&str]| modules.iter().any(|begin| module.starts_with(begin.as_bytes()));
-    let Some(name) = name else {
+    let Some(name) = name.filter(|name| !name.is_empty()) else {
         let hidden = in_any(ALLOCATORS) || (leafward && in_any(RUNTIMES));
         return if hidden { Role::Plumbing } else { Role::Work };
     };

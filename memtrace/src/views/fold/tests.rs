@@ -188,7 +188,6 @@ fn work_is_not_taken_for_plumbing() {
         "main.(*Pool).grow",
         "mainloop",
         "(anonymous namespace)::Pool::grow(int)",
-        "",
         "<",
         "operator",
     ] {
