@@ -118,7 +118,7 @@ fn watch(
     closing_only: bool,
 ) -> Result<u8> {
     let mut books = Books::new(output, closing_only)?;
-    let outcome = crate::live::watch(target, options, &mut |events| {
+    let outcome = crate::live::watch(target, options, &crate::live::Stop::default(), &mut |events| {
         if let Some(writer) = &mut writer {
             for event in events {
                 writer.push(event)?;
@@ -129,6 +129,9 @@ fn watch(
     })?;
     if let Some(writer) = writer {
         writer.finish()?.flush().context("failed to write the trace")?;
+    }
+    if let Some(pid) = outcome.left_running {
+        eprintln!("memtrace: the command goes on unwatched, as process {pid}");
     }
     verdict(output, books.lost, outcome.status)
 }

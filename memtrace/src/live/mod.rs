@@ -16,9 +16,10 @@ mod rights;
 mod session;
 mod source;
 mod spawn;
+mod watch;
 
 pub use doctor::doctor;
-pub use session::{Outcome, Sink, watch};
+pub use watch::{Outcome, Sink, Stop, watch};
 
 use crate::cli::Request;
 

@@ -130,12 +130,9 @@ impl Observer {
     }
 
     /// The same, or something that waits in the ring will be.
-    ///
-    /// # Errors
-    /// None at present: the ring is memory.
-    pub fn observes_any_later(&mut self) -> Result<bool> {
+    pub fn observes_any_later(&mut self) -> bool {
         self.read_ring();
-        Ok(self.observes_any() || self.waiting.iter().any(|raw| matches!(raw, Raw::Mm(_))))
+        self.observes_any() || self.waiting.iter().any(|raw| matches!(raw, Raw::Mm(_)))
     }
 
     /// The first mm of a process that is under observation.

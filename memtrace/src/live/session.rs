@@ -4,6 +4,7 @@ use super::failure::recognise;
 use super::own;
 use super::source::Source;
 use super::spawn::Waiting;
+use super::watch::{Intervals, Outcome, Stop};
 use crate::cli::{Target, TraceOptions};
 use crate::event::{End, EndReason, Event, Meta, MmId, Mode, TaskWhat};
 use crate::hints::Failure;
@@ -20,32 +21,6 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// Takes the events of an interval, in order. `BrokenPipe` ends the session as if it had been interrupted.
-pub type Sink<'a> = dyn FnMut(&[Event]) -> Result<()> + 'a;
-
-/// How a session ended.
-pub struct Outcome {
-    /// Status of the command that memtrace started, as a shell has it; `None` for an attached process.
-    pub status: Option<u8>,
-}
-
-/// Watches a target until it ends, the user ends it, or the time is over.
-///
-/// # Errors
-/// The target cannot be watched, the kernel refuses, or the sink fails.
-pub fn watch(target: &Target, options: &TraceOptions, sink: &mut Sink<'_>) -> Result<Outcome> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")?;
-    runtime.block_on(async {
-        let mut session = Session::start(target, options).map_err(recognise)?;
-        if options.follow {
-            // Not before: a command that we started keeps the limits that it was given.
-            own::raise_file_limit();
-        }
-        session.run(sink).await
-    })
-}
-
 /// A descriptor of our own for polling.
 pub(super) fn poll(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
     let fd = fd.try_clone_to_owned()?;
@@ -53,7 +28,8 @@ pub(super) fn poll(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
-struct Session {
+/// A session that has begun.
+pub(super) struct Session {
     source: Source,
     options: TraceOptions,
     pid: u32,
@@ -68,6 +44,27 @@ struct Session {
 }
 
 impl Session {
+    /// Watches a target until it ends, the user ends it, the time is over, or nobody takes what there is to say.
+    pub(super) fn watch(
+        target: &Target,
+        options: &TraceOptions,
+        stop: &Stop,
+        intervals: &Intervals,
+    ) -> Result<Outcome> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("failed to start the runtime")?;
+        runtime.block_on(async {
+            let mut session = Self::start(target, options).map_err(recognise)?;
+            if options.follow {
+                // Not before: a command that we started keeps the limits that it was given.
+                own::raise_file_limit();
+            }
+            session.run(stop, intervals).await
+        })
+    }
+
     fn start(target: &Target, options: &TraceOptions) -> Result<Self> {
         match target {
             Target::Pid(pid) => Self::attach(*pid, options),
@@ -109,17 +106,7 @@ impl Session {
                 opening.push(Event::Overview(overview));
             }
         }
-        Ok(Self {
-            source,
-            options: options.clone(),
-            pid,
-            pidfd,
-            child: None,
-            opening,
-            budgets: HashMap::new(),
-            code: None,
-            told: false,
-        })
+        Ok(Self::new(source, options, (pid, pidfd), None, opening))
     }
 
     fn spawn(command: &[std::ffi::OsString], options: &TraceOptions) -> Result<Self> {
@@ -146,67 +133,68 @@ impl Session {
         meta.cmdline = files.as_ref().ok().and_then(|files| files.read_cmdline().ok()).unwrap_or_default();
         let mut events = vec![Event::Meta(meta)];
         events.extend(opening);
-        Ok(Self {
+        Ok(Self::new(source, options, (pid, pidfd), Some(child), events))
+    }
+
+    fn new(
+        source: Source,
+        options: &TraceOptions,
+        (pid, pidfd): (u32, OwnedFd),
+        child: Option<Child>,
+        opening: Vec<Event>,
+    ) -> Self {
+        Self {
             source,
             options: options.clone(),
             pid,
             pidfd,
-            child: Some(child),
-            opening: events,
+            child,
+            opening,
             budgets: HashMap::new(),
             code: None,
             told: false,
-        })
+        }
     }
 
-    async fn run(&mut self, sink: &mut Sink<'_>) -> Result<Outcome> {
+    async fn run(&mut self, stop: &Stop, intervals: &Intervals) -> Result<Outcome> {
         // Before the first line is out: whoever reads it may send a signal at once.
         let mut signals = Signals::new()?;
         let opening = std::mem::take(&mut self.opening);
-        let reason = match self.give(sink, &opening)? {
-            Some(reason) => reason,
-            None => self.observe(sink, &mut signals).await?,
+        let reason = if intervals.send(opening) {
+            self.observe(stop, intervals, &mut signals).await?
+        } else {
+            EndReason::OutputClosed
         };
         let mut last = self.source.last_tick()?;
         self.note_exit(&last);
         if reason == EndReason::OutputClosed {
-            return Ok(Outcome { status: self.status(false)? });
+            return self.outcome(false);
         }
         let exited = matches!(reason, EndReason::Exited { .. });
-        let status = self.status(exited)?;
+        let outcome = self.outcome(exited)?;
         if let Some(mm) = self.source.mm_of(self.pid).filter(|_| !exited) {
             let overview = self.source.files(mm).and_then(|files| files.read_overview(mm, false).ok());
             last.extend(overview.map(Event::Overview));
         }
         let reason = if exited { EndReason::Exited { code: self.code } } else { reason };
         last.push(Event::End(End { ts_ns: monotonic_ns(), reason }));
-        self.give(sink, &last)?;
-        Ok(Outcome { status })
+        intervals.send(last);
+        Ok(outcome)
     }
 
     /// Status of the command: waited for when it has ended, else success, for it goes on without us.
-    fn status(&mut self, exited: bool) -> Result<Option<u8>> {
-        let Some(child) = &mut self.child else { return Ok(None) };
+    fn outcome(&mut self, exited: bool) -> Result<Outcome> {
+        let Some(child) = &mut self.child else { return Ok(Outcome { status: None, left_running: None }) };
         if !exited {
-            eprintln!("memtrace: the command goes on unwatched, as process {}", child.id());
-            return Ok(Some(0));
+            return Ok(Outcome { status: Some(0), left_running: Some(child.id()) });
         }
         let status = child.wait().context("failed to wait for the command")?;
         self.code.get_or_insert(status.into_raw().cast_unsigned());
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-        Ok(Some(u8::try_from(code & 0xff).unwrap_or(1)))
+        Ok(Outcome { status: Some(u8::try_from(code & 0xff).unwrap_or(1)), left_running: None })
     }
 
-    /// Gives events to the sink; the session's end when nobody reads any more.
-    fn give(&mut self, sink: &mut Sink<'_>, events: &[Event]) -> Result<Option<EndReason>> {
-        match sink(events) {
-            Ok(()) => Ok(None),
-            Err(error) if is_broken_pipe(&error) => Ok(Some(EndReason::OutputClosed)),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn observe(&mut self, sink: &mut Sink<'_>, signals: &mut Signals) -> Result<EndReason> {
+    async fn observe(&mut self, stop: &Stop, intervals: &Intervals, signals: &mut Signals) -> Result<EndReason> {
         let mut ticks = tokio::time::interval_at(Instant::now() + self.options.interval, self.options.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = self.options.duration.map(|duration| Instant::now() + duration);
@@ -230,7 +218,7 @@ impl Session {
                 biased;
                 _ = exit.readable(), if !gone => {
                     gone = true;
-                    if !self.options.follow || !self.source.observes_any_later()? {
+                    if !self.options.follow || !self.source.observes_any_later() {
                         return Ok(EndReason::Exited { code: None });
                     }
                 }
@@ -239,6 +227,7 @@ impl Session {
                         return Ok(EndReason::Interrupted);
                     }
                 }
+                () = stop.stopped() => return Ok(EndReason::Interrupted),
                 () = over => return Ok(EndReason::Duration),
                 guard = filling => {
                     self.source.read_ring();
@@ -247,12 +236,8 @@ impl Session {
                 _ = ticks.tick() => {
                     let events = self.source.tick()?;
                     self.note_exit(&events);
-                    if let Some(reason) = self.give(sink, &events)? {
-                        return Ok(reason);
-                    }
-                    let audit = self.audit()?;
-                    if let Some(reason) = self.give(sink, &audit)? {
-                        return Ok(reason);
+                    if !intervals.send(events) || !intervals.send(self.audit()?) {
+                        return Ok(EndReason::OutputClosed);
                     }
                     if gone && !self.source.observes_any() {
                         return Ok(EndReason::Exited { code: None });
@@ -404,8 +389,4 @@ fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
         }
         Ok(OwnedFd::from_raw_fd(fd as RawFd))
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
 }

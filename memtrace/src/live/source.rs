@@ -123,13 +123,10 @@ impl Source {
     }
 
     /// The same, or something that waits to be read will be.
-    ///
-    /// # Errors
-    /// As [`Observer::observes_any_later`].
-    pub fn observes_any_later(&mut self) -> Result<bool> {
+    pub fn observes_any_later(&mut self) -> bool {
         match self {
             Self::Probes(observer) => observer.observes_any_later(),
-            Self::Poller(poller) => Ok(poller.open_mm().is_some()),
+            Self::Poller(poller) => poller.open_mm().is_some(),
         }
     }
 

@@ -4,6 +4,7 @@
 
 mod clock;
 mod escape;
+pub mod fold;
 mod human;
 mod json;
 #[cfg(test)]
