@@ -23,6 +23,8 @@ const FLOOR: u64 = 2_000;
 const EXCESS: u64 = 64;
 /// Moments of silence that end a burst: 50 ms.
 const SILENCE: u64 = 24;
+/// What comes at less than this part of a rise's own pace is not part of it.
+const REMNANT: u64 = 16;
 /// Moments after which a rise is the new level: 30 s.
 const LONGEST: u64 = 30 * SECOND;
 /// Empty moments after which nothing is remembered: a minute.
@@ -52,9 +54,15 @@ struct Rise {
     window: Window,
     /// Faults a second that make a rise.
     threshold: u64,
+    /// All faults since the start.
+    faults: u64,
+    /// Those up to the window's end.
+    faults_in: u64,
     /// Faults beyond the threshold since the start, times [`SECOND`].
     above: u64,
-    /// Faults missing to half of the threshold since the end, times [`SECOND`].
+    /// The most that they were, at the window's end.
+    peak: u64,
+    /// Faults missing to half of the threshold since they last were enough, times [`SECOND`].
     below: u64,
     found: bool,
 }
@@ -82,7 +90,7 @@ impl Pace {
 
     /// The rise in progress, and whether it goes on at this moment (and not perhaps is over).
     pub(super) fn rise(&self) -> Option<(Window, bool)> {
-        self.rise.map(|rise| (rise.window, rise.below == 0))
+        self.rise.map(|rise| (rise.window, rise.above == rise.peak))
     }
 
     /// Takes empty moments up to `moment`, which is next then.
@@ -149,24 +157,34 @@ impl Rise {
         let threshold = level.saturating_mul(RISE).max(FLOOR);
         let above = faults.saturating_mul(SECOND).checked_sub(threshold).filter(|&above| above > 0)?;
         let window = Window { start: moment, end: moment.saturating_add(1), level };
-        Some(Self { window, threshold, above, below: 0, found: false })
+        Some(Self { window, threshold, faults, faults_in: faults, above, peak: above, below: 0, found: false })
+    }
+
+    /// Faults a second without which it is not going on: what comes after a storm is not more of it.
+    fn least(&self) -> u64 {
+        let moments = self.window.end - self.window.start;
+        (self.faults_in.saturating_mul(SECOND) / moments / REMNANT).max(self.threshold)
     }
 
     fn go_on(&mut self, moment: u64, faults: u64) {
+        let least = self.least();
+        self.faults = self.faults.saturating_add(faults);
         let faults = faults.saturating_mul(SECOND);
-        self.above = self.above.saturating_add(faults).saturating_sub(self.threshold);
-        self.below = self.below.saturating_add(self.threshold / 2).saturating_sub(faults);
-        if self.below == 0 {
+        self.above = self.above.saturating_add(faults).saturating_sub(least);
+        self.below = self.below.saturating_add(least / 2).saturating_sub(faults);
+        if self.above > self.peak {
+            self.peak = self.above;
+            self.faults_in = self.faults;
             self.window.end = moment.saturating_add(1);
         }
     }
 
     fn judge(&mut self, now: u64) -> Option<Over> {
         let needed = self.window.level.max(EXCESS).saturating_mul(SECOND);
-        self.found |= self.above >= needed;
-        let silent = self.below >= (self.threshold / 2).saturating_mul(SILENCE);
+        self.found |= self.peak >= needed;
+        let silent = self.below >= (self.least() / 2).saturating_mul(SILENCE) || now - self.window.end >= SECOND;
         match (self.found, silent) {
-            _ if now - self.window.start > LONGEST => Some(Over::Nothing),
+            _ if self.window.end - self.window.start > LONGEST => Some(Over::Nothing),
             (true, true) => Some(Over::Burst(self.window)),
             (false, _) if self.above == 0 => Some(Over::Nothing),
             _ => None,

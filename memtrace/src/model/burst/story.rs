@@ -265,8 +265,8 @@ impl Story {
     fn add_part(&mut self, entry: &Entry, share: Share) {
         let faults = all(entry.faults);
         let outside = faults - share.of(faults).min(faults);
-        let unsure = if outside < SAMPLE && outside < faults.div_ceil(2) {
-            // Less than a sample of it is outside, which is nothing but chance.
+        let unsure = if outside <= SAMPLE && outside < faults / 2 {
+            // No more than a sample of it is outside, which is nothing but chance.
             self.add_entry(entry, Share::ALL);
             Share { part: SAMPLE.min(faults), whole: faults }
         } else {
