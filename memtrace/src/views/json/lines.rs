@@ -1,6 +1,7 @@
 //! The shape of each line. Field order here is the order in the output; docs/ndjson.md says what they mean.
 
 use super::SCHEMA;
+use super::burst::BurstLine;
 use super::fields::{
     CodeFields, Delta, ExitFields, FaultFields, LatencyFields, Level, LostFields, MappingFields, OwnFields,
 };
@@ -35,6 +36,7 @@ enum Body<'a> {
     Process(ProcessLine<'a>),
     Audit(AuditLine<'a>),
     Stack(StackLine<'a>),
+    Burst(Box<BurstLine<'a>>),
     Loss { lost: LostFields },
     Closing(ClosingLine<'a>),
     End(EndLine<'a>),
@@ -50,7 +52,8 @@ impl<'a> Line<'a> {
             Report::Mapping(m) => ("mapping", m.ts_ns, Body::Mapping(MappingLine::of(m))),
             Report::Process(p) => ("process", p.task.ts_ns, Body::Process(ProcessLine::of(&p.task))),
             Report::Stack(s) => ("stack", now_ns, Body::Stack(StackLine::of(s))),
-            Report::Residency(_) | Report::Burst(_) => return None,
+            Report::Burst(b) => ("burst", b.ts_ns, Body::Burst(Box::new(BurstLine::of(b, scale)))),
+            Report::Residency(_) => return None,
             Report::Audit(a) => ("audit", a.ts_ns, Body::Audit(AuditLine::of(a, scale))),
             Report::Loss { ts_ns, lost } => ("loss", *ts_ns, Body::Loss { lost: LostFields(*lost) }),
             Report::Closing(c) => ("closing", c.ts_ns, Body::Closing(ClosingLine::of(c, scale))),
