@@ -283,3 +283,6 @@ pub(super) fn rate(burst: &Burst) -> String {
     let rate = u128::from(all(burst.faults)) * 1_000_000_000 / wall;
     format!("{} faults/s", count(u64::try_from(rate).unwrap_or(u64::MAX)))
 }
+
+#[cfg(test)]
+mod tests;

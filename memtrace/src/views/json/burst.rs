@@ -1,12 +1,15 @@
 //! The `burst` line; docs/ndjson.md says what its fields mean.
 
-use super::fields::{CodeFields, Delta, FaultFields, LatencyFields, MappingFields};
+use super::fields::{Delta, FaultFields, FrameFields, LatencyFields, MappingFields};
 use super::untrusted::{Hex, Text};
 use crate::event::{MmId, StackId};
-use crate::statement::{Burst, Frame, MappingRef, Part, Stack};
+use crate::statement::{Burst, MappingRef, Part};
 use crate::views::Scale;
 use crate::views::verdict::{Weights, node, time_in_faults, verdict};
 use serde::Serialize;
+
+/// Code paths that are told with their frames.
+const TOP: usize = 8;
 
 #[derive(Serialize)]
 pub(super) struct BurstLine<'a> {
@@ -70,7 +73,7 @@ struct ThreadFields<'a> {
 #[derive(Serialize)]
 struct StackPart<'a> {
     stack_id: Option<StackId>,
-    stack: Vec<CodeFields<'a>>,
+    stack: Vec<FrameFields<'a>>,
     node: Option<&'static str>,
     bytes: i64,
     faults: FaultFields,
@@ -98,8 +101,6 @@ impl<'a> BurstLine<'a> {
             faults: part.faults.into(),
             share: share(weights.part(part)),
         };
-        let frames =
-            |stack: &'a Stack| stack.frames.iter().map(|frame: &'a std::sync::Arc<Frame>| frame.as_ref().into());
         Self {
             number: b.number,
             pid: b.pid,
@@ -140,9 +141,10 @@ impl<'a> BurstLine<'a> {
             top: b
                 .stacks
                 .iter()
+                .take(TOP)
                 .map(|part| StackPart {
                     stack_id: part.of.as_ref().map(|stack| stack.id),
-                    stack: part.of.as_deref().map(|stack| frames(stack).collect()).unwrap_or_default(),
+                    stack: part.of.as_deref().map(FrameFields::of_stack).unwrap_or_default(),
                     node: part.of.as_deref().and_then(node),
                     bytes: scale.bytes(part.delta.res()),
                     faults: part.faults.into(),
