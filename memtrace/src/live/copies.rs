@@ -1,8 +1,8 @@
 //! Copies of stacks on their way from the probes to who unwinds them. They wait until the interval ends: only then the
 //! mms are known that were opened in it, and what they have mapped has been read again.
 
-use super::stacks_off::Stacks;
 use crate::decode::Decoder;
+use crate::stacks::Stacks;
 use aya::maps::{MapData, RingBuf};
 use memtrace_common::StackRecord;
 

@@ -6,15 +6,16 @@ use super::copies::Copies;
 use super::own;
 use super::probes::{Options, Probes, Wire};
 use super::reading;
-use super::stacks_off::Stacks;
 use crate::decode::{Decoder, Raw};
-use crate::event::{Closing, Event, Lost, Maps, MmId, Smaps, Tick, Why};
+use crate::event::{Closing, CodeId, Event, Lost, Maps, MmId, Smaps, Tick, Why};
 use crate::procfs::{ProcessFiles, monotonic_ns, parse_maps};
+use crate::stacks::{ModuleFile, Stacks};
 use crate::units::Amounts;
 use anyhow::{Context as _, Result};
 use memtrace_common::{Cause, Losses, Overflow, RecordKey, RecordValue, kind, nr};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::sync::Arc;
 
 /// How long a thread's name is believed.
 const COMM_BELIEVED_NS: u64 = 1_000_000_000;
@@ -52,7 +53,8 @@ impl Observer {
     /// # Errors
     /// As [`Probes::load`].
     pub fn new(options: Options, measure: bool) -> Result<Self> {
-        Self::with(Probes::load(options)?, measure)
+        let stacks = if options.stacks { Stacks::new() } else { Stacks::off() };
+        Ok(Self { stacks, ..Self::with(Probes::load(options)?, measure)? })
     }
 
     /// With probes that hang on their hooks already.
@@ -121,6 +123,11 @@ impl Observer {
         self.open_new_processes(events.iter());
         self.read_wanted_maps(&mut events);
         events
+    }
+
+    /// Where the names of code are that was new since the last call.
+    pub fn take_new_code(&mut self) -> HashMap<CodeId, Arc<ModuleFile>> {
+        self.stacks.take_new_code()
     }
 
     /// The rings' descriptors, readable when much waits.
@@ -330,7 +337,9 @@ impl Observer {
         for event in events {
             let Event::MmOpened(opened) = event else { continue };
             if let Why::Fork { parent } = opened.why {
-                self.stacks.forked(opened.mm, parent);
+                if let Some(parent) = self.mm_of(parent) {
+                    self.stacks.forked(opened.mm, parent);
+                }
             }
             match ProcessFiles::open(opened.pid) {
                 Ok(files) => {
