@@ -1,16 +1,15 @@
 //! The shape of each line. Field order here is the order in the output; docs/ndjson.md says what they mean.
 
 use super::SCHEMA;
+use super::burst::BurstLine;
 use super::closing::{ClosingLine, EndLine};
 use super::fields::{Delta, ExitFields, FaultFields, FrameFields, LatencyFields, Level, LostFields, MappingFields};
 use super::untrusted::{Arguments, Hex, Text};
 use crate::event::{Meta, MmId, Mode, Overview, StackEnd, StackId, Task, TaskWhat};
-use crate::statement::{Audit, Entry, Frame, MappingChange, MappingWhat, Report, Stack, Statement};
+use crate::statement::{Audit, Entry, MappingChange, MappingWhat, Report, Stack, Statement};
 use crate::views::Scale;
-use crate::views::fold::fold;
 use crate::views::words::syscall_label;
 use serde::Serialize;
-use std::sync::Arc;
 
 /// One line: what it is and when, then its own fields.
 #[derive(Serialize)]
@@ -32,6 +31,7 @@ enum Body<'a> {
     Process(ProcessLine<'a>),
     Audit(AuditLine<'a>),
     Stack(StackLine<'a>),
+    Burst(Box<BurstLine<'a>>),
     Loss { lost: LostFields },
     Closing(ClosingLine<'a>),
     End(Box<EndLine<'a>>),
@@ -47,7 +47,8 @@ impl<'a> Line<'a> {
             Report::Mapping(m) => ("mapping", m.ts_ns, Body::Mapping(MappingLine::of(m))),
             Report::Process(p) => ("process", p.task.ts_ns, Body::Process(ProcessLine::of(&p.task))),
             Report::Stack(s) => ("stack", now_ns, Body::Stack(StackLine::of(s))),
-            Report::Residency(_) | Report::Burst(_) => return None,
+            Report::Burst(b) => ("burst", b.ts_ns, Body::Burst(Box::new(BurstLine::of(b, scale)))),
+            Report::Residency(_) => return None,
             Report::Audit(a) => ("audit", a.ts_ns, Body::Audit(AuditLine::of(a, scale))),
             Report::Loss { ts_ns, lost } => ("loss", *ts_ns, Body::Loss { lost: LostFields(*lost) }),
             Report::Closing(c) => ("closing", c.ts_ns, Body::Closing(ClosingLine::of(c, scale))),
@@ -155,13 +156,11 @@ struct StackLine<'a> {
 
 impl<'a> StackLine<'a> {
     fn of(stack: &'a Stack) -> Self {
-        let folded = fold(stack);
-        let frame = |(number, frame): (usize, &'a Arc<Frame>)| FrameFields::of(frame, folded.is_plumbing(number));
         Self {
             id: stack.id,
             end: stack.end.name(),
             complete: stack.end == StackEnd::Root,
-            frames: stack.frames.iter().enumerate().map(frame).collect(),
+            frames: FrameFields::of_stack(stack),
         }
     }
 }

@@ -213,6 +213,7 @@ fn bursts_only_prints_the_meta_bursts_and_their_stacks_once() {
             delta: crate::units::Amounts::ZERO,
             res: 0,
             faults: crate::statement::Faults::default(),
+            uncertain: crate::statement::Part::default(),
             level: 0,
             latency: crate::event::Latency::default(),
             causes: Vec::new(),
