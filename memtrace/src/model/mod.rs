@@ -14,6 +14,7 @@ mod kind;
 mod latency;
 pub mod ledger;
 mod reading;
+mod residency;
 #[cfg(test)]
 mod tests;
 
@@ -82,6 +83,7 @@ impl Model {
                     out.extend(unsettled.map(Report::Audit));
                     let booked = books.ledger.opening.amounts;
                     books.auditor.read(smaps, booked, &mut books.space);
+                    out.push(Report::Residency(residency::residency(smaps, books.pid, &mut books.space)));
                 }
             }
             Event::Overview(overview) => out.push(Report::Overview(overview.clone())),
@@ -215,6 +217,7 @@ impl Model {
         for tid in std::mem::take(&mut self.exited) {
             self.comms.remove(&tid);
         }
+        out.push(Report::Tick { ts_ns: tick.ts_ns, own: tick.own });
     }
 
     fn close_interval(&mut self, closing: Closing, ts_ns: u64, lost: Lost, out: &mut Vec<Report>) {

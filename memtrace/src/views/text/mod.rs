@@ -147,7 +147,10 @@ impl Session {
         if self.options.closing_only && !matches!(report, Report::Closing(_) | Report::End(_) | Report::Audit(_)) {
             return;
         }
-        if !matches!(report, Report::Closing(_) | Report::End(_) | Report::Overview(_) | Report::Process(_)) {
+        if !matches!(
+            report,
+            Report::Closing(_) | Report::End(_) | Report::Overview(_) | Report::Process(_) | Report::Tick { .. }
+        ) {
             self.release_held();
         }
         match report {
@@ -157,7 +160,7 @@ impl Session {
             Report::Mapping(change) => self.mapping(change),
             Report::Process(change) => self.process(&change.task),
             Report::Audit(audit) => self.audit(audit),
-            Report::Stack(_) | Report::Residency(_) | Report::Burst(_) => {}
+            Report::Stack(_) | Report::Residency(_) | Report::Burst(_) | Report::Tick { .. } => {}
             Report::Loss { ts_ns, lost } => self.loss(*ts_ns, *lost),
             Report::Closing(closing) => {
                 self.release_held();
