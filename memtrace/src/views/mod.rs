@@ -4,6 +4,7 @@
 
 mod clock;
 pub(crate) mod escape;
+pub mod fold;
 pub(crate) mod human;
 mod json;
 #[cfg(test)]
