@@ -19,6 +19,8 @@ pub mod model;
 pub mod procfs;
 pub mod run;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod screen;
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod statement;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod syscalls;
