@@ -2,6 +2,7 @@
 //! statements that follow each other without a gap, and an end that is the sum of the statements.
 
 use crate::pages::Pages;
+use crate::stacks::Stack;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ pub struct Entry {
     pub kind: String,
     /// Thread.
     pub tid: i64,
+    /// Code path, by its number in [`Books::stacks`].
+    pub stack: Option<u64>,
     /// Whole entry, for messages.
     pub text: String,
 }
@@ -67,6 +70,8 @@ pub struct Books {
     pub entries: Vec<Entry>,
     /// By address space.
     pub accounts: BTreeMap<String, Account>,
+    /// Every call stack, by number.
+    pub stacks: BTreeMap<u64, Stack>,
     /// Largest `lost.total` seen.
     pub lost: i64,
     /// Statements with something unexplained, in short.
@@ -86,6 +91,12 @@ impl Books {
         ensure!(line["ts_ns"].is_u64() && line["time"].is_string(), "no ts_ns or no time");
         match kind {
             "statement" => self.enter_statement(line),
+            "stack" => {
+                let (id, stack) = Stack::read(line)?;
+                ensure!(self.stacks.insert(id, stack).is_none(), "stack {id} is told twice");
+                Ok(())
+            }
+            "mapping" => self.known(&line["stack_id"]).map(drop),
             "closing" => self.enter_closing(line),
             "end" => self.enter_end(line),
             "audit" => {
@@ -102,6 +113,21 @@ impl Books {
         }
     }
 
+    /// The number of a stack that was told before.
+    fn known(&self, id: &Value) -> Result<Option<u64>> {
+        let Some(id) = id.as_u64() else {
+            return Ok(None);
+        };
+        ensure!(self.stacks.contains_key(&id), "stack {id} was not told before");
+        Ok(Some(id))
+    }
+
+    /// An entry's call stack.
+    #[must_use]
+    pub fn stack(&self, entry: &Entry) -> Option<&Stack> {
+        self.stacks.get(&entry.stack?)
+    }
+
     fn note_lost(&mut self, line: &Value) {
         let lost = &line["lost"];
         self.lost = self.lost.max(lost["total"].as_i64().or_else(|| lost.as_i64()).unwrap_or(i64::MAX));
@@ -115,6 +141,9 @@ impl Books {
         let mm = line["mm"].to_string();
         let entries = line["entries"].as_array().context("entries")?;
         let entries: Vec<Entry> = entries.iter().map(|value| entry(value, pid, &mm)).collect::<Result<_>>()?;
+        for value in line["entries"].as_array().into_iter().flatten() {
+            self.known(&value["stack_id"])?;
+        }
         let told: Pages = entries.iter().map(|entry| entry.delta).sum();
         balance("statement", opening, closing, told, unexplained)?;
         if unexplained != Pages::ZERO {
@@ -277,6 +306,7 @@ fn entry(value: &Value, pid: u32, mm: &str) -> Result<Entry> {
         range,
         kind: mapping["kind"].as_str().unwrap_or_default().to_owned(),
         tid: value["tid"].as_i64().context("tid")?,
+        stack: value["stack_id"].as_u64(),
         text: value.to_string(),
     })
 }

@@ -45,8 +45,7 @@ impl Postgres {
     /// # Errors
     /// PostgreSQL or its user is missing: skipped.
     pub fn create() -> Result<Self> {
-        let bin = newest_postgres()
-            .map_or_else(|| program(&["postgres"], "postgresql").map(|path| path.with_file_name("")), Ok)?;
+        let bin = postgres_binary()?.with_file_name("");
         let dir = TempDir::new()?;
         let data = dir.path().join("data");
         if !Command::new("chown").arg("postgres:").arg(dir.path()).status()?.success() {
@@ -149,6 +148,14 @@ fn as_postgres(program: &Path) -> Command {
     command
 }
 
+/// The newest server.
+///
+/// # Errors
+/// PostgreSQL is missing: skipped.
+pub fn postgres_binary() -> Result<PathBuf> {
+    newest_postgres().map_or_else(|| program(&["postgres"], "postgresql"), |bin| Ok(bin.join("postgres")))
+}
+
 /// Debian keeps each version's programs out of `PATH`.
 fn newest_postgres() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
@@ -198,6 +205,22 @@ pub fn redis(dir: &TempDir, command: &[&str]) -> Result<String> {
     let answer = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     ensure!(output.status.success(), "redis-cli {command:?}: {answer} {}", String::from_utf8_lossy(&output.stderr));
     Ok(answer)
+}
+
+/// So many requests of each of several kinds, by fifty clients, to the server in the directory.
+///
+/// # Errors
+/// It does not end well.
+pub fn redis_benchmark(dir: &TempDir, requests: u64) -> Result<()> {
+    let client = program(&["redis-benchmark"], "redis-tools")?;
+    let output = Command::new(client)
+        .arg("-s")
+        .arg(dir.path().join("redis.sock"))
+        .args(["-q", "-t", "set,lpush,sadd,hset,zadd", "-r", "100000", "-d", "200", "-n", &requests.to_string()])
+        .stdin(Stdio::null())
+        .output()?;
+    ensure!(output.status.success(), "redis-benchmark: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 /// Waits until the server in the directory answers.

@@ -10,5 +10,8 @@ pub mod pages;
 pub mod recording;
 pub mod runner;
 pub mod scene;
+pub mod source;
+pub mod stacks;
+pub mod symbols;
 pub mod target;
 pub mod tool;

@@ -2,7 +2,7 @@
 
 use crate::runner::skip;
 use anyhow::{Context, Result, bail, ensure};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -158,6 +158,40 @@ impl Drop for Setting {
             eprintln!("failed to put {} back to {}: {error}", self.path.display(), self.before);
         }
     }
+}
+
+/// Does the work where no debug package is installed: what it starts lives in a mount namespace in which
+/// `/usr/lib/debug` is empty.
+///
+/// # Errors
+/// What the work says, or the namespace cannot be made.
+pub fn without_debug_files<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    // In a thread that is used once: a thread with its own root shares it with those that it starts, and cannot go back.
+    let name = crate::runner::current();
+    std::thread::scope(|scope| {
+        let work = scope.spawn(move || {
+            crate::runner::set_current(name);
+            // SAFETY: no memory is involved.
+            if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+                bail!("failed to make a mount namespace: {}", std::io::Error::last_os_error());
+            }
+            mount(c"none", c"/", None, libc::MS_REC | libc::MS_PRIVATE)?;
+            if Path::new("/usr/lib/debug").is_dir() {
+                mount(c"none", c"/usr/lib/debug", Some(c"tmpfs"), libc::MS_RDONLY)?;
+            }
+            work()
+        });
+        work.join().unwrap_or_else(|_| bail!("the work panicked"))
+    })
+}
+
+fn mount(source: &CStr, target: &CStr, kind: Option<&CStr>, flags: libc::c_ulong) -> Result<()> {
+    let kind = kind.map_or(std::ptr::null(), CStr::as_ptr);
+    // SAFETY: NUL-terminated strings, a kind that may be null, no data.
+    if unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind, flags, std::ptr::null()) } != 0 {
+        bail!("failed to mount on {target:?}: {}", std::io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// A cgroup (version 1) of its own. Removed on drop, once it is empty.

@@ -42,6 +42,17 @@ thread_local! {
     static CURRENT: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
+/// The test that runs on this thread.
+#[must_use]
+pub fn current() -> String {
+    CURRENT.with_borrow(Clone::clone)
+}
+
+/// Says which test this thread works for.
+pub fn set_current(name: String) {
+    CURRENT.set(name);
+}
+
 /// Where a test leaves what it saw, `KIND` being what it is: `target/kernel-tests/TEST.KIND`.
 #[must_use]
 pub fn keepsake(kind: &str) -> PathBuf {

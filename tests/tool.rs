@@ -241,6 +241,17 @@ impl Tool {
         }
     }
 
+    /// Reads statements until the books are as was waited for.
+    ///
+    /// # Errors
+    /// As [`Tool::wait_for`].
+    pub fn wait_for_books(&mut self, what: &str, wanted: impl Fn(&Books) -> bool) -> Result<()> {
+        while !wanted(&self.books) {
+            self.wait_for(what, |record| record.kind() == "statement")?;
+        }
+        Ok(())
+    }
+
     fn take(&mut self, line: Line) -> Result<()> {
         writeln!(self.raw, "{}", line.text)?;
         let value: Value = serde_json::from_str(&line.text).with_context(|| format!("not JSON: {:.400}", line.text))?;

@@ -21,6 +21,7 @@ layout! {
     task_flags: "`task_struct.flags`",
     task_pagefault_disabled: "`task_struct.pagefault_disabled`",
     regs_ip: "`pt_regs.ip`",
+    regs_sp: "`pt_regs.sp`",
     regs_orig_ax: "`pt_regs.orig_ax`: the system call in progress, or −1",
     regs_cs: "`pt_regs.cs`: tells 32-bit code",
     vma_start: "`vm_area_struct.vm_start`",
@@ -32,6 +33,7 @@ layout! {
     task_exit_code: "`task_struct.exit_code`",
     task_signal: "`task_struct.signal`",
     task_files: "`task_struct.files`",
+    task_fsbase: "`task_struct.thread.fsbase`: a thread's own variables, on top of its stack",
     signal_live: "`signal_struct.live.counter`",
     mm_rss_stat: "`mm_struct.rss_stat`",
     mm_total_vm: "`mm_struct.total_vm`",
@@ -99,6 +101,8 @@ pub struct Slot {
     /// Record that consumed the growth of the anonymous `count` last, outside a fault: where a fault finds its own page
     /// that another CPU's handler took for its own.
     pub consumer: RecordKey,
+    /// Instruction of its code path.
+    pub consumer_ip: u64,
     /// Program break as last seen.
     pub brk: u64,
     /// Calls that unmapped a range beginning at an address of this hash: part of a record's key, so that no record
@@ -156,6 +160,10 @@ pub struct Thread {
     pub pending: i64,
     /// User instruction of the fault.
     pub ip: u64,
+    /// User stack pointer of the fault.
+    pub sp: u64,
+    /// Code path of the fault, as [`crate::StackKey::stack`]; 0 while it has not been looked up.
+    pub stack: u64,
     /// Faulting address.
     pub address: u64,
     /// When the fault began; 0 for one whose time is not taken.

@@ -245,7 +245,7 @@ pub struct StackRecord {
     pub regs: [u64; 21],
     /// Address of the first byte that follows: the stack pointer's page.
     pub start: u64,
-    /// Where the stack ends (the thread's first frame lies below), as far as the kernel knows.
+    /// Where the stack ends (the thread's first frame lies below), as far as the kernel knows; else the largest number.
     pub end: u64,
     /// Pages that follow.
     pub pages: u32,

@@ -116,6 +116,11 @@ impl Regs {
         unsafe { load(self.0, layout!(regs_ip)) }
     }
 
+    #[inline(always)]
+    pub fn sp(self) -> u64 {
+        unsafe { load(self.0, layout!(regs_sp)) }
+    }
+
     /// The system call in progress; −1 in an exception from user mode, or for 32-bit code.
     #[inline(always)]
     pub fn syscall(self) -> i32 {
@@ -167,4 +172,10 @@ pub unsafe fn exchange(p: *mut i64, new: i64) -> i64 {
 #[inline(always)]
 pub unsafe fn add(p: *mut i64, amount: i64) {
     unsafe { core::arch::asm!("lock *(u64 *)({p} + 0) += {v}", p = in(reg) p, v = in(reg) amount) };
+}
+
+/// As [`add`], for 32 bits.
+#[inline(always)]
+pub unsafe fn add_u32(p: *mut u32, amount: u32) {
+    unsafe { core::arch::asm!("lock *(u32 *)({p} + 0) += {v}", p = in(reg) p, v = in(reg) amount) };
 }

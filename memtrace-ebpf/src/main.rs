@@ -1,7 +1,8 @@
 //! The probes. They hang on tracepoints only, so that they survive kernel versions, hardened kernels and lockdown.
 //!
 //! A counter change (`rss_stat`) is booked at once in a record keyed by who, where and why; the program swaps
-//! record maps at each interval and drains the idle one. Only mapping calls and lives of tasks go through the ring.
+//! record maps at each interval and drains the idle one. Only mapping calls and lives of tasks go through the ring, and
+//! through another one copies of stacks.
 //! A fault's record is written by its thread alone; every other kind of record is only added to, atomically, because
 //! another thread's fault may set it right ([`probes::rss`]). So nothing here needs a lock.
 #![no_std]
@@ -14,6 +15,7 @@ mod maps;
 mod probes;
 mod record;
 mod slot;
+mod stack;
 mod vma;
 mod why;
 

@@ -3,9 +3,11 @@
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
 };
-use memtrace_common::{Cause, Control, Cpu, Losses, Overflow, Reclaimer, RecordKey, RecordValue, Slot, Thread};
+use memtrace_common::{
+    Cause, Control, Cpu, Losses, Overflow, Reclaimer, RecordKey, RecordValue, Slot, StackKey, StackPath, Thread,
+};
 
 /// Interval number and whom to attach to.
 #[map]
@@ -49,6 +51,12 @@ pub static OVERFLOW: Array<Overflow> = Array::with_max_entries(1024 * Cause::COU
 /// Mapping calls and lives of tasks.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+/// Code paths whose stack has been copied; those not met for long make room.
+#[map]
+pub static STACKS: LruHashMap<StackKey, StackPath> = LruHashMap::with_max_entries(65536, 0);
+/// Copies of stacks. However many there are, the lives of mms have their own room.
+#[map]
+pub static STACK_COPIES: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
 /// What was lost.
 #[map]
 pub static LOSSES: PerCpuArray<Losses> = PerCpuArray::with_max_entries(1, 0);
@@ -99,7 +107,7 @@ macro_rules! lose {
 }
 pub(crate) use lose;
 
-/// The program looks into the ring at each interval; only when this much waits is it worth waking it earlier.
+/// The program looks into the rings at each interval; only when this much waits is it worth waking it earlier.
 const WAKE_BYTES: u64 = 1 << 20;
 
 /// Mapping calls leave this much of the ring to the lives of mms and tasks: without one of those an mm would stay open
@@ -123,9 +131,15 @@ pub fn emit<T: 'static>(record: T) {
     match EVENTS.reserve::<T>(0) {
         Some(mut entry) => {
             entry.write(record);
-            let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
-            entry.submit(u64::from(if waiting > WAKE_BYTES { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
+            entry.submit(wakeup(&EVENTS));
         }
         None => lose!(ring),
     }
+}
+
+/// Flags to submit with.
+#[inline(always)]
+pub fn wakeup(ring: &RingBuf) -> u64 {
+    let waiting = ring.query(u64::from(BPF_RB_AVAIL_DATA));
+    u64::from(if waiting > WAKE_BYTES { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
 }

@@ -1,17 +1,17 @@
 //! Merged records: booking an amount under its key, and moving it when a later event tells the true cause.
 
-use crate::kernel::add;
-use crate::maps::{OVERFLOW, RECORDS_0, RECORDS_1, lose};
+use crate::kernel::{add, add_u32};
+use crate::maps::{OVERFLOW, RECORDS_0, RECORDS_1, epoch, lose};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use memtrace_common::{Cause, HIST_BUCKETS, Overflow, RecordKey, RecordValue};
+use memtrace_common::{Cause, HIST_BUCKETS, Overflow, RecordKey, RecordValue, place};
 
 /// What a new record starts from; in read-only data, so that it costs no stack.
 static EMPTY: RecordValue = unsafe { core::mem::zeroed() };
 
-/// The record of `key` in the interval's map, made if it is not there.
+/// The record of `key` in the interval's map, made if it is not there. `ip` is the instruction of the key's code path.
 #[inline(always)]
-pub fn at(epoch: u32, key: &RecordKey) -> Option<*mut RecordValue> {
+pub fn at(epoch: u32, key: &RecordKey, ip: u64) -> Option<*mut RecordValue> {
     let records = if epoch & 1 == 0 { &RECORDS_0 } else { &RECORDS_1 };
     if let Some(record) = records.get_ptr_mut(key) {
         return Some(record);
@@ -26,6 +26,7 @@ pub fn at(epoch: u32, key: &RecordKey) -> Option<*mut RecordValue> {
         let now = bpf_ktime_get_ns();
         (*record).first_ns = now;
         (*record).last_ns = now;
+        (*record).ip = ip;
     }
     Some(record)
 }
@@ -39,8 +40,8 @@ pub fn overflow(epoch: u32, key: &RecordKey) -> Option<*mut Overflow> {
 
 /// Books `pages` (and `faults`) of `member` under `key`. Returns the record, if it had room.
 #[inline(always)]
-pub fn book(epoch: u32, key: &RecordKey, member: usize, pages: i64, faults: u32) -> Option<*mut RecordValue> {
-    match at(epoch, key) {
+pub fn book(epoch: u32, key: &RecordKey, ip: u64, member: usize, pages: i64, faults: u32) -> Option<*mut RecordValue> {
+    match at(epoch, key, ip) {
         Some(record) => {
             unsafe {
                 (*record).delta[member & 3] += pages;
@@ -58,8 +59,8 @@ pub fn book(epoch: u32, key: &RecordKey, member: usize, pages: i64, faults: u32)
 /// As [`book`], for records that more than one thread writes: those of system calls, reclaim and teardown, which
 /// another thread's fault may set right.
 #[inline(always)]
-pub fn book_shared(epoch: u32, key: &RecordKey, member: usize, pages: i64) -> Option<*mut RecordValue> {
-    match at(epoch, key) {
+pub fn book_shared(epoch: u32, key: &RecordKey, ip: u64, member: usize, pages: i64) -> Option<*mut RecordValue> {
+    match at(epoch, key, ip) {
         Some(record) => {
             unsafe { add(&raw mut (*record).delta[member & 3], pages) };
             Some(record)
@@ -86,7 +87,7 @@ fn spill(epoch: u32, key: &RecordKey, member: usize, pages: i64, faults: u32) {
 }
 
 /// Takes `pages` of `member` and `faults` from the record of `from`, booked in `from_epoch`, and gives them to that of
-/// `to`. When that interval is over and its map drained, the amount is taken from a new record of this interval, so
+/// `to`, on the same code path. When that interval is over and its map drained, the amount is taken from a new record of this interval, so
 /// that the sum over both is right; the faults stay where they were counted.
 #[inline(always)]
 pub fn shift(
@@ -94,11 +95,32 @@ pub fn shift(
     from: &RecordKey,
     from_epoch: u32,
     to: &RecordKey,
+    ip: u64,
     (member, pages, faults): (usize, i64, u32),
 ) {
     let faults = if from_epoch == epoch { faults } else { 0 };
-    let _ = book(epoch, from, member, -pages, 0u32.wrapping_sub(faults));
-    let _ = book(epoch, to, member, pages, faults);
+    let _ = book(epoch, from, ip, member, -pages, 0u32.wrapping_sub(faults));
+    let _ = book(epoch, to, ip, member, pages, faults);
+}
+
+/// Counts `faults` of an mm at a time, for finding bursts. Without room nothing is missing from the books.
+#[inline(never)]
+pub fn pace(slot: u32, now_ns: u64, faults: u32) -> i32 {
+    let key = RecordKey {
+        stack: 0,
+        place: now_ns >> place::MOMENT_SHIFT,
+        tid: 0,
+        life: 0,
+        slot: slot as u16,
+        nr: 0,
+        cause: 0,
+        place_kind: place::MOMENT,
+        detail: 0,
+    };
+    if let Some(record) = at(epoch(), &key, 0) {
+        unsafe { add_u32(&raw mut (*record).faults, faults) };
+    }
+    0
 }
 
 /// Adds a fault's latency.

@@ -160,7 +160,8 @@ pub fn book_for_other(index: u32, slot: *mut Slot, epoch: u32, pages: i64) {
         key.slot = index as u16;
         key.nr = -1;
     }
-    let _ = record::book_shared(epoch, &key, ANON, pages);
+    let ip = unsafe { (*slot).consumer_ip };
+    let _ = record::book_shared(epoch, &key, ip, ANON, pages);
 }
 
 /// Books what was given back and nobody came for: the CPU that it belonged to had looked a moment too early.
@@ -266,6 +267,7 @@ pub fn open(mm: u64, opening: &Opening) -> u32 {
     unsafe {
         (*slot).brk = peek(mm.wrapping_add(layout!(mm_brk) as u64));
         (*slot).consumer = NOBODY;
+        (*slot).consumer_ip = 0;
         (*slot).given_back = 0;
         (*slot).generation += 1;
         (*slot).vma_seq = 1;

@@ -118,6 +118,8 @@ pub struct OutputOptions {
     pub json: bool,
     /// Instead of stdout.
     pub file: Option<PathBuf>,
+    /// Overwrite it.
+    pub force: bool,
     /// Colours.
     pub color: ColorChoice,
     /// Smallest change worth a paragraph, bytes.
@@ -260,7 +262,7 @@ struct TraceArgs {
     no_stacks: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
 struct OutputArgs {
     /// NDJSON instead of text: one object a line (docs/ndjson.md).
@@ -269,6 +271,9 @@ struct OutputArgs {
     /// Write to this file instead of standard output.
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Overwrite the file if it is there.
+    #[arg(long, requires = "file")]
+    force: bool,
     /// Smallest change worth a paragraph of text, such as 64K or 1M [default: the larger of 256K and 0.5 % of RES].
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     threshold: Option<u64>,
@@ -326,8 +331,7 @@ where
             trace: trace.options(&talk),
             file,
             force,
-            output: OutputArgs { json: false, file: None, threshold: None, burst_only: false, no_screen: true }
-                .options(&talk),
+            output: OutputArgs { no_screen: true, ..OutputArgs::default() }.options(&talk),
         },
         Some(Sub::Replay { trace: file, output, talk }) => {
             if output.file.as_ref() == Some(&file) {
@@ -396,6 +400,7 @@ impl OutputArgs {
         OutputOptions {
             json: self.json,
             file: self.file,
+            force: self.force,
             color: talk.color,
             threshold_bytes: self.threshold,
             fail_on_loss: talk.fail_on_loss,

@@ -3,15 +3,19 @@
 //! Knows which mm sits in which slot of the probes, and joins what only makes sense together: amounts that a mapping
 //! call populated before its address was known, and the call's return.
 
-use crate::event::{Change, Event, Latency, MmClosed, MmId, MmOpened, Place, StackId, Syscall, Task, TaskWhat, Why};
+use crate::event::{
+    Change, Event, Latency, MmClosed, MmId, MmOpened, Pace, Place, StackId, Syscall, Task, TaskWhat, Why,
+};
 use crate::units::Amounts;
 use memtrace_common::{
-    Cause, Head, MmRecord, NO_SLOT, Overflow, RecordKey, RecordValue, SyscallRecord, TaskRecord, kind, place, why,
+    Cause, Head, MmRecord, NO_SLOT, Overflow, RecordKey, RecordValue, STACK_PAGES, StackRecord, SyscallRecord,
+    TaskRecord, kind, place, why,
 };
 use std::collections::{BTreeMap, HashMap};
 
 /// Bits of an address within its page; the probes know x86-64 only.
 const PAGE_MASK: u64 = 0xfff;
+const PAGE_BYTES: usize = 4096;
 
 /// An mm under observation and the slot that it sits in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +52,8 @@ pub struct Decoder {
     next_mm: u32,
     /// Returned mapping calls of this and the last interval, by thread and number of the call.
     returned: [HashMap<(u32, u64), (u64, u64)>; 2],
+    /// When which mm took how many faults, in this interval.
+    moments: BTreeMap<MmId, Vec<(u64, u32)>>,
     undecodable: u64,
 }
 
@@ -95,6 +101,20 @@ impl Decoder {
         raw
     }
 
+    /// Reads a record of the ring of copied stacks, with the pages that follow it. `None` for one that is not understood,
+    /// which is counted.
+    pub fn parse_stack<'a>(&mut self, bytes: &'a [u8]) -> Option<(StackRecord, &'a [u8])> {
+        let parsed = read::<StackRecord>(bytes).and_then(|record| {
+            let pages = usize::try_from(record.pages).ok().filter(|pages| *pages <= STACK_PAGES)?;
+            let copied = bytes.get(size_of::<StackRecord>()..)?.get(..pages * PAGE_BYTES)?;
+            (record.head.kind == kind::STACK).then_some((record, copied))
+        });
+        if parsed.is_none() {
+            self.undecodable += 1;
+        }
+        parsed
+    }
+
     /// Records that were not understood.
     #[must_use]
     pub const fn undecodable(&self) -> u64 {
@@ -106,10 +126,10 @@ impl Decoder {
         self.occupants.iter().map(|(slot, occupant)| (*slot, occupant))
     }
 
-    /// The slots of closed mms; they are forgotten here and may be given back to the probes.
-    pub fn take_closed(&mut self) -> Vec<u16> {
-        let closed: Vec<u16> = self.occupants().filter(|(_, o)| o.closed).map(|(slot, _)| slot).collect();
-        for slot in &closed {
+    /// The closed mms with their slots; they are forgotten here, and the slots may be given back to the probes.
+    pub fn take_closed(&mut self) -> Vec<(u16, MmId)> {
+        let closed: Vec<_> = self.occupants().filter(|(_, o)| o.closed).map(|(slot, o)| (slot, o.mm)).collect();
+        for (slot, _) in &closed {
             self.occupants.remove(slot);
         }
         closed
@@ -121,8 +141,21 @@ impl Decoder {
         self.returned[0].clear();
     }
 
+    /// When each mm took faults in the interval whose records have been decoded; forgotten here.
+    pub fn take_paces(&mut self) -> Vec<Event> {
+        let paces = std::mem::take(&mut self.moments);
+        paces
+            .into_iter()
+            .map(|(mm, mut moments)| {
+                moments.sort_unstable();
+                Event::Pace(Pace { mm, moments })
+            })
+            .collect()
+    }
+
     /// The mm in a slot, if it is the one that the record means.
-    fn mm(&self, head: &Head) -> Option<MmId> {
+    #[must_use]
+    pub fn mm(&self, head: &Head) -> Option<MmId> {
         let occupant = self.occupants.get(&head.slot)?;
         (head.slot != NO_SLOT && occupant.generation == head.generation).then_some(occupant.mm)
     }
@@ -218,13 +251,21 @@ impl Decoder {
         }))
     }
 
-    /// A merged record as an event; `None` when nothing sits in its slot, which is counted.
+    /// A merged record as an event; `None` when nothing sits in its slot, which is counted, and for what
+    /// [`Self::take_paces`] tells of.
     pub fn decode_record(
         &mut self,
         key: &RecordKey,
         value: &RecordValue,
         stacks: &mut impl StackNumbers,
     ) -> Option<Event> {
+        if key.place_kind == place::MOMENT {
+            if let Some(occupant) = self.occupants.get(&key.slot) {
+                let begin_ns = key.place << place::MOMENT_SHIFT;
+                self.moments.entry(occupant.mm).or_default().push((begin_ns, value.faults));
+            }
+            return None;
+        }
         let (Some(occupant), Some(cause)) = (self.occupants.get(&key.slot), Cause::from_code(key.cause)) else {
             self.undecodable += 1;
             return None;
@@ -324,5 +365,19 @@ mod tests {
         // A call that names a page touches nothing that is recorded.
         (value.low, value.high) = (0, 0);
         assert_eq!(place(&mut decoder, &value), Place::Address(key.place));
+    }
+
+    #[test]
+    fn moments_are_no_changes_and_come_in_order_of_time() {
+        let mut decoder = Decoder::default();
+        decoder.decode_opened(&MmRecord::zeroed());
+        for (place, slot, faults) in [(9, 0, 32), (7, 0, 16), (8, 3, 16)] {
+            let key = RecordKey { place, slot, place_kind: place::MOMENT, ..RecordKey::zeroed() };
+            let value = RecordValue { faults, ..RecordValue::zeroed() };
+            assert_eq!(decoder.decode_record(&key, &value, &mut ()), None);
+        }
+        let moments = vec![(7 << place::MOMENT_SHIFT, 16), (9 << place::MOMENT_SHIFT, 32)];
+        assert_eq!(decoder.take_paces(), [Event::Pace(Pace { mm: MmId(0), moments })]);
+        assert_eq!((decoder.take_paces().len(), decoder.undecodable()), (0, 0));
     }
 }

@@ -3,6 +3,10 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "live")]
+    if let Some(code) = memtrace::stacks::names::read_symbols_if_asked() {
+        return code;
+    }
     let request = match memtrace::cli::parse(std::env::args_os()) {
         Ok(request) => request,
         Err(error) => error.exit(),

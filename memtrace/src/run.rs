@@ -25,7 +25,7 @@ pub fn run(request: Request) -> Result<u8> {
         Request::Watch { target, trace, output } => watch(&target, &trace, None, &output, false),
         #[cfg(feature = "live")]
         Request::Record { target, trace, file, force, output } => {
-            let writer = trace::Writer::new(BufWriter::new(create_trace(&file, force)?))?;
+            let writer = trace::Writer::new(BufWriter::new(create(&file, force)?))?;
             watch(&target, &trace, Some(writer), &output, true)
         }
         #[cfg(feature = "live")]
@@ -62,17 +62,18 @@ struct Books {
 impl Books {
     fn new(output: &OutputOptions, closing_only: bool) -> Result<Self> {
         let out: Box<dyn Write> = match &output.file {
-            Some(path) => Box::new(File::create(path).with_context(|| format!("failed to create {}", path.display()))?),
+            Some(path) => Box::new(create(path, output.force)?),
             None => Box::new(io::stdout()),
         };
         let out = BufWriter::with_capacity(1 << 16, out);
         let view: Box<dyn View> = if output.json {
-            Box::new(JsonView::new(out))
+            Box::new(if output.bursts_only { JsonView::of_bursts(out) } else { JsonView::new(out) })
         } else {
             let options = TextOptions {
                 color: colored(output.color, output.file.is_none()),
                 threshold_bytes: output.threshold_bytes,
                 closing_only,
+                bursts_only: output.bursts_only,
                 verbose: output.verbose,
                 ..TextOptions::default()
             };
@@ -101,8 +102,7 @@ fn colored(choice: crate::cli::ColorChoice, to_stdout: bool) -> bool {
     choice.enabled(terminal, std::env::var_os("NO_COLOR").as_deref())
 }
 
-#[cfg(feature = "live")]
-fn create_trace(path: &Path, force: bool) -> Result<File> {
+fn create(path: &Path, force: bool) -> Result<File> {
     trace::create(path, force).map_err(|error| match error {
         trace::Error::Exists { path } => Failure::FileExists { path: path.display().to_string() }.into(),
         other => other.into(),

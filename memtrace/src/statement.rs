@@ -327,15 +327,30 @@ pub struct Audit {
     pub longest_hold_ns: u64,
 }
 
-/// A sum over a session, by cause or by mapping.
+/// A sum over a session, by cause, by mapping or by code.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sum {
     /// How much.
     pub delta: Amounts,
+    /// RES pages of the entries that made it grow, each counted with its net of an interval.
+    pub grown: u64,
+    /// RES pages of those that made it shrink: `grown − shrunk` is `delta`'s RES.
+    pub shrunk: u64,
     /// How many faults.
     pub faults: Faults,
     /// How long they took.
     pub latency: Latency,
+}
+
+/// What one code path did in a session.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CodeSum {
+    /// The code; `None` for what the kernel's own threads did, and for several paths together.
+    pub stack: Option<Arc<Stack>>,
+    /// How many code paths are in it when it stands for several; 0 otherwise.
+    pub folded: u64,
+    /// What it did.
+    pub sum: Sum,
 }
 
 /// The session's answer for one mm.
@@ -361,6 +376,8 @@ pub struct ClosingStatement {
     pub by_cause: Vec<(Cause, Sum)>,
     /// By mapping, largest gross amount first; `None` for what no mapping is known for.
     pub by_mapping: Vec<(Option<Arc<MappingRef>>, Sum)>,
+    /// By code path, largest gross amount first; what is beyond a thousand paths is one row, the last.
+    pub by_code: Vec<CodeSum>,
     /// All faults.
     pub faults: Faults,
     /// What the entries do not explain.
@@ -389,11 +406,11 @@ pub struct EndReport {
 /// How good the stacks of a session were.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StackSums {
-    /// RES pages of all entries that grew it.
+    /// RES pages of all entries that made it grow, each counted with its net: the positive ones of Σ [`Amounts::res`].
     pub grown: u64,
     /// Of these, those whose stack is complete; see [`StackEnd::Root`].
     pub complete: u64,
-    /// The others by how the stack ends: stacks, and RES pages that they grew.
+    /// The others by how the stack ends: distinct stacks, and RES pages that they grew.
     pub failures: BTreeMap<StackEnd, (u64, u64)>,
     /// RES pages that grew without a stack: the kernel's own threads, `fork`.
     pub without: u64,

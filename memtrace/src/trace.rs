@@ -133,8 +133,8 @@ pub enum Error {
     },
 }
 
-/// Creates a trace file, never over an existing one unless `force`. What is not a regular file (a pipe, `/dev/stdout`)
-/// is written to as it is.
+/// Creates a file, never over one with something in it unless `force`. What is not a regular file (a pipe,
+/// `/dev/stdout`) is written to as it is.
 ///
 /// # Errors
 /// [`Error::Exists`], [`Error::Create`].
@@ -146,11 +146,13 @@ pub fn create(path: &Path, force: bool) -> Result<File, Error> {
     }
     // Opened without truncation first: only the opened file can be trusted to be what it is.
     let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
-    let kind = file.metadata().map_err(failed)?.file_type();
+    let metadata = file.metadata().map_err(failed)?;
+    let kind = metadata.file_type();
     if kind.is_fifo() || kind.is_char_device() || kind.is_socket() {
         return Ok(file);
     }
-    if !force {
+    // What an attempt left that failed before it wrote anything is in nobody's way.
+    if !force && metadata.len() > 0 {
         return Err(Error::Exists { path: path.to_owned() });
     }
     file.set_len(0).map_err(failed)?;

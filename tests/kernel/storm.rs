@@ -20,13 +20,47 @@ fn main() -> ExitCode {
 /// Faults of a storm's thread outside its loop: waking up and reporting, on pages that are locked in.
 const HANDFUL: i64 = 16;
 
-/// Two threads for `MEMTRACE_STORM_SECONDS` (default 5).
+/// With call stacks and without them: nothing lost either way. What they cost is printed.
 fn storm() -> Result<()> {
-    let seconds = std::env::var("MEMTRACE_STORM_SECONDS").unwrap_or_else(|_| "5".to_owned());
+    let alone = rate(&storm_alone()?)?;
+    let (without, _) = storm_under(&["--no-stacks"])?;
+    let (with, end) = storm_under(&[])?;
+    let (copies, faults) = (end["stacks"]["copies"].as_u64(), end["faults"]["minor"].as_u64().context("faults")?);
+    let copies = copies.context("end.stacks does not say how many copies were taken")?;
+    println!("    {} copies per million faults; end.stacks {}", copies * 1_000_000 / faults.max(1), end["stacks"]);
+    println!(
+        "    faults a second: {alone:.0} alone, {without:.0} without stacks (×{:.3} time), {with:.0} with (×{:.3}; ×{:.3} of without)",
+        alone / without,
+        alone / with,
+        without / with
+    );
+    ensure!(copies <= faults / 100, "{copies} copies of {faults} faults on two paths");
+    Ok(())
+}
+
+fn seconds() -> String {
+    std::env::var("MEMTRACE_STORM_SECONDS").unwrap_or_else(|_| "5".to_owned())
+}
+
+fn rate(truth: &Value) -> Result<f64> {
+    truth["more"]["faults_per_second"].as_f64().context("faults_per_second")
+}
+
+fn storm_alone() -> Result<Value> {
     let dir = TempDir::new()?;
+    let mut target =
+        Target::workload("storm", &options(&dir, &Play { options: &[("--seconds", &seconds())], ..Play::default() }))?;
+    target.send("x")?;
+    target.json()
+}
+
+/// Two threads for `MEMTRACE_STORM_SECONDS` (default 5): faults a second, and the `end` line.
+fn storm_under(tool: &[&str]) -> Result<(f64, Value)> {
+    let dir = TempDir::new()?;
+    let seconds = seconds();
     let play = Play { options: &[("--seconds", &seconds)], ..Play::default() };
     let mut target = Target::workload("storm", &options(&dir, &play))?;
-    let tool = Tool::attach(target.pid(), &[])?;
+    let tool = Tool::attach(target.pid(), tool)?;
     target.send("x")?;
     let patience = std::time::Duration::from_secs_f64(seconds.parse::<f64>()? + 60.0);
     let truth: Value = serde_json::from_str(&target.line_within(patience)?)?;
@@ -38,9 +72,9 @@ fn storm() -> Result<()> {
     let touches: i64 = threads.iter().filter_map(|thread| thread["touches"].as_i64()).sum();
     let given = outcome.books.sum(|entry| entry.cause == "madvise.dontneed").0.anon;
     ensure!((given + touches).abs() <= HANDFUL, "{given} pages given back in the books, {touches} in truth");
-    let own = &outcome.end()?["own"];
-    println!("    {} faults a second; own cost {own}", truth["more"]["faults_per_second"]);
-    Ok(())
+    let end = outcome.end()?.clone();
+    println!("    {} faults a second; own cost {}", truth["more"]["faults_per_second"], end["own"]);
+    Ok((rate(&truth)?, end))
 }
 
 /// Every touch is a fault with its page in the books. Of what is given back the sum is exact, and what each thread gave

@@ -7,7 +7,7 @@
 use crate::kernel::{PF_EXITING, Regs, Task, exchange};
 use crate::maps::{MMS, SLOTS, THREADS, emit, epoch, lose, maybe_traced};
 use crate::slot::head;
-use crate::{record, vma};
+use crate::{record, stack, vma};
 use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
     macros::{btf_tracepoint, perf_event},
@@ -17,6 +17,8 @@ use memtrace_common::{Cause, FILE, RecordKey, RecordValue, TaskRecord, Thread, k
 
 /// Error code bit: the page was present, the access was not allowed.
 const PRESENT: u64 = 1;
+/// One fault in so many is timed and counted for the pace, and its return addresses are compared.
+const SAMPLED: u32 = 16;
 /// Error code bit: it was a write.
 const WRITE: u64 = 2;
 
@@ -49,26 +51,32 @@ fn start(ctx: &BtfTracePointContext, mode: u32) -> i32 {
             book_unchanged(task, th, 0);
         }
         (*th).address = ctx.arg(0);
-        if mode == 0 {
-            // The tracepoint's own registers are the user's.
-            (*th).ip = Regs(ctx.arg::<u64>(1) as *const u8).ip();
-            (*th).nr = -1;
-        } else {
-            let regs = task.regs();
-            (*th).ip = regs.ip();
-            (*th).nr = regs.syscall();
+        (*th).faults += 1;
+        let sampled = (*th).faults & (SAMPLED - 1) == 0;
+        // In user mode the tracepoint's own registers are the user's.
+        let regs = if mode == 0 { Regs(ctx.arg::<u64>(1) as *const u8) } else { task.regs() };
+        (*th).nr = if mode == 0 { -1 } else { regs.syscall() };
+        let (ip, sp) = (regs.ip(), regs.sp());
+        if sampled || ip != (*th).ip || sp != (*th).sp {
+            (*th).ip = ip;
+            (*th).sp = sp;
+            // To read the user's memory may be a fault in kernel mode, which would find this very program running, and
+            // the kernel skips it and counts it. A fault in kernel mode has its path looked up when it is booked.
+            (*th).stack = if mode == 0 { stack::path(task, regs, (*th).slot) } else { 0 };
         }
         (*th).fault_count = count;
-        (*th).faults += 1;
         let mut state = ((*th).state & thread::VMA_HAS_OPS) | thread::STARTED | mode;
         if error_code & (PRESENT | WRITE) == PRESENT | WRITE {
             state |= thread::WRITE_PRESENT;
         }
         (*th).state = state;
-        // Reading the clock is a third of what this program costs.
-        let timed = (*th).faults & 15 == 0;
-        (*th).start_ns = if timed { bpf_ktime_get_ns() } else { 0 };
         (*th).pending = 1;
+        // Reading the clock is a third of what this program costs.
+        (*th).start_ns = 0;
+        if sampled {
+            record::pace((*th).slot, bpf_ktime_get_ns(), SAMPLED);
+            (*th).start_ns = bpf_ktime_get_ns();
+        }
     }
     0
 }
@@ -87,10 +95,11 @@ pub fn book_unchanged(task: Task, th: *mut Thread, detail: u16) -> i32 {
         }
         let cause = if (*th).state & thread::WRITE_PRESENT != 0 { Cause::FaultCow } else { Cause::FaultNone };
         let place = vma::of_fault(th, slot, task);
+        let tid = task.pid();
         let key = RecordKey {
-            stack: (*th).ip,
+            stack: stack::seen(th, tid),
             place: place.place,
-            tid: task.pid(),
+            tid,
             life: (*th).vma_life,
             slot: (*th).slot as u16,
             nr: (*th).nr as i16,
@@ -98,7 +107,7 @@ pub fn book_unchanged(task: Task, th: *mut Thread, detail: u16) -> i32 {
             place_kind: place.kind,
             detail,
         };
-        if let Some(record) = record::book(epoch(), &key, FILE, 0, 1) {
+        if let Some(record) = record::book(epoch(), &key, (*th).ip, FILE, 0, 1) {
             widen(record, th, place.end);
             if (*th).state & thread::MAJOR != 0 {
                 (*record).major += 1;
@@ -130,29 +139,19 @@ pub fn page_fault_major(_ctx: PerfEventContext) -> u32 {
         }
         let now = bpf_ktime_get_ns();
         let epoch = epoch();
-        let mut key = RecordKey {
-            stack: (*th).ip,
-            place: (*th).last_place,
-            tid: task.pid(),
-            life: (*th).vma_life,
-            slot: (*th).slot as u16,
-            nr: (*th).nr as i16,
-            cause: (*th).last_cause as u8,
-            place_kind: (*th).last_place_kind as u8,
-            detail: 0,
-        };
+        let mut key = last_key(th, task.pid());
         if (*th).last_latency_ns != 0 && (*th).last_epoch == epoch {
-            if let Some(record) = record::at(epoch, &key) {
+            if let Some(record) = record::at(epoch, &key, (*th).ip) {
                 record::untime(record, (*th).last_latency_ns);
             }
         }
         if key.cause == Cause::FaultFile as u8 {
             let from = key;
             key.cause = Cause::FaultFileRead as u8;
-            record::shift(epoch, &from, (*th).last_epoch, &key, (FILE, (*th).last_pages, 1));
+            record::shift(epoch, &from, (*th).last_epoch, &key, (*th).ip, (FILE, (*th).last_pages, 1));
             (*th).last_cause = u16::from(key.cause);
         }
-        if let Some(record) = record::at(epoch, &key) {
+        if let Some(record) = record::at(epoch, &key, (*th).ip) {
             (*record).major += 1;
             widen(record, th, (*th).vma_end);
             if (*th).start_ns != 0 {
@@ -161,6 +160,24 @@ pub fn page_fault_major(_ctx: PerfEventContext) -> u32 {
         }
     }
     0
+}
+
+/// Key of the record that holds what the fault booked last.
+#[inline(always)]
+pub unsafe fn last_key(th: *const Thread, tid: u32) -> RecordKey {
+    unsafe {
+        RecordKey {
+            stack: (*th).stack,
+            place: (*th).last_place,
+            tid,
+            life: (*th).vma_life,
+            slot: (*th).slot as u16,
+            nr: (*th).nr as i16,
+            cause: (*th).last_cause as u8,
+            place_kind: (*th).last_place_kind as u8,
+            detail: 0,
+        }
+    }
 }
 
 /// Makes the record's range of touched addresses hold the fault's.
@@ -175,7 +192,6 @@ pub unsafe fn widen(record: *mut RecordValue, th: *const Thread, end: u64) {
             (*record).high = address;
         }
         (*record).end = end;
-        (*record).ip = (*th).ip;
     }
 }
 
@@ -214,6 +230,8 @@ fn register(task: Task, mm: u64, tid: u32) -> i32 {
         (*th).slot = slot;
         (*th).populating = u64::MAX;
         (*th).nr = -1;
+        // Threads that take few faults are sampled as often as others.
+        (*th).faults = tid & (SAMPLED - 1);
     }
     emit(TaskRecord {
         head: head(kind::THREAD_SEEN, slot, tid, tgid),

@@ -1,9 +1,10 @@
 //! Mapping calls, when they return. The arguments are still in the user registers on the kernel stack.
 
-use crate::kernel::Task;
+use crate::kernel::{Task, add_u32};
 use crate::maps::{SLOTS, emit_call, maybe_traced};
 use crate::probes::fault;
 use crate::slot::{self, head};
+use crate::stack;
 use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel, macros::tracepoint, programs::TracePointContext};
 use memtrace_common::nr::{self, PR_SET_VMA, mmap};
 use memtrace_common::{SyscallRecord, kind};
@@ -35,12 +36,13 @@ pub fn mapping_call_exit(ctx: TracePointContext) -> u32 {
     let Some(slot) = SLOTS.get_ptr_mut(index) else { return 0 };
     unsafe {
         match nr as u32 {
-            nr::MUNMAP | nr::MREMAP | nr::SHMDT | nr::REMAP_FILE_PAGES => bump(slot::life(slot, regs.arg0())),
-            nr::MMAP if regs.arg3() & mmap::FIXED != 0 => bump(slot::life(slot, regs.arg0())),
+            nr::MUNMAP | nr::MREMAP | nr::SHMDT | nr::REMAP_FILE_PAGES => add_u32(slot::life(slot, regs.arg0()), 1),
+            nr::MMAP if regs.arg3() & mmap::FIXED != 0 => add_u32(slot::life(slot, regs.arg0()), 1),
             nr::BRK => (*slot).brk = ret as u64,
             _ => {}
         }
-        bump(&raw mut (*slot).vma_seq);
+        // Several threads of an mm map at once: an increment lost would leave a stale VMA in a cache.
+        add_u32(&raw mut (*slot).vma_seq, 1);
     }
     emit_call(SyscallRecord {
         head: head(kind::SYSCALL, index, task.pid(), task.tgid()),
@@ -49,14 +51,7 @@ pub fn mapping_call_exit(ctx: TracePointContext) -> u32 {
         ret,
         ip: regs.ip(),
         call,
-        stack: regs.ip(),
+        stack: stack::path(task, regs, index),
     });
     0
-}
-
-/// Several threads of an mm map at once: an increment lost would leave a stale VMA in a cache.
-#[inline(always)]
-unsafe fn bump(p: *mut u32) {
-    let one = 1u32;
-    unsafe { core::arch::asm!("lock *(u32 *)({p} + 0) += {v}", p = in(reg) p, v = in(reg) one) };
 }

@@ -59,8 +59,8 @@ pub fn book(change: &Change, reclaimer: *mut Reclaimer) -> i32 {
             place_kind: place::NONE,
             detail: 0,
         };
-        let _ = record::book_shared(epoch, &key, member, delta);
-        change.remember(&key);
+        let _ = record::book_shared(epoch, &key, 0, member, delta);
+        change.remember(&key, 0);
         if member == ANON && delta < 0 {
             (*reclaimer).last = key;
             (*reclaimer).last_pages = delta;
@@ -69,7 +69,7 @@ pub fn book(change: &Change, reclaimer: *mut Reclaimer) -> i32 {
             if (*reclaimer).last.slot == index as u16 {
                 key.cause = reclaim;
                 let last = (*reclaimer).last_pages;
-                record::shift(epoch, &(*reclaimer).last, (*reclaimer).last_epoch, &key, (ANON, last, 0));
+                record::shift(epoch, &(*reclaimer).last, (*reclaimer).last_epoch, &key, 0, (ANON, last, 0));
             }
             (*reclaimer).last_pages = 0;
         }

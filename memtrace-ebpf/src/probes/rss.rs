@@ -2,9 +2,9 @@
 
 use crate::kernel::{Task, layout, peek};
 use crate::maps::{MMS, SLOTS, THREADS, epoch, maybe_traced};
-use crate::probes::{fault::widen, reclaim};
+use crate::probes::{fault, reclaim};
 use crate::vma::Place;
-use crate::{record, slot, vma, why};
+use crate::{record, slot, stack, vma, why};
 use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
 use memtrace_common::nr;
 use memtrace_common::{ANON, Cause, FILE, RecordKey, SHMEM, SWAP, Slot, Thread, place, thread};
@@ -70,7 +70,7 @@ pub fn rss_stat(ctx: BtfTracePointContext) -> i32 {
     }
     // Made here and not where it is used: before Linux 6.13 all frames of a chain of calls share 512 bytes.
     let own = match own {
-        None if task.mm() == mm && !why::is_kernel_thread(task.flags()) => crate::probes::fault::of(task, mm),
+        None if task.mm() == mm && !why::is_kernel_thread(task.flags()) => fault::of(task, mm),
         known => known,
     };
     book_other(&change, mm, own);
@@ -134,9 +134,12 @@ pub struct Change {
 impl Change {
     /// Remembers the record that consumed last.
     #[inline(always)]
-    pub fn remember(&self, key: &RecordKey) {
+    pub fn remember(&self, key: &RecordKey, ip: u64) {
         if self.consumed && self.member == ANON {
-            unsafe { (*self.slot).consumer = *key };
+            unsafe {
+                (*self.slot).consumer = *key;
+                (*self.slot).consumer_ip = ip;
+            }
         }
     }
 }
@@ -146,6 +149,11 @@ impl Change {
 unsafe fn book_fault(change: &Change, th: *mut Thread) {
     let Change { epoch, index, slot, task, tid, member, delta, .. } = *change;
     unsafe {
+        // Before anything else is done: what follows is our time, not the fault's.
+        let now = if (*th).start_ns != 0 { bpf_ktime_get_ns() } else { 0 };
+        if (*th).stack == 0 {
+            (*th).stack = stack::path(task, task.regs(), index);
+        }
         let place = vma::of_fault(th, slot, task);
         let cause = match member {
             ANON if (*th).state & thread::COPYING != 0 => Cause::FaultCow,
@@ -161,7 +169,7 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
             _ => Cause::FaultShmem,
         };
         let key = RecordKey {
-            stack: (*th).ip,
+            stack: (*th).stack,
             place: place.place,
             tid,
             life: (*th).vma_life,
@@ -175,10 +183,10 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
         (*th).pending = 0;
         if member == SWAP && !first {
             // do_swap_page adds the page first and takes the swap entry after.
-            let from = last_key(&key, th);
-            record::shift(epoch, &from, (*th).last_epoch, &key, (ANON, (*th).last_pages, 1));
+            let from = fault::last_key(th, tid);
+            record::shift(epoch, &from, (*th).last_epoch, &key, (*th).ip, (ANON, (*th).last_pages, 1));
         }
-        let record = record::book(epoch, &key, member, delta, u32::from(first));
+        let record = record::book(epoch, &key, (*th).ip, member, delta, u32::from(first));
         let same = !first
             && (*th).last_epoch == epoch
             && (*th).last_cause == u16::from(key.cause)
@@ -190,31 +198,17 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
         (*th).last_place_kind = u16::from(key.place_kind);
         (*th).state |= thread::BOOKED;
         let Some(record) = record else { return };
-        widen(record, th, place.end);
+        fault::widen(record, th, place.end);
         if first {
             (*th).last_latency_ns = 0;
             if (*th).state & thread::KERNEL != 0 {
                 (*record).kernel_mode += 1;
             }
             if (*th).start_ns != 0 {
-                let now = bpf_ktime_get_ns();
                 let latency = now.wrapping_sub((*th).start_ns);
                 (*th).last_latency_ns = latency;
                 record::time(record, latency, now);
             }
-        }
-    }
-}
-
-/// Key of the record that holds what this fault booked last; `like` is another key of the same fault.
-#[inline(always)]
-pub unsafe fn last_key(like: &RecordKey, th: *const Thread) -> RecordKey {
-    unsafe {
-        RecordKey {
-            cause: (*th).last_cause as u8,
-            place: (*th).last_place,
-            place_kind: (*th).last_place_kind as u8,
-            ..*like
         }
     }
 }
@@ -251,8 +245,10 @@ fn book_other(change: &Change, mm: u64, own: Option<*mut Thread>) -> i32 {
             _ => Cause::FaultSwapin,
         };
     }
+    // Somebody else's path is in another address space.
+    let ip = if mine { why.ip } else { 0 };
     let key = RecordKey {
-        stack: why.ip,
+        stack: if ip != 0 { stack::path(task, task.regs(), index) } else { 0 },
         place: why.place.place,
         tid,
         life: slot::life_of(slot, why.place.place),
@@ -262,12 +258,9 @@ fn book_other(change: &Change, mm: u64, own: Option<*mut Thread>) -> i32 {
         place_kind: why.place.kind,
         detail: why.detail,
     };
-    change.remember(&key);
-    if let Some(record) = record::book_shared(epoch, &key, member, delta) {
-        unsafe {
-            (*record).end = why.place.end;
-            (*record).ip = why.ip;
-        }
+    change.remember(&key, ip);
+    if let Some(record) = record::book_shared(epoch, &key, ip, member, delta) {
+        unsafe { (*record).end = why.place.end };
     }
     0
 }

@@ -40,7 +40,7 @@ fn watching_a_process_has_useful_defaults() {
 #[test]
 fn every_flag_arrives() {
     let line = "memtrace -p 1 --interval 20ms --duration 1m30s --follow --smaps-interval 0 --max-snapshot-ms 7 \
-                --no-bpf-stats --no-stacks --burst-only --no-screen --json -o out.ndjson --threshold 1M --color never --fail-on-loss -vv";
+                --no-bpf-stats --no-stacks --burst-only --no-screen --json -o out.ndjson --force --threshold 1M --color never --fail-on-loss -vv";
     let Ok(Request::Watch { trace, output, .. }) = request(line) else { panic!("not a watch") };
     assert_eq!(trace.interval, Duration::from_millis(20));
     assert_eq!(trace.duration, Some(Duration::from_secs(90)));
@@ -53,6 +53,7 @@ fn every_flag_arrives() {
         OutputOptions {
             json: true,
             file: Some("out.ndjson".into()),
+            force: true,
             color: ColorChoice::Never,
             threshold_bytes: Some(1 << 20),
             fail_on_loss: true,

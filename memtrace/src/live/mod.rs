@@ -2,6 +2,7 @@
 
 mod batch;
 pub mod btf;
+mod copies;
 mod doctor;
 mod failure;
 mod lag;
@@ -16,6 +17,7 @@ mod rights;
 mod session;
 mod source;
 mod spawn;
+mod stacks_off;
 mod watch;
 
 pub use doctor::doctor;

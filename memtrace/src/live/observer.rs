@@ -2,11 +2,13 @@
 //! waits until no program writes into the old one, and drains it.
 
 use super::batch;
+use super::copies::Copies;
 use super::own;
 use super::probes::{Options, Probes, Wire};
 use super::reading;
+use super::stacks_off::Stacks;
 use crate::decode::{Decoder, Raw};
-use crate::event::{Closing, Event, Lost, Maps, MmId, Smaps, Tick};
+use crate::event::{Closing, Event, Lost, Maps, MmId, Smaps, Tick, Why};
 use crate::procfs::{ProcessFiles, monotonic_ns, parse_maps};
 use crate::units::Amounts;
 use anyhow::{Context as _, Result};
@@ -32,6 +34,8 @@ pub struct Observer {
     decoder: Decoder,
     /// Ring records of intervals that are not over.
     waiting: Vec<Raw>,
+    copies: Copies,
+    stacks: Stacks,
     processes: BTreeMap<MmId, Process>,
     comms: HashMap<u32, (Vec<u8>, u64)>,
     /// What was lost when the last interval ended.
@@ -61,6 +65,8 @@ impl Observer {
             probes,
             decoder: Decoder::default(),
             waiting: Vec::new(),
+            copies: Copies::default(),
+            stacks: Stacks::new(),
             processes: BTreeMap::new(),
             comms: HashMap::new(),
             losses: Losses::default(),
@@ -94,13 +100,14 @@ impl Observer {
         self.probes.await_exec_of(pid)
     }
 
-    /// Takes what waits in the ring. To be called when the ring is readable, so that it does not run full between ticks.
+    /// Takes what waits in the rings. To be called when one is readable, so that it does not run full between ticks.
     pub fn read_ring(&mut self) {
         while let Some(item) = self.probes.ring.next() {
             if let Some(raw) = self.decoder.parse_ring(&item) {
                 self.waiting.push(raw);
             }
         }
+        self.copies.read(&mut self.probes.copies, &mut self.decoder, &mut self.stacks);
     }
 
     /// The books that are open already, before the first interval ends. What else waits stays in the ring's order.
@@ -110,17 +117,17 @@ impl Observer {
             return Vec::new();
         };
         let raw = self.waiting.remove(position);
-        let mut events: Vec<Event> = self.decoder.decode_ring(&raw, &mut ()).into_iter().collect();
-        self.open_new_processes(&events);
+        let mut events: Vec<Event> = self.decoder.decode_ring(&raw, &mut self.stacks).into_iter().collect();
+        self.open_new_processes(events.iter());
         self.read_wanted_maps(&mut events);
         events
     }
 
-    /// The ring's descriptor, readable when much waits.
+    /// The rings' descriptors, readable when much waits.
     #[must_use]
-    pub fn ring_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the ring owns this descriptor and lives as long as the borrow of `self`.
-        unsafe { BorrowedFd::borrow_raw(self.probes.ring.as_raw_fd()) }
+    pub fn ring_fds(&self) -> [BorrowedFd<'_>; 2] {
+        // SAFETY: the rings own these descriptors and live as long as the borrow of `self`.
+        [&self.probes.ring, &self.probes.copies].map(|ring| unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) })
     }
 
     /// Some mm is still under observation.
@@ -158,26 +165,37 @@ impl Observer {
         let now = monotonic_ns();
         own::wait_for_running_programs();
         self.read_ring();
-        let mut timed = self.decode_ring_until(before, now);
-        self.drain_records(ended, &mut timed)?;
         let losses = self.probes.losses()?;
-        let overflowed = losses.records != self.losses.records;
-        if overflowed || self.overflowed {
-            self.drain_overflow(ended, now, &mut timed)?;
-        }
-        self.overflowed = overflowed;
         if losses.ring != self.losses.ring {
             for process in self.processes.values_mut() {
                 process.wants_maps = true;
             }
         }
+        // What is mapped is to be known before stacks are unwound, and they before what refers to them.
+        let mut timed = self.decode_openings(now);
+        self.open_new_processes(timed.iter().map(|(_, event)| event));
+        self.want_maps_of_calls(now);
+        let mut maps = Vec::new();
+        self.read_wanted_maps(&mut maps);
+        self.copies.hand_over(now, &self.decoder, &mut self.stacks);
+        self.decode_ring_until(before, now, &mut timed);
+        self.drain_records(ended, &mut timed)?;
+        self.probes.learn_paths(&self.stacks.take_paths())?;
+        let overflowed = losses.records != self.losses.records;
+        if overflowed || self.overflowed {
+            self.drain_overflow(ended, now, &mut timed)?;
+        }
+        self.overflowed = overflowed;
         self.losses = losses;
-        let mut events = self.order(timed);
-        self.open_new_processes(&events);
-        self.read_wanted_maps(&mut events);
+        let ordered = self.order(timed);
+        let mut events = self.stacks.take_events();
+        events.extend(ordered);
+        events.append(&mut maps);
+        events.append(&mut self.decoder.take_paces());
         let closings = self.closings(ended)?;
-        for closed in self.decoder.take_closed() {
-            self.probes.free_slot(u32::from(closed))?;
+        for (slot, mm) in self.decoder.take_closed() {
+            self.stacks.closed(mm);
+            self.probes.free_slot(u32::from(slot))?;
         }
         let observed: BTreeSet<MmId> = self.decoder.occupants().map(|(_, o)| o.mm).collect();
         self.processes.retain(|mm, _| observed.contains(mm));
@@ -190,7 +208,7 @@ impl Observer {
             threads: losses.threads,
             mms: losses.mms,
             undecodable: self.decoder.undecodable(),
-            stacks: losses.stacks,
+            stacks: losses.stacks + self.copies.lost(),
         };
         events.push(Event::Tick(Tick { ts_ns: now, closings, lost, own }));
         Ok(events)
@@ -205,27 +223,36 @@ impl Observer {
         self.tick()
     }
 
-    /// What happened in the interval, which ended between `before` and `now`. A teardown between the two has its changes
+    /// The mms that were opened in the interval.
+    fn decode_openings(&mut self, now: u64) -> Vec<(u64, Event)> {
+        let is_one = |raw: &Raw| raw.head().kind == kind::MM_OPENED && raw.head().ts_ns <= now;
+        let (mut opened, waiting): (Vec<Raw>, Vec<Raw>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(is_one);
+        self.waiting = waiting;
+        opened.sort_by_key(|raw| raw.head().ts_ns);
+        let timed = |raw: Raw| Some((raw.head().ts_ns, self.decoder.decode_ring(&raw, &mut self.stacks)?));
+        opened.into_iter().filter_map(timed).collect()
+    }
+
+    /// What else happened in the interval, which ended between `before` and `now`. A teardown between the two has its changes
     /// in the next interval: its end waits for them, or its slot would be used again while they are still to come.
-    fn decode_ring_until(&mut self, before: u64, now: u64) -> Vec<(u64, Event)> {
-        let mut timed = Vec::new();
+    fn decode_ring_until(&mut self, before: u64, now: u64, timed: &mut Vec<(u64, Event)>) {
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.sort_by_key(|raw| raw.head().ts_ns);
         for raw in waiting {
             let head = raw.head();
             if head.ts_ns > if head.kind == kind::MM_CLOSED { before } else { now } {
                 self.waiting.push(raw);
-            } else if let Some(event) = self.decoder.decode_ring(&raw, &mut ()) {
+            } else if let Some(event) = self.decoder.decode_ring(&raw, &mut self.stacks) {
                 timed.push((raw.head().ts_ns, event));
             }
         }
-        timed
     }
 
     fn drain_records(&mut self, ended: u32, timed: &mut Vec<(u64, Event)>) -> Result<()> {
-        let decoder = &mut self.decoder;
+        let (decoder, stacks) = (&mut self.decoder, &mut self.stacks);
         batch::drain::<RecordKey, RecordValue>(&self.probes.records[(ended & 1) as usize], |key, value| {
-            if let Some(event) = decoder.decode_record(key, value, &mut ()) {
+            if let Some(event) = decoder.decode_record(key, value, stacks) {
                 timed.push((value.first_ns, event));
             }
         })
@@ -299,33 +326,49 @@ impl Observer {
         events
     }
 
-    fn open_new_processes(&mut self, events: &[Event]) {
+    fn open_new_processes<'a>(&mut self, events: impl Iterator<Item = &'a Event>) {
         for event in events {
-            match event {
-                Event::MmOpened(opened) => match ProcessFiles::open(opened.pid) {
-                    Ok(files) => {
-                        let process = Process { files, maps_due_ns: 0, wants_maps: true };
-                        self.processes.insert(opened.mm, process);
-                    }
-                    Err(error) => log::info!("the mappings of process {} cannot be read: {error}", opened.pid),
-                },
-                Event::Syscall(call) => {
-                    let named = match call.nr {
-                        nr::MMAP => call.args[3] & nr::mmap::ANONYMOUS == 0 || call.args[3] & nr::mmap::SHARED != 0,
-                        nr::SHMAT | nr::PRCTL | nr::REMAP_FILE_PAGES => true,
-                        _ => false,
-                    };
-                    if let Some(process) = self.processes.get_mut(&call.mm).filter(|_| named) {
-                        process.wants_maps = true;
-                    }
+            let Event::MmOpened(opened) = event else { continue };
+            if let Why::Fork { parent } = opened.why {
+                self.stacks.forked(opened.mm, parent);
+            }
+            match ProcessFiles::open(opened.pid) {
+                Ok(files) => {
+                    let process = Process { files, maps_due_ns: 0, wants_maps: true };
+                    self.processes.insert(opened.mm, process);
                 }
-                _ => {}
+                Err(error) => log::info!("the mappings of process {} cannot be read: {error}", opened.pid),
+            }
+        }
+    }
+
+    /// Of some calls of the interval only maps tells what they mapped.
+    fn want_maps_of_calls(&mut self, now: u64) {
+        for raw in &self.waiting {
+            let Raw::Syscall(call) = raw else { continue };
+            let named = match u32::try_from(call.nr) {
+                Ok(nr::MMAP) => call.args[3] & nr::mmap::ANONYMOUS == 0 || call.args[3] & nr::mmap::SHARED != 0,
+                Ok(nr::SHMAT | nr::PRCTL | nr::REMAP_FILE_PAGES) => true,
+                _ => false,
+            };
+            if named
+                && call.head.ts_ns <= now
+                && let Some(mm) = self.decoder.mm(&call.head)
+                && let Some(process) = self.processes.get_mut(&mm)
+            {
+                process.wants_maps = true;
             }
         }
     }
 
     fn read_wanted_maps(&mut self, events: &mut Vec<Event>) {
-        let closed: BTreeSet<MmId> = self.decoder.occupants().filter(|(_, o)| o.closed).map(|(_, o)| o.mm).collect();
+        // /proc has what a process maps now, which may be another program by now.
+        let closed: BTreeSet<MmId> = self
+            .waiting
+            .iter()
+            .filter(|raw| raw.head().kind == kind::MM_CLOSED)
+            .filter_map(|raw| self.decoder.mm(raw.head()))
+            .collect();
         for (mm, process) in &mut self.processes {
             let begin_ns = monotonic_ns();
             if !process.wants_maps || begin_ns < process.maps_due_ns || closed.contains(mm) {
@@ -341,6 +384,7 @@ impl Observer {
             }
             let ts_ns = monotonic_ns();
             process.maps_due_ns = ts_ns.saturating_add(cost.cost_ns.saturating_mul(reading::MAPS_WAIT_PER_COST));
+            self.stacks.maps_read(*mm, &lines);
             events.push(Event::Maps(Maps { mm: *mm, begin_ns, ts_ns, lines }));
         }
     }

@@ -4,18 +4,21 @@
 use super::btf::Types;
 use super::layout;
 use anyhow::{Context as _, Result, anyhow};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, Queue, RingBuf};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, Queue, RingBuf};
 use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
 use aya::programs::{BtfTracePoint, Iter, PerfEvent, Program, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 use bytemuck::Pod;
-use memtrace_common::{Cause, Control, Cpu, KernelLayout, Losses, NO_SLOT, Overflow};
+use memtrace_common::{Cause, Control, Cpu, KernelLayout, Losses, NO_SLOT, Overflow, StackKey, StackPath};
 use std::fmt;
 use std::io::Read as _;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MEMTRACE_BPF_OBJECT_PATH"));
 
-/// A wire struct as a map's value.
+/// `BPF_EXIST`: an element is changed, none is made.
+const BPF_EXIST: u64 = 2;
+
+/// A wire struct as a map's key or value.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 pub struct Wire<T>(pub T);
@@ -34,17 +37,21 @@ pub struct Sizes {
     pub records: u32,
     /// Bytes of the ring; a power of two.
     pub ring_bytes: u32,
+    /// Code paths that are told apart; without stacks none.
+    pub paths: u32,
+    /// Bytes of the ring of copied stacks; a power of two.
+    pub copies_bytes: u32,
 }
 
 impl Sizes {
-    /// For one process, or a process and its children.
+    /// For one process, or a process and its children; with or without stacks.
     #[must_use]
-    pub const fn of(follow: bool) -> Self {
-        if follow {
-            Self { slots: 4096, threads: 16384, records: 65536, ring_bytes: 8 << 20 }
-        } else {
-            Self { slots: 8, threads: 16384, records: 32768, ring_bytes: 4 << 20 }
-        }
+    pub const fn of(follow: bool, stacks: bool) -> Self {
+        let (slots, records, ring_bytes, paths) =
+            if follow { (4096, 65536, 8 << 20, 131_072) } else { (8, 32768, 4 << 20, 65536) };
+        // The kernel wants at least a page, and something in the table.
+        let (paths, copies_bytes) = if stacks { (paths, 16 << 20) } else { (64, 4096) };
+        Self { slots, threads: 16384, records, ring_bytes, paths, copies_bytes }
     }
 }
 
@@ -53,6 +60,8 @@ impl Sizes {
 pub struct Options {
     /// Trace children too.
     pub follow: bool,
+    /// Copy stacks.
+    pub stacks: bool,
     /// Map sizes.
     pub sizes: Sizes,
 }
@@ -60,8 +69,8 @@ pub struct Options {
 impl Options {
     /// What a session loads, and what the doctor therefore tries.
     #[must_use]
-    pub const fn of(follow: bool) -> Self {
-        Self { follow, sizes: Sizes::of(follow) }
+    pub const fn of(follow: bool, stacks: bool) -> Self {
+        Self { follow, stacks, sizes: Sizes::of(follow, stacks) }
     }
 }
 
@@ -152,6 +161,10 @@ pub struct Probes {
     ebpf: Ebpf,
     /// Mapping calls and lives of tasks.
     pub ring: RingBuf<MapData>,
+    /// Copies of stacks.
+    pub copies: RingBuf<MapData>,
+    /// Code paths whose stack has been copied.
+    paths: HashMap<MapData, Wire<StackKey>, Wire<StackPath>>,
     /// Interval number.
     control: Array<MapData, Wire<Control>>,
     /// Slots nobody uses.
@@ -197,6 +210,7 @@ impl Probes {
     pub fn open(options: Options, mut layout: KernelLayout, btf: &Btf) -> Result<Self> {
         layout.cpus = u32::try_from(aya::util::nr_cpus().map_err(|(path, error)| anyhow!(error).context(path))?)?;
         layout.follow = u32::from(options.follow);
+        layout.stacks = u32::from(options.stacks);
         let sizes = options.sizes;
         let mut ebpf = EbpfLoader::new()
             .btf(Some(btf))
@@ -212,11 +226,15 @@ impl Probes {
             .map_max_entries("RECORDS_0", sizes.records)
             .map_max_entries("RECORDS_1", sizes.records)
             .map_max_entries("EVENTS", sizes.ring_bytes)
+            .map_max_entries("STACKS", sizes.paths)
+            .map_max_entries("STACK_COPIES", sizes.copies_bytes)
             .load(OBJECT)
             .context("failed to load the BPF object")?;
         let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the BPF object has no map {name}"));
         let mut probes = Self {
             ring: RingBuf::try_from(take("EVENTS")?)?,
+            copies: RingBuf::try_from(take("STACK_COPIES")?)?,
+            paths: HashMap::try_from(take("STACKS")?)?,
             control: Array::try_from(take("CONTROL")?)?,
             free_slots: Queue::try_from(take("FREE_SLOTS")?)?,
             cpus: PerCpuArray::try_from(take("CPUS")?)?,
@@ -332,6 +350,21 @@ impl Probes {
         self.control
             .set(0, Wire(Control { epoch: self.epoch, attach_tgid: 0 }), 0)
             .context("failed to write the control map")?;
+        Ok(())
+    }
+
+    /// Tells the probes where the return addresses of these code paths lie, so that they see when another path comes to
+    /// the same place. A path that they have forgotten meanwhile is copied again when it is met again.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn learn_paths(&mut self, paths: &[(StackKey, StackPath)]) -> Result<()> {
+        for (key, path) in paths {
+            match self.paths.insert(Wire(*key), Wire(*path), BPF_EXIST) {
+                Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {}
+                other => other.context("failed to write the code paths")?,
+            }
+        }
         Ok(())
     }
 

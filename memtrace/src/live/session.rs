@@ -199,7 +199,13 @@ impl Session {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = self.options.duration.map(|duration| Instant::now() + duration);
         let exit = poll(self.pidfd.as_fd()).context("failed to watch the target's end")?;
-        let ring = self.source.ring_fd().map(poll).transpose().context("failed to watch the ring")?;
+        let rings = match self.source.ring_fds() {
+            Some([lives, copies]) => Some((
+                poll(lives).context("failed to watch the ring")?,
+                poll(copies).context("failed to watch the ring")?,
+            )),
+            None => None,
+        };
         let mut gone = false;
         loop {
             let over = async {
@@ -209,9 +215,10 @@ impl Session {
                 }
             };
             let filling = async {
-                match &ring {
-                    Some(ring) => ring.readable().await,
-                    None => std::future::pending().await,
+                let Some((lives, copies)) = &rings else { return std::future::pending().await };
+                tokio::select! {
+                    guard = lives.readable() => guard,
+                    guard = copies.readable() => guard,
                 }
             };
             tokio::select! {

@@ -32,7 +32,7 @@ impl Source {
         if !super::namespace::is_initial().unwrap_or(true) {
             return Err(Failure::PidNamespace.into());
         }
-        let mut observer = Observer::new(Options::of(options.follow), options.bpf_stats)?;
+        let mut observer = Observer::new(Options::of(options.follow, options.stacks), options.bpf_stats)?;
         for (name, reason) in &observer.probes_mut().missing {
             log::info!("{name} cannot be had here ({reason}): what it tells is missing");
         }
@@ -97,11 +97,11 @@ impl Source {
         }
     }
 
-    /// A descriptor that is readable when much waits to be read before the interval ends; `None` where nothing waits.
+    /// Descriptors that are readable when much waits to be read before the interval ends; `None` where nothing waits.
     #[must_use]
-    pub fn ring_fd(&self) -> Option<BorrowedFd<'_>> {
+    pub fn ring_fds(&self) -> Option<[BorrowedFd<'_>; 2]> {
         match self {
-            Self::Probes(observer) => Some(observer.ring_fd()),
+            Self::Probes(observer) => Some(observer.ring_fds()),
             Self::Poller(_) => None,
         }
     }

@@ -305,12 +305,12 @@ impl Books {
         ts_ns: u64,
         lost: Lost,
         comms: &BTreeMap<u32, Vec<u8>>,
-        code: &CodeTable,
+        code: &mut CodeTable,
         out: &mut Vec<Report>,
     ) {
         self.settle();
         let start_ns = self.ledger.start_ns;
-        let (accounts, opening, unexplained) = self.ledger.close(closing, ts_ns, &mut self.space);
+        let (accounts, opening, unexplained) = self.ledger.close(closing, ts_ns, &mut self.space, code);
         let virt_moved = opening.virt.is_some() && closing.virt.is_some() && opening.virt != closing.virt;
         if !accounts.is_empty() || opening.amounts != closing.amounts || virt_moved || !unexplained.is_zero() {
             let entries = accounts

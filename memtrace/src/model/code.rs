@@ -1,15 +1,29 @@
-//! Call stacks by number, as reports show them. A number that no event has explained stands for no stack.
+//! Call stacks by number, as reports show them, and what each of them did. A number that no event has explained stands
+//! for no stack.
 
-use crate::event::{Code, CodeId, StackId};
-use crate::statement::{Frame, Stack};
-use std::collections::HashMap;
+use super::ledger::add_sum;
+use crate::event::{Code, CodeId, StackEnd, StackId};
+use crate::statement::{CodeSum, Frame, Stack, StackSums, Sum};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+/// Code paths that have a row of their own in a closing statement.
+pub const CODE_ROWS: usize = 1024;
 
 /// The code that a session has named so far.
 #[derive(Debug, Default)]
 pub(super) struct CodeTable {
     frames: HashMap<CodeId, Arc<Frame>>,
-    stacks: HashMap<StackId, Arc<Stack>>,
+    stacks: HashMap<StackId, Known>,
+    pub(super) sums: StackSums,
+}
+
+#[derive(Debug)]
+struct Known {
+    stack: Arc<Stack>,
+    /// It is counted in the session's sums.
+    counted: bool,
 }
 
 impl CodeTable {
@@ -29,11 +43,86 @@ impl CodeTable {
     pub(super) fn learn_stack(&mut self, stack: &crate::event::Stack) -> Arc<Stack> {
         let frames = stack.frames.iter().filter_map(|id| self.frames.get(id).cloned()).collect();
         let known = Arc::new(Stack { id: stack.id, frames, end: stack.end });
-        self.stacks.insert(stack.id, Arc::clone(&known));
+        self.stacks.insert(stack.id, Known { stack: Arc::clone(&known), counted: false });
         known
     }
 
     pub(super) fn stack(&self, id: StackId) -> Option<Arc<Stack>> {
-        self.stacks.get(&id).cloned()
+        self.stacks.get(&id).map(|known| Arc::clone(&known.stack))
     }
+
+    /// An entry with this stack made RES grow.
+    pub(super) fn grew(&mut self, stack: Option<StackId>, pages: u64) {
+        if pages == 0 {
+            return;
+        }
+        let sums = &mut self.sums;
+        sums.grown = sums.grown.saturating_add(pages);
+        match stack.and_then(|id| self.stacks.get_mut(&id)) {
+            None => sums.without = sums.without.saturating_add(pages),
+            Some(known) if known.stack.end == StackEnd::Root => sums.complete = sums.complete.saturating_add(pages),
+            Some(known) => {
+                let (stacks, grown) = sums.failures.entry(known.stack.end).or_default();
+                *stacks += u64::from(!std::mem::replace(&mut known.counted, true));
+                *grown = grown.saturating_add(pages);
+            }
+        }
+    }
+}
+
+/// Sums by call stack, of one mm or of all mms of a session. Bounded: beyond three times [`CODE_ROWS`] the smaller ones
+/// become one sum.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CodeSums {
+    rows: BTreeMap<Option<StackId>, Sum>,
+    folded: u64,
+    rest: Sum,
+}
+
+impl CodeSums {
+    pub(super) fn book(&mut self, stack: Option<StackId>, sum: &Sum) {
+        add_sum(self.rows.entry(stack).or_default(), sum);
+        if self.rows.len() > 3 * CODE_ROWS {
+            self.fold();
+        }
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        for (&stack, sum) in &other.rows {
+            self.book(stack, sum);
+        }
+        self.folded = self.folded.saturating_add(other.folded);
+        add_sum(&mut self.rest, &other.rest);
+    }
+
+    /// Leaves the [`CODE_ROWS`] largest and the one without a stack.
+    fn fold(&mut self) {
+        let mut by_size: Vec<_> = self.rows.iter().map(|(&stack, sum)| (Reverse(weight(sum)), stack)).collect();
+        by_size.sort_unstable();
+        for (_, stack) in by_size.into_iter().filter(|(_, stack)| stack.is_some()).skip(CODE_ROWS) {
+            if let Some(sum) = self.rows.remove(&stack) {
+                add_sum(&mut self.rest, &sum);
+                self.folded = self.folded.saturating_add(1);
+            }
+        }
+    }
+
+    /// Largest first, what was folded last.
+    pub(super) fn statement(mut self, code: &CodeTable) -> Vec<CodeSum> {
+        self.fold();
+        let mut rows: Vec<_> = self.rows.into_iter().collect();
+        rows.sort_by_key(|(stack, sum)| (Reverse(weight(sum)), *stack));
+        let row = |(stack, sum): (Option<StackId>, Sum)| CodeSum {
+            stack: stack.and_then(|id| code.stack(id)),
+            folded: 0,
+            sum,
+        };
+        let rest = (self.folded > 0).then_some(CodeSum { stack: None, folded: self.folded, sum: self.rest });
+        rows.into_iter().map(row).chain(rest).collect()
+    }
+}
+
+/// By which code paths are sorted: RES pages in and out, then faults.
+const fn weight(sum: &Sum) -> (u64, u64) {
+    (sum.grown.saturating_add(sum.shrunk), sum.faults.minor.saturating_add(sum.faults.major))
 }

@@ -3,6 +3,7 @@
 //! Arithmetic on amounts wraps, so that `closing − opening = Σ entries + unexplained` holds for any input.
 
 use super::address_space::AddressSpace;
+use super::code::{CodeSums, CodeTable};
 use crate::event::{Change, Latency, MmId, StackId};
 use crate::statement::{Balance, ClosingStatement, Faults, Kind, MappingRef, Sum};
 use crate::units::Amounts;
@@ -93,6 +94,8 @@ impl Row {
 
 pub(super) fn add_sum(sum: &mut Sum, other: &Sum) {
     sum.delta += other.delta;
+    sum.grown = sum.grown.saturating_add(other.grown);
+    sum.shrunk = sum.shrunk.saturating_add(other.shrunk);
     add_faults(&mut sum.faults, other.faults);
     sum.latency.merge(&other.latency);
 }
@@ -146,6 +149,7 @@ pub(super) struct Sums {
     pub(super) closing: Balance,
     pub(super) peak_res: i64,
     pub(super) rows: Vec<Row>,
+    codes: CodeSums,
 }
 
 impl Sums {
@@ -158,6 +162,7 @@ impl Sums {
         self.unexplained += other.unexplained;
         self.opening = add_balance(self.opening, other.opening);
         self.closing = add_balance(self.closing, other.closing);
+        self.codes.add(&other.codes);
         self.rows.extend(other.rows.iter().cloned());
         // Sorting all rows for each of thousands of short processes would cost more than watching them.
         if self.rows.len() > 3 * DEAD_ROWS {
@@ -178,6 +183,7 @@ impl Sums {
         comm: Vec<u8>,
         start_ns: u64,
         ts_ns: u64,
+        code: &CodeTable,
     ) -> ClosingStatement {
         let id = |row: &Row| row.mapping.as_ref().map(|mapping| (mapping.id, mapping.start, mapping.kind));
         self.rows.sort_by_key(|row| (std::cmp::Reverse(row.gross), id(row)));
@@ -192,6 +198,7 @@ impl Sums {
             peak_res: self.peak_res,
             by_cause: self.by_cause.into_iter().collect(),
             by_mapping: self.rows.into_iter().map(|row| (row.mapping, row.sum)).collect(),
+            by_code: self.codes.statement(code),
             faults: self.faults,
             unexplained: self.unexplained,
         }
@@ -242,6 +249,7 @@ impl Ledger {
         closing: Balance,
         ts_ns: u64,
         space: &mut AddressSpace,
+        code: &mut CodeTable,
     ) -> (Vec<(Key, Account)>, Balance, Amounts) {
         let opening = std::mem::replace(&mut self.opening, closing);
         let mut accounts: Vec<(Key, Account)> = std::mem::take(&mut self.accounts).into_iter().collect();
@@ -251,7 +259,16 @@ impl Ledger {
                 account.mapping = larger(account.mapping.take(), space.mapping(life));
             }
             unexplained -= account.delta;
-            let sum = Sum { delta: account.delta, faults: account.faults, latency: account.latency };
+            let res = account.delta.res();
+            let sum = Sum {
+                delta: account.delta,
+                grown: res.max(0).unsigned_abs(),
+                shrunk: res.min(0).unsigned_abs(),
+                faults: account.faults,
+                latency: account.latency,
+            };
+            code.grew(key.stack, sum.grown);
+            self.sums.codes.book(key.stack, &sum);
             add_sum(self.sums.by_cause.entry(key.cause).or_default(), &sum);
             add_faults(&mut self.sums.faults, account.faults);
             let row = self.rows.entry(key.spot).or_default();

@@ -19,7 +19,7 @@ mod residency;
 mod tests;
 
 use crate::event::{Closing, Event, Lost, Meta, MmId, MmOpened, Own, Task, TaskWhat, Tick, Why};
-use crate::statement::{Balance, EndReport, MappingRef, ProcessChange, Report, StackSums};
+use crate::statement::{Balance, EndReport, MappingRef, ProcessChange, Report};
 use crate::units::Amounts;
 use address_space::AddressSpace;
 use books::Books;
@@ -116,14 +116,14 @@ impl Model {
                 let start_ns = self.begin_ns.unwrap_or(end.ts_ns);
                 let mut total = std::mem::take(&mut self.total);
                 total.fold();
-                let total = total.statement(mm, pid, comm, start_ns, end.ts_ns);
+                let total = total.statement(mm, pid, comm, start_ns, end.ts_ns, &self.code);
                 out.push(Report::End(EndReport {
                     end: end.clone(),
                     total,
                     lost: self.lost,
                     own: self.own,
                     mms: self.mms,
-                    stacks: StackSums::default(),
+                    stacks: self.code.sums.clone(),
                     bursts: 0,
                 }));
             }
@@ -225,7 +225,7 @@ impl Model {
             return;
         };
         let balance = Balance { amounts: closing.counters, virt: closing.virt };
-        books.tick(balance, ts_ns, lost, &self.comms, &self.code, out);
+        books.tick(balance, ts_ns, lost, &self.comms, &mut self.code, out);
         if books.closed.is_some()
             && let Some(books) = self.books.remove(&closing.mm)
         {
@@ -238,7 +238,8 @@ impl Model {
     fn finish(&mut self, mut books: Books, ts_ns: u64, out: &mut Vec<Report>) {
         let sums = books.ledger.sums(&mut books.space);
         self.total.add(&sums);
-        out.push(Report::Closing(sums.statement(books.mm, books.pid, books.comm, books.begin_ns, ts_ns)));
+        let (mm, pid, begin_ns) = (books.mm, books.pid, books.begin_ns);
+        out.push(Report::Closing(sums.statement(mm, pid, books.comm, begin_ns, ts_ns, &self.code)));
     }
 
     /// RES of all open mms together, for the total's peak.

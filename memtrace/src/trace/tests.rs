@@ -275,7 +275,7 @@ fn what_is_wrong_is_said() {
     );
     assert_eq!(said(b"{}"), "not a memtrace trace: starts with \"{}\"");
     assert_eq!(said(b""), "the trace ends within its header, after 0 of 10 bytes: nothing was recorded");
-    assert_eq!(said(b"MEMTRACE\x02\x00"), "recorded by a newer memtrace: trace format 2, and this one reads 1");
+    assert_eq!(said(b"MEMTRACE\x03\x00"), "recorded by a newer memtrace: trace format 3, and this one reads 2");
     assert_eq!(said(b"MEMTRACE\x00\x00"), "damaged trace: there is no trace format 0");
     let mut long = write(&[]);
     long.push(0);
@@ -390,6 +390,10 @@ fn files_are_created_but_not_overwritten_by_accident() {
     assert_eq!(std::fs::read(&path).unwrap(), b"new");
     assert!(matches!(create(directory.path(), true), Err(Error::Create { .. })));
     assert!(matches!(create(&directory.path().join("no/such"), false), Err(Error::Create { .. })));
+    // What an attempt left that failed at once is not in the way of the next.
+    std::fs::write(&path, b"").unwrap();
+    create(&path, false).unwrap().write_all(b"again").unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"again");
     create(Path::new("/dev/null"), false).unwrap().write_all(b"gone").unwrap();
 }
 

@@ -2,11 +2,12 @@
 //! Its books close; the tests rely on that.
 
 use crate::event::{
-    End, EndReason, Latency, Lost, Meta, MmId, Mode, Overview, Own, StackEnd, StackId, Task, TaskWhat, permission,
+    End, EndReason, Latency, Lost, Meta, MmId, Mode, Overview, Own, StackEnd, StackId, Symbol, Task, TaskWhat,
+    permission,
 };
 use crate::statement::{
-    Audit, AuditDifference, Balance, Birth, ClosingStatement, EndReport, Entry, Faults, Frame, Kind, MappingChange,
-    MappingRef, MappingWhat, ProcessChange, Report, Stack, StackSums, Statement, Sum,
+    Audit, AuditDifference, Balance, Birth, ClosingStatement, CodeSum, EndReport, Entry, Faults, Frame, Kind,
+    MappingChange, MappingRef, MappingWhat, ProcessChange, Report, Stack, StackSums, Statement, Sum,
 };
 use crate::units::Amounts;
 use memtrace_common::{Cause, HIST_BUCKETS};
@@ -74,7 +75,7 @@ pub(in crate::views) fn hash_table() -> Arc<MappingRef> {
         start: 0x7f12_a400_0000,
         end: 0x7f12_aa00_0000,
         permissions: permission::READ | permission::WRITE,
-        birth: Some(Birth { ts_ns: BEGIN + 3_117 * MS, nr: 9, tid: PID, stack: None }),
+        birth: Some(Birth { ts_ns: BEGIN + 3_117 * MS, nr: 9, tid: PID, stack: Some(table_stack()) }),
     })
 }
 
@@ -90,17 +91,63 @@ pub(in crate::views) fn shared_buffers() -> Arc<MappingRef> {
     })
 }
 
-/// A stack of one unnamed frame.
-pub(in crate::views) fn code(offset: u64) -> Arc<Stack> {
-    let frame = Frame {
+/// A place in code; several names where functions are inlined.
+fn frame(module: &[u8], offset: u64, names: &[&str]) -> Arc<Frame> {
+    let symbols = names.iter().map(|n| Symbol { name: n.as_bytes().to_vec(), file: Vec::new(), line: 0 }).collect();
+    Arc::new(Frame {
         ip: 0x5581_0000_0000 + offset,
-        module: b"/usr/lib/postgresql/15/bin/postgres".to_vec(),
+        module: module.to_vec(),
         offset,
         build_id: vec![0xab; 20],
-        symbols: Vec::new(),
-        symbol_offset: 0,
-    };
-    Arc::new(Stack { id: StackId(7), frames: vec![Arc::new(frame)], end: StackEnd::Root })
+        symbols,
+        symbol_offset: if names.is_empty() { 0 } else { offset & 0xff },
+    })
+}
+
+const POSTGRES: &[u8] = b"/usr/lib/postgresql/15/bin/postgres";
+const LIBC: &[u8] = b"/usr/lib/x86_64-linux-gnu/libc.so.6";
+
+/// From the executor to the thread's root.
+fn executor() -> Vec<Arc<Frame>> {
+    let named = |offset, name| frame(POSTGRES, offset, &[name]);
+    vec![
+        frame(POSTGRES, 0x35_10c4, &["ExecHashJoinImpl", "ExecHashJoin"]),
+        named(0x33_f0a2, "standard_ExecutorRun"),
+        named(0x4c_8819, "PostgresMain"),
+        named(0x44_1c55, "ServerLoop"),
+        named(0x44_2b0e, "PostmasterMain"),
+        named(0x0d_0471, "main"),
+        frame(LIBC, 0x2_724a, &["__libc_start_call_main"]),
+        named(0x0d_1b31, "_start"),
+    ]
+}
+
+/// Who made the hash table's mapping.
+pub(in crate::views) fn table_stack() -> Arc<Stack> {
+    let mut frames = vec![
+        frame(LIBC, 0xf_c7d3, &["__mmap64"]),
+        frame(LIBC, 0x9_71c2, &[]),
+        frame(POSTGRES, 0x5d_10e7, &["AllocSetAlloc"]),
+        frame(POSTGRES, 0x34_f0d1, &["ExecHashTableCreate"]),
+    ];
+    frames.extend(executor());
+    Arc::new(Stack { id: StackId(5), frames, end: StackEnd::Root })
+}
+
+/// Who fills the hash table.
+pub(in crate::views) fn hash_stack() -> Arc<Stack> {
+    let mut frames = vec![
+        frame(POSTGRES, 0x34_e91f, &["dense_alloc", "ExecHashTableInsert"]),
+        frame(POSTGRES, 0x34_ea50, &["MultiExecPrivateHash"]),
+    ];
+    frames.extend(executor());
+    Arc::new(Stack { id: StackId(6), frames, end: StackEnd::Root })
+}
+
+/// A stack of one unnamed frame.
+pub(in crate::views) fn code(offset: u64) -> Arc<Stack> {
+    let frames = vec![frame(POSTGRES, offset, &[])];
+    Arc::new(Stack { id: StackId(7), frames, end: StackEnd::Deep })
 }
 
 pub(in crate::views) fn entry(cause: Cause, delta: Amounts, mapping: Option<Arc<MappingRef>>) -> Entry {
@@ -113,7 +160,7 @@ pub(in crate::views) fn entry(cause: Cause, delta: Amounts, mapping: Option<Arc<
         comm: b"postgres".to_vec(),
         syscall: None,
         latency: Latency::default(),
-        stack: Some(code(0x5d_1a50)),
+        stack: Some(hash_stack()),
         first_ns: BEGIN + 3_120 * MS,
         last_ns: BEGIN + 3_331 * MS,
     }
@@ -212,11 +259,13 @@ pub(in crate::views) fn task(what: TaskWhat) -> Task {
 pub(in crate::views) fn closing() -> ClosingStatement {
     let [anon, shmem] = [&growth().entries[0], &growth().entries[1]].map(|e| Sum {
         delta: e.delta,
+        grown: e.delta.res().unsigned_abs(),
+        shrunk: 0,
         faults: e.faults,
         latency: e.latency,
     });
-    let munmap = Sum { delta: amounts(-15_411, 0, 0, 0), ..Sum::default() };
-    let table = Sum { delta: Amounts::ZERO, ..anon.clone() };
+    let munmap = Sum { delta: amounts(-15_411, 0, 0, 0), shrunk: 15_411, ..Sum::default() };
+    let table = Sum { delta: Amounts::ZERO, shrunk: 15_411, ..anon.clone() };
     ClosingStatement {
         mm: MM,
         pid: PID,
@@ -227,7 +276,11 @@ pub(in crate::views) fn closing() -> ClosingStatement {
         closing: SHRUNK,
         peak_res: GROWN.amounts.res(),
         by_cause: vec![(Cause::FaultAnon, anon), (Cause::FaultShmem, shmem.clone()), (Cause::Munmap, munmap)],
-        by_mapping: vec![(Some(hash_table()), table), (Some(shared_buffers()), shmem)],
+        by_mapping: vec![(Some(hash_table()), table.clone()), (Some(shared_buffers()), shmem.clone())],
+        by_code: vec![
+            CodeSum { stack: Some(hash_stack()), folded: 0, sum: table },
+            CodeSum { stack: Some(code(0x4a_7711)), folded: 0, sum: shmem },
+        ],
         faults: Faults { minor: 16_460, major: 1 },
         unexplained: Amounts::ZERO,
     }
@@ -240,14 +293,19 @@ pub(in crate::views) fn end() -> EndReport {
         lost: LOST,
         own: Own { cpu_ns: 20 * MS, bpf_ns: Some(1_200_000), bpf_runs: Some(33_000), max_rss: 12_582_912 },
         mms: 1,
-        stacks: StackSums::default(),
+        stacks: StackSums {
+            grown: 16_461,
+            complete: 15_411,
+            failures: [(StackEnd::Deep, (1, 1_050))].into(),
+            without: 0,
+        },
         bursts: 0,
     }
 }
 
 /// The whole session, one report of each type at least.
 pub(in crate::views) fn session() -> Vec<Report> {
-    let mapping = |what, at_ms: u64, nr| {
+    let mapping = |what, at_ms: u64, nr, stack| {
         Report::Mapping(MappingChange {
             ts_ns: BEGIN + at_ms * MS,
             mm: MM,
@@ -256,16 +314,18 @@ pub(in crate::views) fn session() -> Vec<Report> {
             mapping: hash_table(),
             syscall: Some(nr),
             tid: PID,
-            stack: None,
+            stack: Some(stack),
         })
     };
     vec![
         Report::Meta(meta()),
         Report::Overview(overview()),
-        mapping(MappingWhat::Born, 3_117, 9),
-        Report::Stack(code(0x5d_1a50)),
+        Report::Stack(table_stack()),
+        mapping(MappingWhat::Born, 3_117, 9, table_stack()),
+        Report::Stack(hash_stack()),
+        Report::Stack(code(0x4a_7711)),
         Report::Statement(growth()),
-        mapping(MappingWhat::Died, 4_871, 11),
+        mapping(MappingWhat::Died, 4_871, 11, hash_stack()),
         Report::Statement(shrinkage()),
         Report::Process(ProcessChange { task: task(TaskWhat::ProcessExited { code: 0 }) }),
         Report::Audit(audit(false)),

@@ -1,7 +1,7 @@
 //! The words for causes, mappings and system calls. A database administrator at three in the morning reads
 //! these; the machine names stay beside them so that text and NDJSON can be matched.
 
-use crate::event::{Lost, Own, permission};
+use crate::event::{Lost, Own, StackEnd, permission};
 use crate::statement::{Faults, Kind, MappingRef};
 use crate::syscalls;
 use crate::views::escape::{basename, escape};
@@ -116,6 +116,25 @@ pub(crate) const fn losses(lost: Lost) -> [(&'static str, u64, &'static str); 7]
     ]
 }
 
+/// Why a stack ends where it does.
+pub(super) const fn stack_end_phrase(end: StackEnd) -> &'static str {
+    match end {
+        StackEnd::Root => "complete",
+        // memtrace_common::STACK_PAGES.
+        StackEnd::Deep => "deeper than 32 KiB",
+        StackEnd::Absent => "a page of the stack is not in memory",
+        StackEnd::NoUnwindInfo => "code without unwinding information",
+        StackEnd::BadUnwindInfo => "unwinding information that cannot be followed",
+        StackEnd::Jit => "just-in-time compiled code",
+        StackEnd::Unmapped => "an address where no code is mapped",
+        StackEnd::NoModule => "a module whose file cannot be read",
+        StackEnd::Gone => "the process ended first",
+        StackEnd::Lost => "the copy had no room",
+        StackEnd::Foreign => "32-bit code",
+        StackEnd::Off => "stacks are off: --no-stacks",
+    }
+}
+
 /// The call's name, or `syscall_N`.
 pub(crate) fn syscall_label(nr: u32) -> String {
     syscalls::name(nr).map_or_else(|| format!("syscall_{nr}"), str::to_owned)
@@ -176,6 +195,14 @@ mod tests {
         let phrases: BTreeSet<_> = Cause::ALL.iter().map(|&c| cause_phrase(c)).collect();
         assert_eq!(phrases.len(), Cause::ALL.len());
         assert!(phrases.iter().all(|p| p.chars().count() <= 48), "the closing statement has 48 columns for it");
+    }
+
+    #[test]
+    fn every_end_of_a_stack_has_its_own_words() {
+        let phrases: BTreeSet<_> = StackEnd::ALL.iter().map(|&end| stack_end_phrase(end)).collect();
+        assert_eq!(phrases.len(), StackEnd::ALL.len());
+        let depth = format!("{} KiB", memtrace_common::STACK_PAGES * 4);
+        assert!(stack_end_phrase(StackEnd::Deep).contains(&depth), "{depth} are copied");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{Blame, Check, selftest};
 use crate::hints::Failure;
 use crate::live::btf::{self, Types};
-use crate::live::probes::{HOOKS, Options, Probes, kernel_btf};
+use crate::live::probes::{HOOKS, Options, Probes, Sizes, kernel_btf};
 use crate::live::{batch, layout, observer::Observer, own};
 use aya::Btf;
 use memtrace_common::{KernelLayout, RecordKey, RecordValue};
@@ -126,10 +126,11 @@ fn tracefs() -> Check {
 /// The maps, with nothing hung up yet.
 fn open(layout: KernelLayout, checks: &mut Vec<Check>) -> Option<(Probes, Btf)> {
     const NAME: &str = "maps and ring buffer";
-    let options = Options::of(false);
+    let options = Options::of(false, true);
     match kernel_btf().and_then(|btf| Ok((Probes::open(options, layout, &btf)?, btf))) {
         Ok(opened) => {
-            let detail = format!("a ring of {} MiB and the tables", options.sizes.ring_bytes >> 20);
+            let Sizes { ring_bytes, copies_bytes, .. } = options.sizes;
+            let detail = format!("rings of {} and {} MiB and the tables", ring_bytes >> 20, copies_bytes >> 20);
             checks.push(Check::ok(PROBES, NAME, detail));
             Some(opened)
         }

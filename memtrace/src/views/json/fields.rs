@@ -1,13 +1,14 @@
 //! The objects that several lines share: amounts, faults, mappings, code, losses, cost.
 
 use super::untrusted::{Address, Hex, Text};
-use crate::event::{Latency, Lost, Own, Symbol};
-use crate::statement::{Balance, Faults, Frame, MappingRef};
+use crate::event::{Latency, Lost, Own, StackId, Symbol};
+use crate::statement::{Balance, Faults, Frame, MappingRef, StackSums};
 use crate::units::Amounts;
 use crate::views::Scale;
 use crate::views::words::{self, signal_name, syscall_label};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+use std::collections::BTreeMap;
 
 /// Signed bytes per class.
 #[derive(Serialize)]
@@ -103,6 +104,7 @@ pub(super) struct MappingFields<'a> {
     born_ns: Option<u64>,
     born_syscall: Option<String>,
     born_tid: Option<u32>,
+    born_stack_id: Option<StackId>,
 }
 
 impl<'a> From<&'a MappingRef> for MappingFields<'a> {
@@ -119,13 +121,16 @@ impl<'a> From<&'a MappingRef> for MappingFields<'a> {
             born_ns: birth.map(|b| b.ts_ns),
             born_syscall: birth.map(|b| syscall_label(b.nr)),
             born_tid: birth.map(|b| b.tid),
+            born_stack_id: birth.and_then(|b| b.stack.as_ref()).map(|stack| stack.id),
         }
     }
 }
 
 #[derive(Serialize)]
-pub(super) struct CodeFields<'a> {
+pub(super) struct FrameFields<'a> {
     ip: Address,
+    /// Every function of it stands between the memory and the code that wanted it.
+    plumbing: bool,
     module: Text<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     module_hex: Option<Hex<'a>>,
@@ -160,16 +165,40 @@ impl<'a> From<&'a Symbol> for SymbolFields<'a> {
     }
 }
 
-impl<'a> From<&'a Frame> for CodeFields<'a> {
-    fn from(code: &'a Frame) -> Self {
+impl<'a> FrameFields<'a> {
+    pub(super) fn of(code: &'a Frame, plumbing: bool) -> Self {
         Self {
             ip: Address(code.ip),
+            plumbing,
             module: Text(&code.module),
             module_hex: Hex::twin(&code.module),
             offset: (!code.module.is_empty()).then_some(Address(code.offset)),
             build_id: (!code.build_id.is_empty()).then_some(Hex(&code.build_id)),
             symbols: code.symbols.iter().map(Into::into).collect(),
             symbol_offset: (!code.symbols.is_empty()).then_some(Address(code.symbol_offset)),
+        }
+    }
+}
+
+/// How good the stacks were, in bytes.
+#[derive(Serialize)]
+pub(super) struct StacksFields {
+    grown_bytes: i64,
+    complete_bytes: i64,
+    without_bytes: i64,
+    failures: BTreeMap<&'static str, u64>,
+    failed_bytes: BTreeMap<&'static str, i64>,
+}
+
+impl StacksFields {
+    pub(super) fn of(sums: &StackSums, scale: Scale) -> Self {
+        let bytes = |pages: u64| scale.bytes(i64::try_from(pages).unwrap_or(i64::MAX));
+        Self {
+            grown_bytes: bytes(sums.grown),
+            complete_bytes: bytes(sums.complete),
+            without_bytes: bytes(sums.without),
+            failures: sums.failures.iter().map(|(end, &(stacks, _))| (end.name(), stacks)).collect(),
+            failed_bytes: sums.failures.iter().map(|(end, &(_, pages))| (end.name(), bytes(pages))).collect(),
         }
     }
 }

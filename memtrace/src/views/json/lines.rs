@@ -2,18 +2,22 @@
 
 use super::SCHEMA;
 use super::fields::{
-    CodeFields, Delta, ExitFields, FaultFields, LatencyFields, Level, LostFields, MappingFields, OwnFields,
+    Delta, ExitFields, FaultFields, FrameFields, LatencyFields, Level, LostFields, MappingFields, OwnFields,
+    StacksFields,
 };
 use super::untrusted::{Arguments, Hex, Text};
 use crate::event::{EndReason, Meta, MmId, Mode, Overview, StackEnd, StackId, Task, TaskWhat};
 use crate::statement::{
-    Audit, ClosingStatement, EndReport, Entry, MappingChange, MappingWhat, Report, Stack, Statement, Sum,
+    Audit, ClosingStatement, CodeSum, EndReport, Entry, Frame, MappingChange, MappingWhat, Report, Stack, Statement,
+    Sum,
 };
 use crate::views::Scale;
+use crate::views::fold::fold;
 use crate::views::words::syscall_label;
 use memtrace_common::Cause;
 use serde::Serialize;
 use serde::ser::Serializer;
+use std::sync::Arc;
 
 /// One line: what it is and when, then its own fields.
 #[derive(Serialize)]
@@ -153,16 +157,18 @@ struct StackLine<'a> {
     id: StackId,
     end: &'static str,
     complete: bool,
-    frames: Vec<CodeFields<'a>>,
+    frames: Vec<FrameFields<'a>>,
 }
 
 impl<'a> StackLine<'a> {
     fn of(stack: &'a Stack) -> Self {
+        let folded = fold(stack);
+        let frame = |(number, frame): (usize, &'a Arc<Frame>)| FrameFields::of(frame, folded.is_plumbing(number));
         Self {
             id: stack.id,
             end: stack.end.name(),
             complete: stack.end == StackEnd::Root,
-            frames: stack.frames.iter().map(|frame| frame.as_ref().into()).collect(),
+            frames: stack.frames.iter().enumerate().map(frame).collect(),
         }
     }
 }
@@ -243,6 +249,7 @@ struct MappingLine<'a> {
     mapping: MappingFields<'a>,
     syscall: Option<String>,
     tid: u32,
+    stack_id: Option<StackId>,
 }
 
 impl<'a> MappingLine<'a> {
@@ -257,6 +264,7 @@ impl<'a> MappingLine<'a> {
             mapping: (&*m.mapping).into(),
             syscall: m.syscall.map(syscall_label),
             tid: m.tid,
+            stack_id: m.stack.as_ref().map(|stack| stack.id),
         }
     }
 }
@@ -357,14 +365,31 @@ impl<'a> AuditLine<'a> {
 struct SumFields {
     #[serde(flatten)]
     delta: Delta,
-    faults: FaultFields,
-    fault_ns: Option<LatencyFields>,
+    #[serde(flatten)]
+    rest: SumRest,
 }
 
 impl SumFields {
     fn of(sum: &Sum, scale: Scale) -> Self {
+        Self { delta: Delta::of(sum.delta, scale), rest: SumRest::of(sum, scale) }
+    }
+}
+
+/// What is known of a sum beside its amounts.
+#[derive(Serialize)]
+struct SumRest {
+    grown: i64,
+    shrunk: i64,
+    faults: FaultFields,
+    fault_ns: Option<LatencyFields>,
+}
+
+impl SumRest {
+    fn of(sum: &Sum, scale: Scale) -> Self {
+        let bytes = |pages: u64| scale.bytes(i64::try_from(pages).unwrap_or(i64::MAX));
         Self {
-            delta: Delta::of(sum.delta, scale),
+            grown: bytes(sum.grown),
+            shrunk: bytes(sum.shrunk),
             faults: sum.faults.into(),
             fault_ns: LatencyFields::of(&sum.latency),
         }
@@ -383,8 +408,30 @@ impl Serialize for ByCause<'_> {
 struct MappingSumFields<'a> {
     mapping: Option<MappingFields<'a>>,
     delta: Delta,
-    faults: FaultFields,
-    fault_ns: Option<LatencyFields>,
+    #[serde(flatten)]
+    rest: SumRest,
+}
+
+#[derive(Serialize)]
+struct CodeSumFields {
+    stack_id: Option<StackId>,
+    /// How many code paths are in it, where it stands for several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    folded: Option<u64>,
+    delta: Delta,
+    #[serde(flatten)]
+    rest: SumRest,
+}
+
+impl CodeSumFields {
+    fn of(code: &CodeSum, scale: Scale) -> Self {
+        Self {
+            stack_id: code.stack.as_ref().map(|stack| stack.id),
+            folded: (code.folded > 0).then_some(code.folded),
+            delta: Delta::of(code.sum.delta, scale),
+            rest: SumRest::of(&code.sum, scale),
+        }
+    }
 }
 
 /// What `closing` and `end` have in common.
@@ -396,6 +443,7 @@ struct BooksFields<'a> {
     peak_res: i64,
     by_cause: ByCause<'a>,
     by_mapping: Vec<MappingSumFields<'a>>,
+    by_code: Vec<CodeSumFields>,
     faults: FaultFields,
     unexplained: Delta,
 }
@@ -414,10 +462,10 @@ impl<'a> BooksFields<'a> {
                 .map(|(mapping, sum)| MappingSumFields {
                     mapping: mapping.as_deref().map(Into::into),
                     delta: Delta::of(sum.delta, scale),
-                    faults: sum.faults.into(),
-                    fault_ns: LatencyFields::of(&sum.latency),
+                    rest: SumRest::of(sum, scale),
                 })
                 .collect(),
+            by_code: c.by_code.iter().map(|code| CodeSumFields::of(code, scale)).collect(),
             faults: c.faults.into(),
             unexplained: Delta::of(c.unexplained, scale),
         }
@@ -456,6 +504,7 @@ struct EndLine<'a> {
     #[serde(flatten)]
     books: BooksFields<'a>,
     lost: LostFields,
+    stacks: StacksFields,
     own: OwnFields,
 }
 
@@ -475,6 +524,7 @@ impl<'a> EndLine<'a> {
             mms: end.mms,
             books: BooksFields::of(&end.total, scale),
             lost: LostFields(end.lost),
+            stacks: StacksFields::of(&end.stacks, scale),
             own: OwnFields::of(end.own, end.total.faults),
         }
     }

@@ -5,12 +5,15 @@ mod fields;
 mod lines;
 mod untrusted;
 
-use crate::statement::Report;
+use crate::event::StackId;
+use crate::statement::{Burst, Report, Stack};
 use crate::views::{Scale, View, before_meta, escape};
 use lines::Line;
 use serde::Serialize;
 use serde_json::ser::Formatter;
+use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 /// Version of the contract in docs/ndjson.md; a field may be added within it, none changes its meaning.
 pub const SCHEMA: u32 = 1;
@@ -23,20 +26,22 @@ pub struct JsonView<W> {
     line: Vec<u8>,
     /// Time of the last line: for what has no time of its own.
     now_ns: u64,
+    /// Nothing but the meta, bursts and their stacks; with those that were printed.
+    bursts_only: Option<BTreeSet<StackId>>,
 }
 
 impl<W: Write> JsonView<W> {
     /// A view that writes to `out`, one `write` call per line.
     pub const fn new(out: W) -> Self {
-        Self { out, scale: None, line: Vec::new(), now_ns: 0 }
+        Self { out, scale: None, line: Vec::new(), now_ns: 0, bursts_only: None }
     }
-}
 
-impl<W: Write> View for JsonView<W> {
-    fn render(&mut self, report: &Report) -> io::Result<()> {
-        if let Report::Meta(meta) = report {
-            self.scale = Some(Scale::of(meta));
-        }
+    /// The same, which prints nothing but the meta, bursts and the stacks that bursts refer to.
+    pub fn of_bursts(out: W) -> Self {
+        Self { bursts_only: Some(BTreeSet::new()), ..Self::new(out) }
+    }
+
+    fn print(&mut self, report: &Report) -> io::Result<()> {
         let scale = self.scale.ok_or_else(before_meta)?;
         self.line.clear();
         let mut serializer = serde_json::Serializer::with_formatter(&mut self.line, TerminalSafe);
@@ -45,6 +50,34 @@ impl<W: Write> View for JsonView<W> {
         line.serialize(&mut serializer)?;
         self.line.push(b'\n');
         self.out.write_all(&self.line)
+    }
+}
+
+/// The stacks that a burst refers to.
+fn stacks(burst: &Burst) -> impl Iterator<Item = &Arc<Stack>> {
+    let births = burst.mappings.iter().filter_map(|part| part.of.as_ref()?.birth.as_ref()?.stack.as_ref());
+    burst.stacks.iter().filter_map(|part| part.of.as_ref()).chain(births)
+}
+
+impl<W: Write> View for JsonView<W> {
+    fn render(&mut self, report: &Report) -> io::Result<()> {
+        if let Report::Meta(meta) = report {
+            self.scale = Some(Scale::of(meta));
+        }
+        if let Some(printed) = &mut self.bursts_only {
+            match report {
+                Report::Meta(_) => {}
+                Report::Burst(burst) => {
+                    self.now_ns = burst.ts_ns;
+                    let fresh: Vec<_> = stacks(burst).filter(|stack| printed.insert(stack.id)).cloned().collect();
+                    for stack in fresh {
+                        self.print(&Report::Stack(stack))?;
+                    }
+                }
+                _ => return Ok(()),
+            }
+        }
+        self.print(report)
     }
 
     fn flush(&mut self) -> io::Result<()> {

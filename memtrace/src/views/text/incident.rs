@@ -3,6 +3,7 @@
 use super::{Look, Session, process_name};
 use crate::event::{Lost, Task, TaskWhat};
 use crate::statement::{Audit, MappingChange, MappingWhat};
+use crate::views::fold::short;
 use crate::views::human::{count, counted, duration, exact, signed_size, size};
 use crate::views::words::{exit_phrase, losses, mapping_phrase, syscall_label};
 
@@ -65,8 +66,9 @@ impl Session {
         };
         let mapping = &change.mapping;
         let call = change.syscall.map_or_else(String::new, |nr| format!(" by {}", syscall_label(nr)));
+        let code = change.stack.as_ref().map_or_else(String::new, |stack| format!(" · at {}", short(stack, 3)));
         let text = format!(
-            "{}{what}: {} {} at {:#x}{call} (tid {})",
+            "{}{what}: {} {} at {:#x}{call} (tid {}){code}",
             self.whose_mm(change.mm),
             mapping_phrase(mapping),
             size(mapping.end.saturating_sub(mapping.start)),

@@ -5,6 +5,7 @@ mod closing;
 mod header;
 mod incident;
 mod paragraph;
+mod paths;
 mod sheet;
 
 use crate::event::{Meta, MmId, Mode};
@@ -14,7 +15,7 @@ use crate::views::clock::Clock;
 use crate::views::escape::escape;
 use crate::views::{Scale, View, before_meta};
 use memtrace_common::Cause;
-use paragraph::{Key, Pending};
+use paragraph::{Pending, Told};
 use sheet::{Look, Sheet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -34,7 +35,9 @@ pub struct TextOptions {
     pub utc_offset: UtcOffset,
     /// Nothing but the closing statement.
     pub closing_only: bool,
-    /// Also mappings as they are born and die, threads as they come and go, and audits that agree.
+    /// Nothing but bursts.
+    pub bursts_only: bool,
+    /// Also mappings as they are born and die, threads as they come and go, audits that agree, and whole stacks.
     pub verbose: bool,
 }
 
@@ -46,6 +49,7 @@ impl Default for TextOptions {
             width: 100,
             utc_offset: UtcOffset::UTC,
             closing_only: false,
+            bursts_only: false,
             verbose: false,
         }
     }
@@ -104,8 +108,8 @@ struct Session {
     names: BTreeMap<MmId, (u32, Vec<u8>)>,
     overviews: BTreeSet<MmId>,
     pending: BTreeMap<MmId, Pending>,
-    /// What each mm's last paragraph was about, and when: not explained again at once.
-    told: BTreeMap<MmId, (u64, BTreeSet<Key>)>,
+    /// What each mm's last paragraph was about.
+    told: BTreeMap<MmId, Told>,
     hinted: BTreeSet<Cause>,
     audits: incident::Audits,
     /// It has been said that causes are unknown.
@@ -145,6 +149,9 @@ impl Session {
 
     fn tell(&mut self, report: &Report) {
         if self.options.closing_only && !matches!(report, Report::Closing(_) | Report::End(_) | Report::Audit(_)) {
+            return;
+        }
+        if self.options.bursts_only && !matches!(report, Report::Burst(_)) {
             return;
         }
         if !matches!(

@@ -1,19 +1,21 @@
 //! Changes worth telling: statements add up until they are, then make one paragraph.
 
+use super::paths::{Paths, mapper};
 use super::{Look, Session};
-use crate::event::{Lost, MmId};
-use crate::statement::{Entry, Faults, Kind, MappingRef, Statement};
+use crate::event::{Lost, MmId, StackId};
+use crate::statement::{Entry, Faults, Kind, MappingRef, Stack, Statement};
 use crate::units::Amounts;
 use crate::views::Scale;
-use crate::views::escape::{basename, escape};
+use crate::views::escape::escape;
 use crate::views::human::{count, counted, duration, exact, level, percent, signed_size, size};
 use crate::views::words::{cause_phrase, losses, mapping_phrase, syscall_adds, syscall_label};
 use memtrace_common::Cause;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Entries that a paragraph shows; the rest is summed.
 const SHOWN: usize = 6;
-/// Distinct entries that may wait to be told. A process that makes more of them has something to tell.
+/// Distinct entries and code paths that may wait to be told. A process that makes more of them has something to tell.
 const WAITING: usize = 4096;
 /// A paragraph this much later explains everything anew.
 const FORGET_NS: u64 = 10_000_000_000;
@@ -39,8 +41,17 @@ fn key(entry: &Entry) -> Key {
 #[derive(Debug)]
 struct Merged {
     entry: Entry,
-    /// Gross pages of the largest part, from which code and system call are taken.
+    paths: Paths,
+    /// Gross pages of the largest part, from which the system call is taken.
     largest: i64,
+}
+
+/// What a paragraph was about: not explained again at once.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    ts_ns: u64,
+    keys: BTreeSet<Key>,
+    stacks: BTreeSet<StackId>,
 }
 
 /// Statements of one mm that have not been told yet.
@@ -55,6 +66,8 @@ pub(super) struct Pending {
     closing: Amounts,
     gross: i64,
     merged: BTreeMap<Key, Merged>,
+    /// Code paths in all of them.
+    paths: usize,
     unexplained: Amounts,
     has_unexplained: bool,
     /// No probes: nothing is ever explained, so that is no news.
@@ -75,6 +88,7 @@ impl Pending {
             closing: statement.opening.amounts,
             gross: 0,
             merged: BTreeMap::new(),
+            paths: 0,
             unexplained: Amounts::ZERO,
             has_unexplained: false,
             causeless,
@@ -97,10 +111,14 @@ impl Pending {
         for entry in &statement.entries {
             let gross = entry.delta.gross();
             self.gross = self.gross.saturating_add(gross);
-            self.merged
+            let merged = self
+                .merged
                 .entry(key(entry))
                 .and_modify(|merged| merged.add(entry, gross))
-                .or_insert_with(|| Merged { entry: entry.clone(), largest: gross });
+                .or_insert_with(|| Merged { entry: entry.clone(), paths: Paths::default(), largest: gross });
+            let before = merged.paths.len();
+            merged.paths.add(entry);
+            self.paths += merged.paths.len() - before;
         }
     }
 
@@ -108,7 +126,7 @@ impl Pending {
     pub(super) fn is_worth_telling(&self, scale: Scale, threshold_bytes: u64) -> bool {
         self.has_unexplained
             || self.lost.total() > 0
-            || self.merged.len() > WAITING
+            || self.paths > WAITING
             || (self.gross > 0 && scale.bytes(self.gross).unsigned_abs() >= threshold_bytes)
     }
 }
@@ -125,7 +143,6 @@ impl Merged {
         entry.last_ns = entry.last_ns.max(more.last_ns);
         if gross > self.largest {
             self.largest = gross;
-            entry.stack.clone_from(&more.stack);
             entry.syscall = more.syscall;
         }
     }
@@ -141,22 +158,22 @@ impl Session {
         let span = pending.ts_ns.saturating_sub(pending.start_ns);
         self.head(&pending, span);
 
-        let known = match self.told.remove(&pending.mm) {
-            Some((ts_ns, keys)) if pending.start_ns.saturating_sub(ts_ns) <= FORGET_NS => keys,
-            _ => BTreeSet::new(),
-        };
-        let mut entries: Vec<(Key, Entry)> = pending.merged.into_iter().map(|(k, m)| (k, m.entry)).collect();
+        let told = self.told.remove(&pending.mm);
+        let fresh = told.filter(|told| pending.start_ns.saturating_sub(told.ts_ns) <= FORGET_NS).unwrap_or_default();
+        let mut now = Told { ts_ns: pending.ts_ns, keys: BTreeSet::new(), stacks: fresh.stacks };
+        let mut entries: Vec<(Key, Merged)> = pending.merged.into_iter().collect();
         // The map's order decides among equals, so that a replay prints the same.
-        entries.sort_by_key(|(_, e)| std::cmp::Reverse((e.delta.gross(), all(e.faults))));
+        entries.sort_by_key(|(_, m)| std::cmp::Reverse((m.entry.delta.gross(), all(m.entry.faults))));
 
-        let mut shown = BTreeSet::new();
-        for (key, entry) in entries.iter().take(SHOWN) {
-            self.entry(entry, span, known.contains(key));
-            shown.insert(*key);
+        for (key, merged) in entries.iter().take(SHOWN) {
+            let heaviest = merged.paths.heaviest().filter(|_| self.options.verbose);
+            let whole = heaviest.filter(|stack| now.stacks.insert(stack.id));
+            self.entry(merged, span, fresh.keys.contains(key), whole);
+            now.keys.insert(*key);
         }
         if let Some(rest) = entries.get(SHOWN..).filter(|rest| !rest.is_empty()) {
-            let res: i64 = rest.iter().map(|(_, e)| e.delta.res()).sum();
-            let faults: u64 = rest.iter().map(|(_, e)| all(e.faults)).sum();
+            let res: i64 = rest.iter().map(|(_, m)| m.entry.delta.res()).sum();
+            let faults: u64 = rest.iter().map(|(_, m)| all(m.entry.faults)).sum();
             let mut text = format!("and {} more, together {}", count(rest.len() as u64), signed_size(scale.bytes(res)));
             if faults > 0 {
                 text.push_str(&format!(", {}", counted(faults, "fault", "faults")));
@@ -175,7 +192,7 @@ impl Session {
                 self.sheet.wrapped((Look::Alarm, &format!("{:>13}  ", "lost")), INDENT, (Look::Alarm, &text));
             }
         }
-        self.told.insert(pending.mm, (pending.ts_ns, shown));
+        self.told.insert(pending.mm, now);
     }
 
     /// `12:00:03.332  RES +64.3 MiB → 376.7 MiB in 212 ms`
@@ -207,8 +224,9 @@ impl Session {
         ]);
     }
 
-    fn entry(&mut self, entry: &Entry, span: u64, known: bool) {
+    fn entry(&mut self, merged: &Merged, span: u64, known: bool, whole: Option<&Arc<Stack>>) {
         let scale = self.scale;
+        let entry = &merged.entry;
         let res = scale.bytes(entry.delta.res());
         let label = format!("{:>13}  ", signed_size(res));
         let mut what = cause_phrase(entry.cause).to_owned();
@@ -222,7 +240,9 @@ impl Session {
             what.push_str(" · ");
             what.push_str(&place(mapping, entry, known));
         }
-        let details = [faults(entry, span, known), who(entry)];
+        let mut paths = merged.paths.told().into_iter();
+        let who = [who(entry), paths.next()].into_iter().flatten().collect::<Vec<_>>().join(" · ");
+        let details = [faults(entry, span, known), (!who.is_empty()).then_some(who)];
         let indent = " ".repeat(INDENT);
         if known {
             let [faults, who] = details;
@@ -230,9 +250,12 @@ impl Session {
             self.sheet.wrapped((Look::of(res), &label), INDENT, (Look::Plain, &line));
         } else {
             self.sheet.wrapped((Look::of(res), &label), INDENT, (Look::Plain, &what));
-            for detail in details.iter().flatten() {
-                self.sheet.wrapped((Look::Plain, &indent), INDENT, (Look::Faint, detail));
+            for detail in details.into_iter().flatten().chain(paths) {
+                self.sheet.wrapped((Look::Plain, &indent), INDENT, (Look::Faint, &detail));
             }
+        }
+        if let Some(stack) = whole {
+            self.whole_stack(stack, INDENT);
         }
         self.hint_once(entry.cause, INDENT);
     }
@@ -287,7 +310,8 @@ fn place(mapping: &MappingRef, entry: &Entry, known: bool) -> String {
         Some(birth) => {
             let age = duration(entry.first_ns.saturating_sub(birth.ts_ns));
             let by = if birth.tid == entry.tid { String::new() } else { format!(" by tid {}", birth.tid) };
-            format!("{name} {extent}, {age} old ({}{by})", syscall_label(birth.nr))
+            let mapper = mapper(mapping).map_or_else(String::new, |mapper| format!(", mapped by {mapper}"));
+            format!("{name} {extent}, {age} old{mapper} ({}{by})", syscall_label(birth.nr))
         }
         None => format!("{name} {extent}"),
     }
@@ -321,29 +345,11 @@ fn faults(entry: &Entry, span: u64, brief: bool) -> Option<String> {
     Some(parts.join(", "))
 }
 
-/// `tid 4711 postgres · in postgres+0x5d1a50`
+/// `tid 4711 postgres`
 fn who(entry: &Entry) -> Option<String> {
-    let mut text = match entry.tid {
-        0 => String::new(),
-        tid if entry.comm.is_empty() => format!("tid {tid}"),
-        tid => format!("tid {tid} {}", escape(&entry.comm, 32)),
-    };
-    let frames: Vec<String> = entry
-        .stack
-        .iter()
-        .flat_map(|stack| &stack.frames)
-        .take(4)
-        .map(|f| match f.module.as_slice() {
-            _ if !f.symbols.is_empty() => escape(&f.symbols[0].name, 64),
-            [] => format!("{:#x}", f.ip),
-            module => format!("{}+{:#x}", escape(basename(module), 48), f.offset),
-        })
-        .collect();
-    if !frames.is_empty() {
-        if !text.is_empty() {
-            text.push_str(" · ");
-        }
-        text.push_str(&format!("at {}", frames.join(" ← ")));
+    match entry.tid {
+        0 => None,
+        tid if entry.comm.is_empty() => Some(format!("tid {tid}")),
+        tid => Some(format!("tid {tid} {}", escape(&entry.comm, 32))),
     }
-    (!text.is_empty()).then_some(text)
 }

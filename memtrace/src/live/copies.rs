@@ -1,0 +1,65 @@
+//! Copies of stacks on their way from the probes to who unwinds them. They wait until the interval ends: only then the
+//! mms are known that were opened in it, and what they have mapped has been read again.
+
+use super::stacks_off::Stacks;
+use crate::decode::Decoder;
+use aya::maps::{MapData, RingBuf};
+use memtrace_common::StackRecord;
+
+/// As much may wait. What comes beyond is unwound with the mappings that are known then.
+const WAITING_BYTES: usize = 32 << 20;
+
+/// Copies that wait.
+#[derive(Default)]
+pub struct Copies {
+    waiting: Vec<(StackRecord, Box<[u8]>)>,
+    bytes: usize,
+    /// End of the last interval.
+    last_ns: u64,
+    /// Copies whose mm nobody knew when there was no room for more.
+    lost: u64,
+}
+
+impl Copies {
+    /// Takes what the ring holds.
+    pub fn read(&mut self, ring: &mut RingBuf<MapData>, decoder: &mut Decoder, stacks: &mut Stacks) {
+        while let Some(item) = ring.next() {
+            let Some((record, bytes)) = decoder.parse_stack(&item) else { continue };
+            self.bytes += bytes.len();
+            self.waiting.push((record, bytes.into()));
+            if self.bytes > WAITING_BYTES {
+                let unknown = self.deliver(decoder, stacks);
+                self.lost += unknown.len() as u64;
+                self.bytes = 0;
+            }
+        }
+    }
+
+    /// Hands over every copy whose mm is known, at the end of an interval. A copy may come before its mm, but by no more
+    /// than an interval.
+    pub fn hand_over(&mut self, now_ns: u64, decoder: &Decoder, stacks: &mut Stacks) {
+        let last_ns = std::mem::replace(&mut self.last_ns, now_ns);
+        let mut unknown = self.deliver(decoder, stacks);
+        unknown.retain(|(record, _)| record.head.ts_ns > last_ns);
+        self.bytes = unknown.iter().map(|(_, bytes)| bytes.len()).sum();
+        self.waiting = unknown;
+    }
+
+    /// Copies that had no room here.
+    pub const fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Returns what nobody knows the mm of.
+    fn deliver(&mut self, decoder: &Decoder, stacks: &mut Stacks) -> Vec<(StackRecord, Box<[u8]>)> {
+        let mut unknown = std::mem::take(&mut self.waiting);
+        unknown.retain(|(record, bytes)| match decoder.mm(&record.head) {
+            Some(mm) => {
+                stacks.copied(mm, record, bytes);
+                false
+            }
+            None => true,
+        });
+        unknown
+    }
+}

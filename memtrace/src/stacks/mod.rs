@@ -1,0 +1,3 @@
+//! Call stacks: what they are made of.
+
+pub mod names;

@@ -1,0 +1,140 @@
+//! Who did it: the code paths of an entry with their shares, whole stacks where more is asked for.
+
+use super::{Look, Session};
+use crate::event::{StackEnd, StackId};
+use crate::statement::{Entry, Faults, MappingRef, Stack};
+use crate::views::escape::{basename, escape};
+use crate::views::fold::{Role, fold, short};
+use crate::views::human::{count, percent};
+use crate::views::words::stack_end_phrase;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Functions in a line.
+const NAMES: usize = 4;
+/// Paths of an entry that are told.
+const SHOWN: usize = 3;
+/// Functions of a whole stack that are listed.
+const LISTED: usize = 128;
+
+/// How much each stack of an entry did.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Paths(BTreeMap<Option<StackId>, Path>);
+
+#[derive(Clone, Debug)]
+struct Path {
+    stack: Option<Arc<Stack>>,
+    weight: Weight,
+}
+
+/// Gross pages, then faults: some faults bring no page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Weight {
+    pages: u64,
+    faults: u64,
+}
+
+impl Weight {
+    const fn add(&mut self, other: Self) {
+        self.pages = self.pages.saturating_add(other.pages);
+        self.faults = self.faults.saturating_add(other.faults);
+    }
+}
+
+impl Paths {
+    pub(super) fn add(&mut self, entry: &Entry) {
+        let Faults { minor, major } = entry.faults;
+        let weight = Weight { pages: entry.delta.gross().unsigned_abs(), faults: minor.saturating_add(major) };
+        let id = entry.stack.as_ref().map(|stack| stack.id);
+        self.0
+            .entry(id)
+            .and_modify(|path| path.weight.add(weight))
+            .or_insert_with(|| Path { stack: entry.stack.clone(), weight });
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The stack that did most.
+    pub(super) fn heaviest(&self) -> Option<&Arc<Stack>> {
+        // Of equals the first, so that a replay prints the same.
+        let heaviest = self.0.values().min_by_key(|path| Reverse(path.weight))?;
+        heaviest.stack.as_ref()
+    }
+
+    /// `ExecHashTableInsert ← … ← PostgresMain`, where paths differ with the share of each; stacks that read alike are one.
+    pub(super) fn told(&self) -> Vec<String> {
+        let mut lines: BTreeMap<String, Weight> = BTreeMap::new();
+        let mut whole = Weight::default();
+        for path in self.0.values() {
+            let line = path.stack.as_deref().map_or_else(String::new, line);
+            lines.entry(line).or_default().add(path.weight);
+            whole.add(path.weight);
+        }
+        let mut lines: Vec<(String, Weight)> = lines.into_iter().collect();
+        lines.sort_by_key(|(_, weight)| Reverse(*weight));
+        if let [(line, _)] = lines.as_slice() {
+            return if line.is_empty() { Vec::new() } else { vec![format!("at {line}")] };
+        }
+        let share = |weight: Weight| match whole.pages {
+            0 => percent(weight.faults, whole.faults),
+            pages => percent(weight.pages, pages),
+        };
+        let told = |(line, weight): (String, Weight)| {
+            let line = if line.is_empty() { "code unknown".to_owned() } else { format!("at {line}") };
+            share(weight).map_or_else(|| line.clone(), |share| format!("{share} {line}"))
+        };
+        lines.into_iter().take(SHOWN).map(told).collect()
+    }
+}
+
+fn line(stack: &Stack) -> String {
+    let line = short(stack, NAMES);
+    match stack.end {
+        StackEnd::Root | StackEnd::Off => line,
+        end => format!("{line} ({})", stack_end_phrase(end)),
+    }
+}
+
+/// The function that mapped it, where that was seen.
+pub(super) fn mapper(mapping: &MappingRef) -> Option<String> {
+    let stack = mapping.birth.as_ref()?.stack.as_ref()?;
+    fold(stack).first().map(|call| call.name())
+}
+
+impl Session {
+    /// The whole stack, one function a line; plumbing is fainter.
+    pub(super) fn whole_stack(&mut self, stack: &Stack, indent: usize) {
+        let indent = " ".repeat(indent);
+        let folded = fold(stack);
+        for (n, call) in folded.calls.iter().enumerate().take(LISTED) {
+            let frame = call.frame;
+            let mut text = format!("{indent}#{n:<3}{}", call.name());
+            // The function that holds the code comes last; the others are inlined into it.
+            let holds = frame.symbols.last().zip(call.symbol).is_none_or(|(last, own)| std::ptr::eq(last, own));
+            match call.symbol {
+                Some(_) if holds => {
+                    text.push_str(&format!("+{:#x}  {}", frame.symbol_offset, escape(basename(&frame.module), 48)));
+                }
+                Some(_) => text.push_str("  (inlined)"),
+                None => {}
+            }
+            if let Some(symbol) = call.symbol.filter(|symbol| !symbol.file.is_empty()) {
+                text.push_str(&format!("  {}", escape(basename(&symbol.file), 48)));
+                if symbol.line > 0 {
+                    text.push_str(&format!(":{}", symbol.line));
+                }
+            }
+            let look = if call.role == Role::Plumbing { Look::Faint } else { Look::Plain };
+            self.sheet.line(&[(look, &text)]);
+        }
+        if let Some(more) = folded.calls.len().checked_sub(LISTED).filter(|&more| more > 0) {
+            self.sheet.line(&[(Look::Faint, &format!("{indent}… {} more", count(more as u64)))]);
+        }
+        if stack.end != StackEnd::Root {
+            self.sheet.line(&[(Look::Faint, &format!("{indent}… ({})", stack_end_phrase(stack.end)))]);
+        }
+    }
+}
