@@ -18,10 +18,10 @@ pub mod live;
 pub mod model;
 pub mod procfs;
 pub mod run;
-#[cfg(feature = "live")]
-pub mod stacks;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod screen;
+#[cfg(feature = "live")]
+pub mod stacks;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod statement;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]

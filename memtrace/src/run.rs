@@ -7,6 +7,7 @@ use crate::cli::{Target, TraceOptions};
 use crate::event::{End, EndReason, Event};
 use crate::hints::Failure;
 use crate::model::Model;
+use crate::screen::{self, Feed};
 use crate::statement::Report;
 use crate::trace;
 use crate::views::{JsonView, TextOptions, TextView, View};
@@ -14,6 +15,8 @@ use anyhow::{Context as _, Result};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, IsTerminal as _, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 
 /// Does what was asked for. The status to exit with; errors are for [`complain`].
 ///
@@ -144,47 +147,128 @@ fn verdict(output: &OutputOptions, lost: u64, status: Option<u8>) -> Result<u8> 
 }
 
 fn replay(path: &Path, output: &OutputOptions) -> Result<u8> {
-    let shown = || path.display().to_string();
-    let file = File::open(path).with_context(|| format!("failed to open {}", shown()))?;
-    let mut reader = trace::Reader::new(BufReader::new(file)).map_err(|error| match error {
-        trace::Error::NotATrace { .. } => Failure::NotATrace { path: shown() }.into(),
-        other => anyhow::Error::from(other).context(shown()),
-    })?;
+    let recording = Recording::open(path)?;
+    if on_screen(output) {
+        return replay_on_screen(recording, output);
+    }
     let mut books = Books::new(output, false)?;
-    let mut last_ns = 0;
-    let mut ended = false;
-    let mut damage = None;
-    for event in &mut reader {
-        match event {
-            Ok(event) => {
-                match &event {
-                    Event::Meta(meta) => last_ns = meta.ts_ns,
-                    Event::Tick(tick) => last_ns = tick.ts_ns,
-                    Event::End(_) => ended = true,
-                    _ => {}
-                }
-                if give_up_quietly(books.take(std::slice::from_ref(&event)))? {
-                    return Ok(ExitCode::Done as u8);
-                }
-            }
-            Err(error) => damage = Some(error),
-        }
+    let cut = recording.play(&mut |event| Ok(!give_up_quietly(books.take(std::slice::from_ref(&event)))?))?;
+    if let Some(cut) = cut {
+        eprintln!("memtrace: {cut}");
     }
-    let cut = match reader.end() {
-        Some(trace::ReadEnd::Complete) => None,
-        Some(trace::ReadEnd::Truncated { at_byte }) => {
-            Some(format!("the trace is cut: what is complete ends at byte {at_byte}"))
-        }
-        None => damage.map(|error| format!("{error}")),
-    };
-    let Some(cut) = cut else { return verdict(output, books.lost, None) };
-    // Where only the file's own end is missing, the session has its end already.
-    if !ended {
-        let end = Event::End(End { ts_ns: last_ns, reason: EndReason::Truncated });
-        give_up_quietly(books.take(&[end]))?;
-    }
-    eprintln!("memtrace: {}: {cut}; everything before it was replayed", crate::views::escape(shown().as_bytes(), 500));
     verdict(output, books.lost, None)
+}
+
+/// A screen can be shown, and nothing else was asked for.
+fn on_screen(output: &OutputOptions) -> bool {
+    let text = output.json || output.file.is_some() || output.bursts_only || output.no_screen;
+    !text && screen::is_possible()
+}
+
+/// Reports that are sent to the screen at once, and how many times as many may wait for it.
+const REPORTS_SENT: usize = 256;
+const REPORTS_WAITING: usize = 16;
+
+/// The reader has a thread of its own, for the screen answers keys while a large file is still being read.
+fn replay_on_screen(recording: Recording, output: &OutputOptions) -> Result<u8> {
+    let (sender, feed) = mpsc::sync_channel(REPORTS_WAITING);
+    let stop = AtomicBool::new(false);
+    let options = screen::Options { color: colored(output.color, true), replay: true };
+    let (left, played) = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let (mut model, mut reports, mut lost) = (Model::new(), Vec::new(), 0);
+            // Nobody receives any more: the screen was left.
+            let send = |reports: &mut Vec<Report>| sender.send(Feed::Reports(std::mem::take(reports))).is_ok();
+            let cut = recording.play(&mut |event| {
+                if let Event::Tick(tick) = &event {
+                    lost = tick.lost.total();
+                }
+                model.apply(&event, &mut reports);
+                let sent = reports.len() < REPORTS_SENT || send(&mut reports);
+                Ok(sent && !stop.load(Ordering::Relaxed))
+            });
+            send(&mut reports);
+            // A sender that is gone says the same.
+            let _ = sender.send(Feed::Ended);
+            cut.map(|cut| (cut, lost))
+        });
+        let left = screen::run(feed, Box::new(|| stop.store(true, Ordering::Relaxed)), options);
+        (left, reader.join())
+    });
+    let left = left?;
+    let (cut, lost) = played.map_err(|_| anyhow::anyhow!("the reader of the recording failed"))??;
+    print_closing(&left.closing, output)?;
+    if let Some(cut) = cut {
+        eprintln!("memtrace: {cut}");
+    }
+    match left.signal {
+        Some(signal) => Ok(u8::try_from(128 + signal).unwrap_or(ExitCode::Failure as u8)),
+        None => verdict(output, lost, None),
+    }
+}
+
+/// The answer stays on the terminal after the screen is gone.
+fn print_closing(reports: &[Report], output: &OutputOptions) -> Result<()> {
+    let options = TextOptions { color: colored(output.color, true), closing_only: true, ..TextOptions::default() };
+    let mut view = TextView::new(BufWriter::new(io::stdout()), options);
+    let printed = reports.iter().try_for_each(|report| view.render(report)).and_then(|()| view.flush());
+    give_up_quietly(printed.map_err(anyhow::Error::from)).map(|_| ())
+}
+
+/// A trace file.
+struct Recording {
+    path: String,
+    reader: trace::Reader<BufReader<File>>,
+}
+
+impl Recording {
+    fn open(path: &Path) -> Result<Self> {
+        let shown = || path.display().to_string();
+        let file = File::open(path).with_context(|| format!("failed to open {}", shown()))?;
+        let reader = trace::Reader::new(BufReader::new(file)).map_err(|error| match error {
+            trace::Error::NotATrace { .. } => Failure::NotATrace { path: shown() }.into(),
+            other => anyhow::Error::from(other).context(shown()),
+        })?;
+        Ok(Self { path: shown(), reader })
+    }
+
+    /// Gives all events to `take`, with an end where the recording lacks it, until that says false. What is wrong with
+    /// the file, if anything.
+    fn play(mut self, take: &mut dyn FnMut(Event) -> Result<bool>) -> Result<Option<String>> {
+        let mut last_ns = 0;
+        let mut ended = false;
+        let mut damage = None;
+        for event in &mut self.reader {
+            match event {
+                Ok(event) => {
+                    match &event {
+                        Event::Meta(meta) => last_ns = meta.ts_ns,
+                        Event::Tick(tick) => last_ns = tick.ts_ns,
+                        Event::End(_) => ended = true,
+                        _ => {}
+                    }
+                    if !take(event)? {
+                        return Ok(None);
+                    }
+                }
+                Err(error) => damage = Some(error),
+            }
+        }
+        let cut = match self.reader.end() {
+            Some(trace::ReadEnd::Complete) => None,
+            Some(trace::ReadEnd::Truncated { at_byte }) => {
+                Some(format!("the trace is cut: what is complete ends at byte {at_byte}"))
+            }
+            None => damage.map(|error| format!("{error}")),
+        };
+        let Some(cut) = cut else { return Ok(None) };
+        // Where only the file's own end is missing, the session has its end already.
+        if !ended {
+            take(Event::End(End { ts_ns: last_ns, reason: EndReason::Truncated }))?;
+        }
+        let path = crate::views::escape(self.path.as_bytes(), 500);
+        Ok(Some(format!("{path}: {cut}; everything before it was replayed")))
+    }
 }
 
 /// True when the reader of our output went away, which is no failure.

@@ -54,11 +54,11 @@ pub fn is_possible() -> bool {
 ///
 /// # Errors
 /// What the terminal answered. It is put back in any case, also when something panics.
-pub fn run(feed: &Receiver<Feed>, stop: Box<dyn Fn() + '_>, options: Options) -> Result<Left> {
+pub fn run(feed: Receiver<Feed>, stop: Box<dyn Fn() + '_>, options: Options) -> Result<Left> {
     let signal = Signals::catch()?;
     let mut screen = Screen::enter()?;
     let mut app = App::new(options);
-    let outcome = show(feed, &*stop, &signal, &mut screen, &mut app);
+    let outcome = show(&feed, &*stop, &signal, &mut screen, &mut app);
     screen.leave();
     outcome?;
     Ok(Left { closing: app.closing(), signal: signal.caught() })

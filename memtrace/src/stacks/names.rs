@@ -210,8 +210,7 @@ impl Names {
 
     /// One per place, or nothing when the module cannot be read.
     fn name_places(&mut self, module: usize, places: &[Place]) -> Vec<Named> {
-        let question =
-            |module, lines| Question::Name { module, lines, places: places.to_vec() };
+        let question = |module, lines| Question::Name { module, lines, places: places.to_vec() };
         let answer = self.ask(module, question).unwrap_or_default();
         if answer.named.len() == places.len() { answer.named } else { vec![Named::default(); places.len()] }
     }

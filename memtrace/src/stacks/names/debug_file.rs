@@ -35,9 +35,9 @@ pub(super) fn find(module: &Parsed<'_>, path: &Path, root: Option<&File>) -> Opt
     let ours = File::open("/").ok()?;
     let wanted = build_id.map(by_build_id);
     let places = [root, Some(&ours)].into_iter().flatten();
-    let by_id = places.filter_map(|root| Some((root, wanted.clone()?))).find_map(|(root, path)| {
-        open(root, &path, std::ptr::eq(root, &ours), |bytes| same_build(bytes, build_id))
-    });
+    let by_id = places
+        .filter_map(|root| Some((root, wanted.clone()?)))
+        .find_map(|(root, path)| open(root, &path, std::ptr::eq(root, &ours), |bytes| same_build(bytes, build_id)));
     by_id.or_else(|| {
         let (name, crc) = link?;
         let belongs = |bytes: &Bytes| match build_id {
@@ -96,9 +96,8 @@ pub(super) fn open_below(root: &File, path: &Path) -> io::Result<File> {
     how.flags = u64::from((libc::O_PATH | libc::O_CLOEXEC).cast_unsigned());
     how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
     // SAFETY: the descriptor is open, the path ends with NUL, and the kernel reads `how` for the size given.
-    let descriptor = unsafe {
-        libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, size_of_val(&how))
-    };
+    let descriptor =
+        unsafe { libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, size_of_val(&how)) };
     let descriptor = i32::try_from(descriptor).ok().filter(|&descriptor| descriptor >= 0);
     let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
     // SAFETY: the kernel just gave us this descriptor, and nobody else has it.

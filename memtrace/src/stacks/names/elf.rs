@@ -161,11 +161,7 @@ impl Elf {
 
     /// The address of the code at `place`, where the call is when it is after one.
     pub(super) fn code(&self, place: Place) -> Option<u64> {
-        if place.after_call {
-            self.address(place.at.checked_sub(1)?)
-        } else {
-            self.address(place.at)
-        }
+        if place.after_call { self.address(place.at.checked_sub(1)?) } else { self.address(place.at) }
     }
 
     /// What the call that returns to file offset `returns_to` calls, where that goes through a slot that a relocation
@@ -191,7 +187,8 @@ impl Elf {
             let jump = jump.strip_prefix(b"\xff\x25")?;
             relative(jump, stub + (code.len() - jump.len()) as u64 + 4)
         });
-        let slots = self.slots.get_or_insert_with(|| parse(&self.images[0]).map(|file| slots(&file)).unwrap_or_default());
+        let slots =
+            self.slots.get_or_insert_with(|| parse(&self.images[0]).map(|file| slots(&file)).unwrap_or_default());
         [direct, through].into_iter().flatten().find_map(|slot| slots.get(&slot).cloned())
     }
 

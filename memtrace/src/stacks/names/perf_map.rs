@@ -61,9 +61,10 @@ impl PerfMap {
     pub(super) fn name(&self, address: u64, after_call: bool) -> Named {
         let code = if after_call { address.saturating_sub(1) } else { address };
         match self.functions.range(..=code).next_back() {
-            Some((start, (end, name))) if code < *end => {
-                Named { symbols: vec![Symbol { name: name.clone(), file: Vec::new(), line: 0 }], offset: address - start }
-            }
+            Some((start, (end, name))) if code < *end => Named {
+                symbols: vec![Symbol { name: name.clone(), file: Vec::new(), line: 0 }],
+                offset: address - start,
+            },
             _ => Named::default(),
         }
     }
@@ -89,7 +90,9 @@ mod tests {
     #[test]
     fn lines_name_their_bytes_and_no_others() {
         let mut map = PerfMap::default();
-        map.parse(b"1000 20 LazyCompile:*run /app/a b.js:1\nzz 1 bad\n0x2000 0x10 java.lang.String::hashCode\n3000 8 hal");
+        map.parse(
+            b"1000 20 LazyCompile:*run /app/a b.js:1\nzz 1 bad\n0x2000 0x10 java.lang.String::hashCode\n3000 8 hal",
+        );
         assert_eq!(name(&map, 0xfff, false), None);
         assert_eq!(name(&map, 0x101f, false), Some(("LazyCompile:*run /app/a b.js:1".into(), 0x1f)));
         assert_eq!(name(&map, 0x1020, false), None);

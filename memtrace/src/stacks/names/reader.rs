@@ -103,7 +103,9 @@ impl Reader {
                 Known::Elf { elf, .. } => Answer { callee: elf.callee(returns_to), ..Answer::default() },
                 _ => Answer::default(),
             },
-            Question::Variant { module, callee } => Answer { named: self.variant(&module, &callee), ..Answer::default() },
+            Question::Variant { module, callee } => {
+                Answer { named: self.variant(&module, &callee), ..Answer::default() }
+            }
         }
     }
 

@@ -216,10 +216,10 @@ fn the_symbol_table_names_hidden_functions_and_a_return_belongs_to_its_call() {
     let Some(program) = Program::c(&["-O1"]) else { return };
     let (start, size) = program.span("hidden");
     let mut names = names();
-    assert_eq!(named(&mut names, &program.module(), &[start, start + size - 1]), [
-        "hidden+0".to_owned(),
-        format!("hidden+{}", size - 1)
-    ]);
+    assert_eq!(
+        named(&mut names, &program.module(), &[start, start + size - 1]),
+        ["hidden+0".to_owned(), format!("hidden+{}", size - 1)]
+    );
     // A call that is the last instruction returns to the first byte after its function.
     let mut events = [code(10, start + 1), code(11, start + size), stack(0, &[10, 11])];
     let modules = [10, 11].map(|id| (CodeId(id), program.module())).into();
@@ -307,9 +307,9 @@ fn names_of_cpp_and_of_rust_are_demangled() {
     let ourselves = Path::new("/proc/self/exe");
     let bytes = fs::read(ourselves).unwrap();
     let parsed = object::File::parse(bytes.as_slice()).unwrap();
-    let symbol = parsed.symbols().find(|symbol| {
-        symbol.name().is_ok_and(|name| name.contains("names4text5shown") && !name.contains("closure"))
-    });
+    let symbol = parsed
+        .symbols()
+        .find(|symbol| symbol.name().is_ok_and(|name| name.contains("names4text5shown") && !name.contains("closure")));
     let symbol = symbol.expect("the function that is called below");
     let text = parsed.section_by_index(symbol.section_index().unwrap()).unwrap();
     let offset = symbol.address() - text.address() + text.file_range().unwrap().0;
@@ -372,10 +372,14 @@ fn an_unnamed_leaf_is_named_by_the_call_that_reached_it() {
         let [.., malloc, memcpy] = calls[..] else { panic!("{calls:?}") };
 
         let mut names = names();
-        let mut events = [code(0, unnamed), code(1, memcpy), stack(0, &[0, 1]), code(2, unnamed), code(3, malloc), stack(
-            1,
-            &[2, 3],
-        )];
+        let mut events = [
+            code(0, unnamed),
+            code(1, memcpy),
+            stack(0, &[0, 1]),
+            code(2, unnamed),
+            code(3, malloc),
+            stack(1, &[2, 3]),
+        ];
         let modules = [(0, &libc), (1, &program_file), (2, &libc), (3, &program_file)];
         let modules = modules.map(|(id, module)| (CodeId(id), Arc::clone(module))).into();
         names.name_all(&mut events, &modules);
@@ -421,7 +425,8 @@ fn the_vdso_is_named() {
     let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
     let address = |text| u64::from_str_radix(text, 16).unwrap();
     let mut bytes = vec![0; (address(end) - address(start)) as usize];
-    std::os::unix::fs::FileExt::read_exact_at(&File::open("/proc/self/mem").unwrap(), &mut bytes, address(start)).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(&File::open("/proc/self/mem").unwrap(), &mut bytes, address(start))
+        .unwrap();
     let parsed = object::File::parse(bytes.as_slice()).unwrap();
     let symbol = parsed.dynamic_symbols().find(|symbol| symbol.name() == Ok("__vdso_clock_gettime")).unwrap();
     let offset = symbol.address();

@@ -83,7 +83,10 @@ mod tests {
             ("@nothing", "@nothing"),
             ("ExecHashJoin.part.0.cold", "ExecHashJoin"),
             ("_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE", "core::fmt::Write::write_fmt"),
-            ("_ZNSt6vectorIiSaIiEE9push_backERKi.isra.0", "std::vector<int, std::allocator<int> >::push_back(int const&)"),
+            (
+                "_ZNSt6vectorIiSaIiEE9push_backERKi.isra.0",
+                "std::vector<int, std::allocator<int> >::push_back(int const&)",
+            ),
             ("_RNvC6_123foo3bar", "123foo::bar"),
             ("_Z", "_Z"),
         ] {

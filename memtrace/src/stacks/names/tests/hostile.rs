@@ -37,9 +37,13 @@ fn truncated_and_changed_files_cost_no_more_than_a_counter() {
         named(&mut names, &write(folder.path(), &whole[..length]), &[offset]);
     }
     // Sizes and offsets of sections that are far too large, one after another.
-    for name in [".symtab", ".strtab", ".shstrtab", ".dynsym", ".rela.dyn", ".debug_info", ".debug_abbrev", ".debug_line"] {
+    for name in
+        [".symtab", ".strtab", ".shstrtab", ".dynsym", ".rela.dyn", ".debug_info", ".debug_abbrev", ".debug_line"]
+    {
         let (header, ..) = section(&whole, name);
-        for (at, value) in [(0x18, u64::MAX), (0x18, 1 << 40), (0x20, u64::MAX), (0x20, u64::MAX / 2), (0x20, 1 << 33), (0x38, 0)] {
+        for (at, value) in
+            [(0x18, u64::MAX), (0x18, 1 << 40), (0x20, u64::MAX), (0x20, u64::MAX / 2), (0x20, 1 << 33), (0x38, 0)]
+        {
             let mut bytes = whole.clone();
             bytes[header + at..header + at + 8].copy_from_slice(&value.to_le_bytes());
             named(&mut names, &write(folder.path(), &bytes), &[offset]);
