@@ -8,7 +8,7 @@ use super::process::Process;
 use super::scope::{Scope, Span, View, stretch};
 use super::theme::Theme;
 use crate::event::{EndReason, Lost, Meta, MmId, Own, TaskWhat};
-use crate::statement::{Burst, EndReport, Report};
+use crate::statement::{Burst, EndReport, Report, Statement};
 use crate::views::Scale;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -205,9 +205,24 @@ impl App {
         }
     }
 
-    /// Nothing more will come.
+    /// Nothing more will come. A recording of a process that is gone by then is shown where it had most memory: its end
+    /// is that it had none.
     pub fn ended(&mut self) {
         self.over = true;
+        let untouched = self.scope.cursor.is_none() && self.scope.range.is_none();
+        let Some(process) = self.current().filter(|_| self.options.replay && untouched) else { return };
+        if process.moments.last().is_none_or(|last| last.closing.amounts.res() > 0) {
+            return;
+        }
+        let res = |statement: &&Arc<Statement>| statement.closing.amounts.res();
+        if let Some(peak) = process.moments.between(0, u64::MAX).max_by_key(res) {
+            let peak = peak.ts_ns;
+            self.scope.cursor = Some(peak);
+            self.note = Some(format!(
+                "{}: the moment of most memory; ] goes to the end, ← → through time",
+                self.time(peak, true)
+            ));
+        }
     }
 
     /// The session was ended from outside, so nobody waits for the screen to stay.
@@ -281,6 +296,21 @@ impl App {
 
     pub(super) fn scale(&self) -> Option<Scale> {
         self.meta.as_ref().map(Scale::of)
+    }
+
+    /// The stretch is everything since attach, so there is nothing else to compare it with.
+    pub(super) fn is_all(&self) -> bool {
+        self.scope.range.is_none() && self.scope.span == Span::All
+    }
+
+    /// The stretch in a column's head.
+    pub(super) fn stretch_name(&self) -> String {
+        match (&self.scope.range, self.scope.span) {
+            (Some((_, _, what)), _) => (*what).to_owned(),
+            (None, Span::All) => "all".to_owned(),
+            (None, Span::Interval) => "interval".to_owned(),
+            (None, span) => span.name(),
+        }
     }
 
     /// The end of what is looked at.

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 /// Columns of the text.
 const WIDTH: usize = 160;
+/// Rows of the picture.
+const HEIGHT: usize = 24;
 /// Rows of each pane.
 const ROWS: usize = 5_000;
 
@@ -21,7 +23,7 @@ impl App {
         let view = self.view();
         for pane in self.seen() {
             lines.push(Line::default());
-            let page = self.page(pane, view.as_ref(), WIDTH);
+            let page = self.page(pane, view.as_ref(), (WIDTH, HEIGHT));
             lines.extend(page.lines(WIDTH, ROWS));
             let chosen = self.cursors[pane as usize].at;
             if let Some(detail) = page.detail.as_ref().filter(|_| chosen < page.keys.len()) {

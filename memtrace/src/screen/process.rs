@@ -2,16 +2,14 @@
 
 use super::moments::{Moments, Tally};
 use crate::event::{MmId, Overview};
-use crate::statement::{
-    Audit, Balance, ClosingStatement, Entry, Kind, MappingRef, MappingWhat, Residency, Resident, Statement,
-};
+use crate::statement::{Audit, Balance, ClosingStatement, Entry, Kind, MappingRef, MappingWhat, Residency, Statement};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Rows of readings of smaps that are kept, in all readings together.
 const ROWS: usize = 100_000;
-/// Mappings without a reading that are remembered.
-const BORN: usize = 100_000;
+/// Births, and deaths, that are remembered.
+const LIVES: usize = 50_000;
 
 /// One address space.
 #[derive(Clone, Debug)]
@@ -27,9 +25,9 @@ pub(super) struct Process {
     /// Audits in which something differed, and all.
     pub(super) audits: (u64, u64),
     readings: VecDeque<Arc<Residency>>,
-    /// Mappings born since the last reading.
+    /// Mappings whose birth was seen; the latest ones, as those that died.
     born: BTreeMap<u64, Arc<MappingRef>>,
-    /// Mappings that died since the last reading, and when.
+    /// When a mapping died.
     died: BTreeMap<u64, u64>,
     pub(super) closing: Option<ClosingStatement>,
 }
@@ -84,16 +82,14 @@ impl Process {
 
     pub(super) fn mapping(&mut self, what: MappingWhat, mapping: &Arc<MappingRef>, ts_ns: u64) {
         match what {
-            MappingWhat::Born => {
-                if self.born.len() < BORN {
-                    self.born.insert(mapping.id, Arc::clone(mapping));
-                }
-            }
-            MappingWhat::Died => {
-                if self.born.remove(&mapping.id).is_none() && self.died.len() < BORN {
-                    self.died.insert(mapping.id, ts_ns);
-                }
-            }
+            MappingWhat::Born => _ = self.born.insert(mapping.id, Arc::clone(mapping)),
+            MappingWhat::Died => _ = self.died.insert(mapping.id, ts_ns),
+        }
+        if self.born.len() > LIVES {
+            self.born.pop_first();
+        }
+        if self.died.len() > LIVES {
+            self.died.pop_first();
         }
     }
 
@@ -102,8 +98,6 @@ impl Process {
             return;
         }
         self.readings.push_back(Arc::new(residency.clone()));
-        self.born.clear();
-        self.died.clear();
         let rows = |readings: &VecDeque<Arc<Residency>>| readings.iter().map(|reading| reading.mappings.len()).sum();
         while self.readings.len() > 2 && ROWS < rows(&self.readings) {
             // Every second of the older half: what is long ago is known less often.
@@ -131,12 +125,11 @@ impl Process {
     /// The mappings at a time, by address: those of the last reading and those born since.
     pub(super) fn areas(&self, ts_ns: u64) -> Vec<Area> {
         let mut areas: BTreeMap<u64, Area> = BTreeMap::new();
+        let is_over = |id: u64| self.died.get(&id).is_some_and(|&died| died <= ts_ns);
         let mut read_ns = 0;
         if let Some(reading) = self.reading(ts_ns) {
             read_ns = reading.ts_ns;
-            let latest = self.readings.back().is_some_and(|last| last.ts_ns == read_ns);
-            let here = |row: &&Resident| !latest || self.died.get(&row.mapping.id).is_none_or(|&died| died > ts_ns);
-            for row in reading.mappings.iter().filter(here) {
+            for row in reading.mappings.iter().filter(|row| !is_over(row.mapping.id)) {
                 let inside = Inside {
                     private: row.private,
                     shared: row.shared,
@@ -148,12 +141,11 @@ impl Process {
                 };
                 areas.insert(row.mapping.id, Area { mapping: Arc::clone(&row.mapping), inside: Some(inside) });
             }
-            if latest {
-                for (&id, mapping) in &self.born {
-                    if mapping.birth.as_ref().is_none_or(|birth| birth.ts_ns <= ts_ns) {
-                        areas.insert(id, Area { mapping: Arc::clone(mapping), inside: Some(Inside::default()) });
-                    }
-                }
+            let since = |mapping: &&Arc<MappingRef>| {
+                mapping.birth.as_ref().is_some_and(|birth| read_ns < birth.ts_ns && birth.ts_ns <= ts_ns)
+            };
+            for mapping in self.born.values().filter(since).filter(|mapping| !is_over(mapping.id)) {
+                areas.insert(mapping.id, Area { mapping: Arc::clone(mapping), inside: Some(Inside::default()) });
             }
         }
         let known = !areas.is_empty();
@@ -168,7 +160,7 @@ impl Process {
                         }
                     }
                     // Without a reading, what changed is all that is known.
-                    None if !known && mapping.kind != Kind::Several => {
+                    None if !known && mapping.kind != Kind::Several && !is_over(mapping.id) => {
                         areas.insert(mapping.id, Area { mapping: Arc::clone(mapping), inside: None });
                     }
                     None => {}

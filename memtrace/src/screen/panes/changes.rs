@@ -142,13 +142,14 @@ pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
         pieces.push((text, theme.faint()));
     }
     head.push(line(pieces));
+    let both = !app.is_all();
     let mapping_columns = if width >= 100 { 28 } else { 16 };
     let arrow = |this: bool| if this { "▾" } else { "" };
     head.push(line(vec![(
         format!(
             "{} {}  {} {} {}",
-            right(&format!("{}now", arrow(!app.by_since)), 11),
-            right(&format!("{}all", arrow(app.by_since)), 11),
+            right(&format!("{}{}", arrow(!app.by_since), app.stretch_name()), 11),
+            if both { right(&format!("{}all", arrow(app.by_since)), 11) } else { String::new() },
             left("why", 15),
             left("where", mapping_columns),
             "who"
@@ -166,10 +167,13 @@ pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
         let mapping = row.mapping.as_ref().map_or_else(|| "·".to_owned(), |mapping| words::mapping(mapping));
         line(vec![
             (right(&moved(now, row.delta), 11), theme.change(now)),
-            (format!(" {}", right(&moved(since, row.since), 11)), Style::new()),
+            (if both { format!(" {}", right(&moved(since, row.since), 11)) } else { String::new() }, Style::new()),
             (format!("  {}", left(words::cause(row.cause), 15)), Style::new()),
             (format!(" {}", left(&mapping, mapping_columns)), Style::new()),
-            (format!(" {}", left(&who, width.saturating_sub(42 + mapping_columns))), Style::new()),
+            (
+                format!(" {}", left(&who, width.saturating_sub(if both { 42 } else { 30 } + mapping_columns))),
+                Style::new(),
+            ),
         ])
     };
     let detail = move |index: usize, width: usize| {

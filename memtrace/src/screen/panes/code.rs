@@ -54,7 +54,7 @@ impl Measure {
 /// The tree's lines, and its total.
 pub(in crate::screen) fn branches(app: &App, view: &View<'_>) -> (Vec<Branch>, u64) {
     let mut tree = Tree::default();
-    let nobody: Arc<str> = "(no code: the kernel's own doing)".into();
+    let nobody: Arc<str> = "(no code is known)".into();
     for entry in view.entries() {
         let weight = app.measure.of(entry);
         let Some(named) = view.names.get(entry.stack.as_ref()).filter(|named| !named.frames.is_empty()) else {

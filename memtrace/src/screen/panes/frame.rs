@@ -124,9 +124,9 @@ impl App {
         }
         let mut pieces: Vec<Piece> = Vec::new();
         if let Some(end) = &self.end {
-            pieces.push((format!(" {}", end_words(&end.end.reason)), theme.mark()));
+            pieces.push((end_words(&end.end.reason), theme.mark()));
         } else if self.leaving {
-            pieces.push((" ending the session …".to_owned(), theme.mark()));
+            pieces.push(("ending the session …".to_owned(), theme.mark()));
         }
         if let Some(meta) = &self.meta {
             let (words, style) = match meta.mode {
@@ -167,7 +167,7 @@ impl App {
         if let (Some(own), Some(meta)) = (self.own, &self.meta) {
             let wall = self.now_ns.saturating_sub(meta.ts_ns);
             if let Some(share) = percent(own.cpu_ns.saturating_add(own.bpf_ns.unwrap_or(0)), wall) {
-                pieces.push((format!("own {share} of a core"), plain));
+                pieces.push((format!("own {share}"), plain));
             }
         }
         let mut joined: Vec<Piece> = vec![(" ".to_owned(), plain)];
@@ -214,10 +214,13 @@ impl App {
             ("z", "alone"),
             ("p", "process"),
         ];
+        let inside =
+            self.scope.drill.is_some() || self.scope.range.is_some() || !self.scope.filter.is_empty() || self.alone;
         hints.retain(|(name, what)| {
             !what.is_empty()
                 && (self.focus == Pane::Code || !matches!(*name, "c" | "f"))
                 && (self.processes.len() > 1 || *name != "p")
+                && (inside || *name != "esc")
         });
         let mut pieces = vec![(" ".to_owned(), words)];
         let mut used = 1;
@@ -236,9 +239,9 @@ impl App {
 /// Why the session is over.
 pub(super) fn end_words(reason: &EndReason) -> String {
     match reason {
-        EndReason::Exited { code: Some(code) } => format!("it {}", exit_phrase(*code)),
-        EndReason::Exited { code: None } => "it ended".to_owned(),
-        EndReason::Interrupted => "the session was ended".to_owned(),
+        EndReason::Exited { code: Some(code) } => exit_phrase(*code),
+        EndReason::Exited { code: None } => "ended".to_owned(),
+        EndReason::Interrupted => "ended by request".to_owned(),
         EndReason::Duration => "the session's time is over".to_owned(),
         EndReason::OutputClosed => "the output was closed".to_owned(),
         EndReason::Truncated => "the recording is cut here".to_owned(),

@@ -162,12 +162,16 @@ pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
     let rows = Arc::new(rows(view, app.order));
     let keys = rows.iter().map(|row| row.area.mapping.id).collect();
     let read = view.process.reading(view.to).map(|reading| reading.ts_ns);
-    let wide = width >= 76;
+    let both = width >= 76 && !app.is_all();
     let listed = Arc::clone(&rows);
     let row = move |index: usize, width: usize| {
         let Some(row) = listed.get(index) else { return line(Vec::new()) };
         let makeup = Makeup::of(&row.area, scale);
-        let resident = makeup.map_or_else(|| "?".to_owned(), |makeup| size(makeup.resident()));
+        let resident = match (makeup, read) {
+            (Some(makeup), _) => size(makeup.resident()),
+            (None, Some(_)) if row.area.mapping.kind != Kind::Several => "gone".to_owned(),
+            (None, _) => "?".to_owned(),
+        };
         let change = |amounts: Amounts| match amounts.is_zero() {
             true => "·".to_owned(),
             false => signed_size(scale.bytes(amounts.res())),
@@ -178,7 +182,7 @@ pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
         pieces.push((format!(" {}", right(&resident, 10)), Style::new()));
         pieces.push((format!(" {}", right(&change(row.delta), 11)), theme.change(now)));
         let mut used = 1 + 10 + 1 + BAR + 1 + 10 + 1 + 11;
-        if wide {
+        if both {
             pieces.push((format!(" {}", right(&change(row.since), 11)), Style::new()));
             used += 12;
         }
@@ -198,9 +202,10 @@ pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
     };
     let title = format!("2 mappings · {} by {} · {known}{}", rows.len(), app.order.name(), part(app));
     let mut page = Page::list(title, keys, Box::new(row));
+    let shown = app.stretch_name();
     let mut columns =
-        format!(" {} {} {} {}", right("size", 10), left("in memory", BAR), right("RES", 10), right("now", 11),);
-    if wide {
+        format!(" {} {} {} {}", right("size", 10), left("in memory", BAR), right("RES", 10), right(&shown, 11));
+    if both {
         columns.push_str(&format!(" {}", right("all", 11)));
     }
     page.head = vec![line(vec![(format!("{columns}  mapping"), theme.faint())])];

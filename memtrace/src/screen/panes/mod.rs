@@ -200,7 +200,7 @@ impl App {
         let pages: Vec<(Pane, Rect, Page)> = {
             let view = self.view();
             let places = self.places(middle).into_iter();
-            places.map(|(pane, area)| (pane, area, self.page(pane, view.as_ref(), columns_inside(area)))).collect()
+            places.map(|(pane, area)| (pane, area, self.page(pane, view.as_ref(), inside(area)))).collect()
         };
         for (pane, area, page) in pages {
             self.draw_page(frame, pane, area, page);
@@ -244,7 +244,7 @@ impl App {
         if self.alone { vec![self.focus] } else { Pane::ALL.to_vec() }
     }
 
-    pub(super) fn page(&self, pane: Pane, view: Option<&View<'_>>, width: usize) -> Page {
+    pub(super) fn page(&self, pane: Pane, view: Option<&View<'_>>, (width, height): (usize, usize)) -> Page {
         let Some(view) = view else {
             let text = if self.over { "nothing was recorded" } else { "waiting for the first statement" };
             return Page {
@@ -257,8 +257,8 @@ impl App {
             Pane::Mappings => mappings::page(self, view, width),
             Pane::Code => code::page(self, view),
             Pane::Bursts => bursts::page(self, view),
-            Pane::Space => space::page(self, view, width),
-            Pane::Summary => summary::page(self, view),
+            Pane::Space => space::page(self, view, width, height),
+            Pane::Summary => summary::page(self, view, width),
         }
     }
 
@@ -319,9 +319,10 @@ impl App {
     }
 }
 
-/// Columns of a pane without the line that divides it from its neighbour.
-const fn columns_inside(area: Rect) -> usize {
-    area.width.saturating_sub(if area.x > 0 { 1 } else { 0 }) as usize
+/// Columns and rows of a pane without the lines that divide it from its neighbours.
+const fn inside(area: Rect) -> (usize, usize) {
+    let divider = if area.x > 0 { 1 } else { 0 };
+    (area.width.saturating_sub(divider) as usize, area.height.saturating_sub(1) as usize)
 }
 
 /// A line of styled pieces.

@@ -15,8 +15,8 @@ use crate::views::human::size;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
-/// Rows that the picture may take: the cells' size follows from it.
-const ROWS: usize = 24;
+/// Least rows that the picture has, if need be by scrolling: the cells' size follows from them.
+const ROWS: usize = 6;
 /// Mappings that are drawn.
 const MOST: usize = 60_000;
 /// Untouched cells of one mapping before they are counted by doublings.
@@ -29,12 +29,12 @@ struct Cell {
     item: usize,
 }
 
-pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
+pub(super) fn page(app: &App, view: &View<'_>, width: usize, height: usize) -> Page {
     let theme = app.theme;
     let rows = mappings::rows(view, Order::Address);
     let makeups: Vec<Option<Makeup>> = rows.iter().take(MOST).map(|row| Makeup::of(&row.area, view.scale)).collect();
     let width = width.saturating_sub(2).max(1);
-    let bytes = cell_bytes(&makeups, (width * ROWS) as u64);
+    let bytes = cell_bytes(&makeups, (width * height.saturating_sub(2).max(ROWS)) as u64);
     let cells = cells(&makeups, bytes);
     let mut line_of = vec![0; rows.len()];
     for (index, cell) in cells.iter().enumerate().rev() {

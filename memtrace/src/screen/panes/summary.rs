@@ -4,7 +4,7 @@ use super::frame::end_words;
 use super::{Page, line};
 use crate::screen::app::App;
 use crate::screen::scope::View;
-use crate::screen::theme::{left, right};
+use crate::screen::theme::{left, right, wrap};
 use crate::statement::Faults;
 use crate::units::Amounts;
 use crate::views::cause_phrase;
@@ -19,10 +19,17 @@ use std::collections::BTreeMap;
 /// Processes that are listed.
 const PROCESSES: usize = 200;
 
-pub(super) fn page(app: &App, view: &View<'_>) -> Page {
+pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
     let (theme, scale) = (app.theme, view.scale);
     let plain = Style::new();
     let mut lines: Vec<Line<'static>> = Vec::new();
+    // ` label     words that go on below themselves`
+    let tell = |lines: &mut Vec<Line<'static>>, label: &str, text: &str, style: Style| {
+        for (number, part) in wrap(text, width.saturating_sub(12)).into_iter().enumerate() {
+            let label = if number == 0 { label } else { "" };
+            lines.push(Line::styled(format!(" {} {part}", left(label, 9)), style));
+        }
+    };
     if let Some(since) = view.since {
         let frame = &since.frame;
         let change = scale.bytes(since.change().res());
@@ -74,22 +81,23 @@ pub(super) fn page(app: &App, view: &View<'_>) -> Page {
     }
     lines.push(Line::default());
     if app.lost.total() == 0 {
-        lines.push(Line::raw(" lost      nothing"));
+        tell(&mut lines, "lost", "nothing", plain);
     }
     for (name, n, meaning) in losses(app.lost).into_iter().filter(|&(_, n, _)| n > 0) {
-        lines.push(Line::styled(format!(" lost      {name} {}: {meaning}", count(n)), theme.alarm()));
+        tell(&mut lines, "lost", &format!("{name} {}: {meaning}", count(n)), theme.alarm());
     }
     if let Some(audit) = &view.process.audit {
         let (off, all) = view.process.audits;
-        lines.push(Line::raw(format!(
-            " audits    {} of {} agreed; the last one, {}: {} mappings in {}, longest hold {}",
+        let text = format!(
+            "{} of {} agreed; the last one, {}: {} mappings in {}, longest hold {}",
             count(all.saturating_sub(off)),
             count(all),
             app.time(audit.ts_ns, true),
             count(audit.mappings as u64),
             duration(audit.cost_ns),
             duration(audit.longest_hold_ns)
-        )));
+        );
+        tell(&mut lines, "audits", &text, plain);
         for difference in audit.differing.iter().take(5) {
             lines.push(Line::raw(format!(
                 "           smaps {}, ledger {}: {}",
@@ -102,26 +110,25 @@ pub(super) fn page(app: &App, view: &View<'_>) -> Page {
     if let (Some(own), Some(meta)) = (app.own, &app.meta) {
         let wall = app.now_ns.saturating_sub(meta.ts_ns);
         let share = percent(own.cpu_ns, wall).unwrap_or_else(|| "0.0 %".to_owned());
-        let mut text = format!(" own cost  {share} of a core, {} at most", size(own.max_rss));
+        let mut text = format!("{share} of a core, {} at most", size(own.max_rss));
         if let Some(bpf) = own.bpf_ns {
             text.push_str(&format!("; in BPF programs {}", duration(bpf)));
         }
         if let Some(ns) = app.end.as_ref().and_then(|end| bpf_ns_per_fault(own, end.total.faults)) {
             text.push_str(&format!(", at most {} a fault", duration(ns)));
         }
-        lines.push(Line::raw(text));
+        tell(&mut lines, "own cost", &text, plain);
     }
     if let Some(end) = &app.end {
         let stacks = &end.stacks;
         if let Some(share) = percent(stacks.complete, stacks.grown) {
-            lines.push(Line::raw(format!(" stacks    {share} of what grew has a complete one")));
+            let text = format!("{share} of what grew has a complete one");
+            tell(&mut lines, "stacks", &text, plain);
         }
     }
     if let Some(until) = view.process.moments.joined_until {
-        lines.push(Line::styled(
-            format!(" history   until {} coarser than one interval", app.time(until, true)),
-            theme.faint(),
-        ));
+        let text = format!("until {} coarser than one interval", app.time(until, true));
+        tell(&mut lines, "history", &text, theme.faint());
     }
     if app.processes.len() > 1 {
         lines.push(Line::default());
