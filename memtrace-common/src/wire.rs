@@ -226,9 +226,10 @@ pub const STACK_RETURNS: usize = 6;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct StackPath {
-    /// Distance of each return address from the stack pointer, innermost first; 0 ends the list.
+    /// Distance of each return address from the stack pointer, innermost first. It is 0 in a function that has pushed
+    /// nothing: many a `memcpy`.
     pub offsets: [u32; STACK_RETURNS],
-    /// The lower half of each.
+    /// The lower half of each; 0 ends the list.
     pub returns: [u32; STACK_RETURNS],
 }
 

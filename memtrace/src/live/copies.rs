@@ -1,8 +1,9 @@
-//! Copies of stacks on their way from the probes to who unwinds them. They wait until the interval ends: only then the
-//! mms are known that were opened in it, and what they have mapped has been read again.
+//! Copies of stacks on their way from the probes to who unwinds them. A copy is unwound when it comes, so that the probes
+//! soon know how to tell its path from others. One whose mm is not known yet, or that leads through code that is not,
+//! waits until the interval ends: by then mms that were opened in it are known, and maps has been read again.
 
-use super::stacks_off::Stacks;
 use crate::decode::Decoder;
+use crate::stacks::Stacks;
 use aya::maps::{MapData, RingBuf};
 use memtrace_common::StackRecord;
 
@@ -25,6 +26,9 @@ impl Copies {
     pub fn read(&mut self, ring: &mut RingBuf<MapData>, decoder: &mut Decoder, stacks: &mut Stacks) {
         while let Some(item) = ring.next() {
             let Some((record, bytes)) = decoder.parse_stack(&item) else { continue };
+            if decoder.mm(&record.head).is_some_and(|mm| stacks.copied_just_now(mm, &record, bytes)) {
+                continue;
+            }
             self.bytes += bytes.len();
             self.waiting.push((record, bytes.into()));
             if self.bytes > WAITING_BYTES {

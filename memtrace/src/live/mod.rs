@@ -17,7 +17,6 @@ mod rights;
 mod session;
 mod source;
 mod spawn;
-mod stacks_off;
 mod watch;
 
 pub use doctor::doctor;

@@ -6,15 +6,16 @@ use super::copies::Copies;
 use super::own;
 use super::probes::{Options, Probes, Wire};
 use super::reading;
-use super::stacks_off::Stacks;
 use crate::decode::{Decoder, Raw};
-use crate::event::{Closing, Event, Lost, Maps, MmId, Smaps, Tick, Why};
+use crate::event::{Closing, CodeId, Event, Lost, Maps, MmId, Smaps, Tick, Why};
 use crate::procfs::{ProcessFiles, monotonic_ns, parse_maps};
+use crate::stacks::{ModuleFile, Stacks};
 use crate::units::Amounts;
 use anyhow::{Context as _, Result};
 use memtrace_common::{Cause, Losses, Overflow, RecordKey, RecordValue, kind, nr};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::sync::Arc;
 
 /// How long a thread's name is believed.
 const COMM_BELIEVED_NS: u64 = 1_000_000_000;
@@ -52,7 +53,8 @@ impl Observer {
     /// # Errors
     /// As [`Probes::load`].
     pub fn new(options: Options, measure: bool) -> Result<Self> {
-        Self::with(Probes::load(options)?, measure)
+        let stacks = if options.stacks { Stacks::new() } else { Stacks::off() };
+        Ok(Self { stacks, ..Self::with(Probes::load(options)?, measure)? })
     }
 
     /// With probes that hang on their hooks already.
@@ -61,12 +63,13 @@ impl Observer {
     /// A descriptor cannot be duplicated.
     pub fn with(probes: Probes, measure: bool) -> Result<Self> {
         let reader = own::Reader::new(&probes, measure)?;
+        let stacks = if probes.copies_stacks() { Stacks::new() } else { Stacks::off() };
         Ok(Self {
             probes,
             decoder: Decoder::default(),
             waiting: Vec::new(),
             copies: Copies::default(),
-            stacks: Stacks::new(),
+            stacks,
             processes: BTreeMap::new(),
             comms: HashMap::new(),
             losses: Losses::default(),
@@ -108,6 +111,9 @@ impl Observer {
             }
         }
         self.copies.read(&mut self.probes.copies, &mut self.decoder, &mut self.stacks);
+        if let Err(error) = self.probes.learn_paths(&self.stacks.take_paths()) {
+            log::debug!("paths of code cannot be told apart: {error:#}");
+        }
     }
 
     /// The books that are open already, before the first interval ends. What else waits stays in the ring's order.
@@ -121,6 +127,11 @@ impl Observer {
         self.open_new_processes(events.iter());
         self.read_wanted_maps(&mut events);
         events
+    }
+
+    /// Where the names of code are that was new since the last call.
+    pub fn take_new_code(&mut self) -> HashMap<CodeId, Arc<ModuleFile>> {
+        self.stacks.take_new_code()
     }
 
     /// The rings' descriptors, readable when much waits.
@@ -329,7 +340,9 @@ impl Observer {
     fn open_new_processes<'a>(&mut self, events: impl Iterator<Item = &'a Event>) {
         for event in events {
             let Event::MmOpened(opened) = event else { continue };
-            if let Why::Fork { parent } = opened.why {
+            if let Why::Fork { parent } = opened.why
+                && let Some(parent) = self.mm_of(parent)
+            {
                 self.stacks.forked(opened.mm, parent);
             }
             match ProcessFiles::open(opened.pid) {

@@ -4,7 +4,7 @@ use super::failure::recognise;
 use super::own;
 use super::source::Source;
 use super::spawn::Waiting;
-use super::watch::{Intervals, Outcome, Stop};
+use super::watch::{Interval, Intervals, Outcome, Stop};
 use crate::cli::{Target, TraceOptions};
 use crate::event::{End, EndReason, Event, Meta, MmId, Mode, TaskWhat};
 use crate::hints::Failure;
@@ -160,7 +160,7 @@ impl Session {
         // Before the first line is out: whoever reads it may send a signal at once.
         let mut signals = Signals::new()?;
         let opening = std::mem::take(&mut self.opening);
-        let reason = if intervals.send(opening) {
+        let reason = if self.give(intervals, opening) {
             self.observe(stop, intervals, &mut signals).await?
         } else {
             EndReason::OutputClosed
@@ -178,7 +178,7 @@ impl Session {
         }
         let reason = if exited { EndReason::Exited { code: self.code } } else { reason };
         last.push(Event::End(End { ts_ns: monotonic_ns(), reason }));
-        intervals.send(last);
+        self.give(intervals, last);
         Ok(outcome)
     }
 
@@ -192,6 +192,11 @@ impl Session {
         self.code.get_or_insert(status.into_raw().cast_unsigned());
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
         Ok(Outcome { status: Some(u8::try_from(code & 0xff).unwrap_or(1)), left_running: None })
+    }
+
+    /// False when nobody takes what there is to say.
+    fn give(&mut self, intervals: &Intervals, events: Vec<Event>) -> bool {
+        intervals.send(Interval { events, code: self.source.take_new_code() })
     }
 
     async fn observe(&mut self, stop: &Stop, intervals: &Intervals, signals: &mut Signals) -> Result<EndReason> {
@@ -243,7 +248,11 @@ impl Session {
                 _ = ticks.tick() => {
                     let events = self.source.tick()?;
                     self.note_exit(&events);
-                    if !intervals.send(events) || !intervals.send(self.audit()?) {
+                    if !self.give(intervals, events) {
+                        return Ok(EndReason::OutputClosed);
+                    }
+                    let audit = self.audit()?;
+                    if !audit.is_empty() && !self.give(intervals, audit) {
                         return Ok(EndReason::OutputClosed);
                     }
                     if gone && !self.source.observes_any() {

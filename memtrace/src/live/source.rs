@@ -5,11 +5,14 @@ use super::poller::Poller;
 use super::probes::Options;
 use super::session::poll;
 use crate::cli::TraceOptions;
-use crate::event::{Event, MmId};
+use crate::event::{CodeId, Event, MmId};
 use crate::hints::Failure;
 use crate::procfs::ProcessFiles;
+use crate::stacks::ModuleFile;
 use anyhow::Result;
+use std::collections::HashMap;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::sync::Arc;
 
 /// The source of a session's events.
 pub enum Source {
@@ -94,6 +97,14 @@ impl Source {
         match self {
             Self::Probes(observer) => observer.last_tick(),
             Self::Poller(poller) => Ok(poller.tick()),
+        }
+    }
+
+    /// Where the names of code are that was new since the last call.
+    pub fn take_new_code(&mut self) -> HashMap<CodeId, Arc<ModuleFile>> {
+        match self {
+            Self::Probes(observer) => observer.take_new_code(),
+            Self::Poller(_) => HashMap::new(),
         }
     }
 

@@ -3,8 +3,11 @@
 
 use super::session::Session;
 use crate::cli::{Target, TraceOptions};
-use crate::event::Event;
+use crate::event::{CodeId, Event};
+use crate::stacks::ModuleFile;
+use crate::stacks::names::Names;
 use anyhow::{Context as _, Result, anyhow};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -39,13 +42,20 @@ impl Stop {
 /// Intervals that may wait for their reader. When that many do, the probes' maps wait, too, and may run full.
 const INTERVALS_WAITING: usize = 64;
 
-/// Where a session puts its intervals; an error when nobody takes them any more.
-pub(super) struct Intervals(SyncSender<Vec<Event>>);
+/// What a session says at a time.
+pub(super) struct Interval {
+    pub(super) events: Vec<Event>,
+    /// Where the names of the code are that is new.
+    pub(super) code: HashMap<CodeId, Arc<ModuleFile>>,
+}
+
+/// Where a session puts its intervals.
+pub(super) struct Intervals(SyncSender<Interval>);
 
 impl Intervals {
-    /// True when it was taken.
-    pub(super) fn send(&self, events: Vec<Event>) -> bool {
-        self.0.send(events).is_ok()
+    /// True when it was taken; false when nobody takes any more.
+    pub(super) fn send(&self, interval: Interval) -> bool {
+        self.0.send(interval).is_ok()
     }
 }
 
@@ -61,7 +71,10 @@ pub fn watch(target: &Target, options: &TraceOptions, stop: &Stop, sink: &mut Si
             .spawn_scoped(scope, move || Session::watch(target, options, stop, &Intervals(sender)))
             .context("failed to start a thread")?;
         let mut taken = Ok(());
-        for events in &intervals {
+        let mut names = Names::new();
+        for Interval { mut events, code } in &intervals {
+            names.name_all(&mut events, &code);
+            count_cost(&mut events, names.cpu_ns());
             taken = sink(&events);
             if taken.is_err() {
                 break;
@@ -74,6 +87,15 @@ pub fn watch(target: &Target, options: &TraceOptions, stop: &Stop, sink: &mut Si
             _ => outcome,
         }
     })
+}
+
+/// Who reads symbols is a process of its own: what it costs is our cost.
+fn count_cost(events: &mut [Event], cpu_ns: u64) {
+    for event in events {
+        if let Event::Tick(tick) = event {
+            tick.own.cpu_ns += cpu_ns;
+        }
+    }
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

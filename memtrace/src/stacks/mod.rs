@@ -1,3 +1,273 @@
-//! Call stacks: what they are made of.
+//! From copies of stacks to numbered call stacks.
+//!
+//! Each copy is unwound when it comes, with the unwinding information of the files that the process has mapped: a frame
+//! pointer is believed nowhere. Stacks that are equal, frame by frame, have one number. This room says where code lies
+//! and not what it is called: names are found later, on another thread.
+//!
+//! It refuses to guess. A stack that cannot be followed to the thread's first frame ends where it cannot, and says why.
+//! Everything that it reads belongs to somebody else: sizes, steps and tables are bounded, and a file that is broken on
+//! purpose costs the frames that lie in it.
 
+mod cfi;
+mod elf;
+mod expression;
+mod module;
 pub mod names;
+mod numbers;
+mod space;
+#[cfg(test)]
+mod tests;
+mod unwind;
+
+pub use elf::{Bytes, Image};
+pub use module::Module;
+
+use crate::decode::StackNumbers;
+use crate::event::{Code, CodeId, Event, MapsLine, MmId, Stack, StackEnd, StackId};
+use memtrace_common::{StackKey, StackPath, StackRecord};
+use module::Files;
+pub use names::ModuleFile;
+use numbers::Recent;
+use space::Space;
+use std::collections::HashMap;
+use std::sync::Arc;
+use unwind::{Frame, Place, Registers, StackCopy, Unwinder};
+
+/// Stacks, code paths and places in code that are known at once. What was not used while half as many new ones came is
+/// forgotten, and would have a new number: numbers are never used again.
+const KNOWN_MAX: usize = 1 << 20;
+/// The code segment of 64-bit programs.
+const CS_64: u64 = 0x33;
+
+/// How unwinding went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Copies that were unwound, by [`StackEnd::ALL`].
+    pub ends: [u64; StackEnd::ALL.len()],
+    /// Files of code that could not be read, or are larger or stranger than is accepted.
+    pub refused_files: u64,
+}
+
+/// Which code: module's number, address, offset in the file, and whether the address is the instruction's own.
+type CodeKey = (u64, u64, u64, bool);
+
+/// Knows every stack that was copied.
+#[derive(Debug)]
+pub struct Stacks {
+    spaces: HashMap<MmId, Space>,
+    /// Closed since events were taken last.
+    closed: Vec<MmId>,
+    /// Closed before that.
+    retiring: Vec<MmId>,
+    files: Files,
+    unwinder: Unwinder,
+    paths: Recent<(MmId, u32, u64), StackId>,
+    stacks: Recent<Box<[u32]>, StackId>,
+    codes: Recent<CodeKey, CodeId>,
+    next_stack: u32,
+    next_code: u32,
+    /// How a stack ends of which nothing but the innermost frame is known.
+    unknown: StackEnd,
+    events: Vec<Event>,
+    new_code: HashMap<CodeId, Arc<ModuleFile>>,
+    new_paths: Vec<(StackKey, StackPath)>,
+    ends: [u64; StackEnd::ALL.len()],
+    scratch: Vec<u32>,
+}
+
+impl Default for Stacks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Stacks {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(StackEnd::Lost)
+    }
+
+    /// Where no stacks are copied: each has one frame.
+    #[must_use]
+    pub fn off() -> Self {
+        Self::with(StackEnd::Off)
+    }
+
+    fn with(unknown: StackEnd) -> Self {
+        Self {
+            spaces: HashMap::new(),
+            closed: Vec::new(),
+            retiring: Vec::new(),
+            files: Files::default(),
+            unwinder: Unwinder::new(),
+            paths: Recent::new(KNOWN_MAX),
+            stacks: Recent::new(KNOWN_MAX),
+            codes: Recent::new(KNOWN_MAX),
+            next_stack: 0,
+            next_code: 0,
+            unknown,
+            events: Vec::new(),
+            new_code: HashMap::new(),
+            new_paths: Vec::new(),
+            ends: [0; StackEnd::ALL.len()],
+            scratch: Vec::new(),
+        }
+    }
+
+    /// A stack of a thread of `mm` was copied: `bytes` are the pages that follow the record.
+    pub fn copied(&mut self, mm: MmId, record: &StackRecord, bytes: &[u8]) {
+        let end = self.unwind(mm, record, bytes);
+        self.learn(mm, record, end);
+    }
+
+    /// The same, if all code is known that the stack leads through: else false, and nothing was done. What is mapped may
+    /// have changed since maps was read.
+    pub fn copied_just_now(&mut self, mm: MmId, record: &StackRecord, bytes: &[u8]) -> bool {
+        let end = self.unwind(mm, record, bytes);
+        let known = !matches!(end, StackEnd::Unmapped | StackEnd::Gone);
+        if known {
+            self.learn(mm, record, end);
+        }
+        known
+    }
+
+    /// Leaves the frames with the unwinder.
+    fn unwind(&mut self, mm: MmId, record: &StackRecord, bytes: &[u8]) -> StackEnd {
+        let Self { spaces, files, unwinder, .. } = self;
+        let space = spaces.entry(mm).or_default();
+        let pid = record.head.tgid;
+        let [.., ip, cs, _, _, _] = record.regs;
+        if cs != CS_64 {
+            unwinder.only(Frame { ip, exact: true, place: space.find(pid, ip, files) });
+            return StackEnd::Foreign;
+        }
+        let find = |address| space.find(pid, address, files);
+        unwinder.unwind(Registers::new(&record.regs), &StackCopy::new(record, bytes), find)
+    }
+
+    /// Numbers the frames that the unwinder holds.
+    fn learn(&mut self, mm: MmId, record: &StackRecord, end: StackEnd) {
+        self.ends[end as usize] += 1;
+        let id = self.number_frames(mm, record.head.tgid, end);
+        self.paths.insert((mm, record.head.tid, record.stack), id);
+        let slot = u32::from(record.head.slot) | record.head.generation << 16;
+        let key = StackKey { stack: record.stack, tid: record.head.tid, mm: slot };
+        self.new_paths.push((key, self.unwinder.path));
+    }
+
+    /// Somebody has read maps of an mm.
+    pub fn maps_read(&mut self, mm: MmId, lines: &[MapsLine]) {
+        self.spaces.entry(mm).or_default().update(lines);
+    }
+
+    /// `child` is a copy of `parent`: until its own maps are read, and for ever if it is gone by then, it has the same code.
+    pub fn forked(&mut self, child: MmId, parent: MmId) {
+        if let Some(parent) = self.spaces.get(&parent).map(Space::fork) {
+            self.spaces.insert(child, parent);
+        }
+    }
+
+    /// An mm was torn down. What is known of its code is kept until events have been taken twice: copies may still come.
+    pub fn closed(&mut self, mm: MmId) {
+        if let Some(space) = self.spaces.get_mut(&mm) {
+            space.close();
+        }
+        self.closed.push(mm);
+    }
+
+    /// What was numbered since the last call: each [`Event::Code`] before the first [`Event::Stack`] that has it.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        for mm in std::mem::replace(&mut self.retiring, std::mem::take(&mut self.closed)) {
+            self.spaces.remove(&mm);
+        }
+        std::mem::take(&mut self.events)
+    }
+
+    /// Of the [`Event::Code`]s since the last call, where their names are; those that have none anywhere are left out.
+    pub fn take_new_code(&mut self) -> HashMap<CodeId, Arc<ModuleFile>> {
+        std::mem::take(&mut self.new_code)
+    }
+
+    /// What the probes are to compare, for each copy since the last call.
+    pub fn take_paths(&mut self) -> Vec<(StackKey, StackPath)> {
+        std::mem::take(&mut self.new_paths)
+    }
+
+    /// How it went so far.
+    #[must_use]
+    pub const fn counts(&self) -> Counts {
+        Counts { ends: self.ends, refused_files: self.files.refused }
+    }
+
+    /// The number of the stack whose frames the unwinder holds.
+    fn number_frames(&mut self, mm: MmId, pid: u32, end: StackEnd) -> StackId {
+        let mut key = std::mem::take(&mut self.scratch);
+        key.clear();
+        for at in 0..self.unwinder.frames.len() {
+            key.push(self.number_code(mm, pid, at).0);
+        }
+        key.push(end as u32);
+        let id = self.stacks.get(key.as_slice()).unwrap_or_else(|| {
+            let id = StackId(self.next_stack);
+            self.next_stack += 1;
+            let frames = key[..key.len() - 1].iter().map(|code| CodeId(*code)).collect();
+            self.events.push(Event::Stack(Stack { id, frames, end }));
+            self.stacks.insert(key.as_slice().into(), id);
+            id
+        });
+        self.scratch = key;
+        id
+    }
+
+    fn number_code(&mut self, mm: MmId, pid: u32, at: usize) -> CodeId {
+        let Frame { ip, exact, place } = &self.unwinder.frames[at];
+        let (ip, exact) = (*ip, *exact);
+        let module = match place {
+            Place::Code(module, offset) => Some((module, *offset)),
+            Place::Jit | Place::Unmapped | Place::Gone => None,
+        };
+        // A just-in-time compiler's code is its process's own; a file can be mapped at several places, and several of its pages at one in turn: both addresses are the key.
+        let key = match &module {
+            Some((module, offset)) => (module.code(), ip, *offset, exact),
+            None => (0, ip, u64::from(mm.0), exact),
+        };
+        if let Some(id) = self.codes.get(&key) {
+            return id;
+        }
+        let id = CodeId(self.next_code);
+        self.next_code += 1;
+        let mut code =
+            Code { id, ip, module: Vec::new(), offset: 0, build_id: Vec::new(), symbols: Vec::new(), symbol_offset: 0 };
+        if let Some((module, offset)) = module {
+            let back = u64::from(!exact);
+            code.module = module.path().to_vec();
+            code.offset = offset.wrapping_add(back);
+            code.build_id = module.build_id().to_vec();
+        }
+        let named = match place {
+            Place::Code(module, _) => module.named().cloned(),
+            Place::Jit => self.spaces.get_mut(&mm).and_then(|space| space.jit(pid)),
+            Place::Unmapped | Place::Gone => None,
+        };
+        self.new_code.extend(named.map(|named| (id, named)));
+        self.events.push(Event::Code(code));
+        self.codes.insert(key, id);
+        id
+    }
+}
+
+impl StackNumbers for Stacks {
+    fn number(&mut self, mm: MmId, pid: u32, tid: u32, stack: u64, ip: u64) -> Option<StackId> {
+        if stack == 0 {
+            return None;
+        }
+        if let Some(id) = self.paths.get(&(mm, tid, stack)) {
+            return Some(id);
+        }
+        let place = self.spaces.entry(mm).or_default().find(pid, ip, &mut self.files);
+        let end = if matches!(place, Place::Gone) { StackEnd::Gone } else { self.unknown };
+        self.unwinder.only(Frame { ip, exact: true, place });
+        Some(self.number_frames(mm, pid, end))
+    }
+}

@@ -1,0 +1,118 @@
+//! What of an address space is code: the executable mappings of a process, as last read.
+
+use super::module::{Files, Module, foreign_root};
+use super::names::ModuleFile;
+use super::unwind::Place;
+use crate::event::{MapsLine, permission};
+use crate::procfs::{Error, ProcessFiles, monotonic_ns, parse_maps};
+use std::sync::Arc;
+
+/// After a reading of maps that an unknown address asked for, none for this many times what it cost.
+const WAIT_PER_COST: u64 = 50;
+/// User space ends here; what lies above, or in the first page, is no address of code.
+const CODE: std::ops::Range<u64> = 0x1000..0x7fff_ffff_f000;
+
+/// An executable mapping.
+#[derive(Clone, Debug)]
+struct Mapping {
+    line: MapsLine,
+    /// Looked up when an address within is asked for; then `None` when no file holds the code.
+    module: Option<Option<Arc<Module>>>,
+}
+
+/// The code of one mm.
+#[derive(Clone, Debug, Default)]
+pub struct Space {
+    /// By address.
+    mappings: Vec<Mapping>,
+    /// Made anew by each exec: tells whether the process still has this mm.
+    auxv: Vec<u8>,
+    /// Maps are not to be read before.
+    due_ns: u64,
+    /// The mm is, or seems to be, in no process any more.
+    gone: bool,
+    /// Where the names of code are that no file holds, once they were wanted.
+    jit: Option<Option<Arc<ModuleFile>>>,
+}
+
+impl Space {
+    /// What a child begins with.
+    pub fn fork(&self) -> Self {
+        Self { due_ns: 0, gone: false, jit: None, ..self.clone() }
+    }
+
+    /// The mm was torn down: what is known stays, and nothing more will be.
+    pub const fn close(&mut self) {
+        self.gone = true;
+    }
+
+    /// Takes over a reading of maps.
+    pub fn update(&mut self, lines: &[MapsLine]) {
+        let mut before = std::mem::take(&mut self.mappings).into_iter().peekable();
+        let executable = lines.iter().filter(|line| line.permissions & permission::EXECUTE != 0);
+        self.mappings = executable
+            .map(|line| {
+                while before.next_if(|old| old.line.start < line.start).is_some() {}
+                match before.next_if(|old| old.line == *line) {
+                    Some(known) => known,
+                    None => Mapping { line: line.clone(), module: None },
+                }
+            })
+            .collect();
+    }
+
+    /// What lies at an address. An address that is unknown is looked for in maps, if that is not too often.
+    pub fn find(&mut self, pid: u32, address: u64, files: &mut Files) -> Place {
+        let at = self.position(address).or_else(|| {
+            let asks = CODE.contains(&address) && self.read(pid);
+            asks.then(|| self.position(address))?
+        });
+        let Some(at) = at else { return if self.gone { Place::Gone } else { Place::Unmapped } };
+        let Mapping { line, module } = &mut self.mappings[at];
+        match module.get_or_insert_with(|| files.module(pid, line)) {
+            Some(module) => Place::Code(Arc::clone(module), (address - line.start).wrapping_add(line.offset)),
+            None => Place::Jit,
+        }
+    }
+
+    /// Where a just-in-time compiler's names are, if the process still tells who it is.
+    pub fn jit(&mut self, pid: u32) -> Option<Arc<ModuleFile>> {
+        self.jit.get_or_insert_with(|| ModuleFile::jit(pid, foreign_root(pid)).map(Arc::new).ok()).clone()
+    }
+
+    fn position(&self, address: u64) -> Option<usize> {
+        let after = self.mappings.partition_point(|mapping| mapping.line.start <= address);
+        let at = after.checked_sub(1)?;
+        (address < self.mappings[at].line.end).then_some(at)
+    }
+
+    /// Reads maps; whether that was done.
+    fn read(&mut self, pid: u32) -> bool {
+        let begin = monotonic_ns();
+        if self.gone || begin < self.due_ns {
+            return false;
+        }
+        let mut lines = Vec::new();
+        let result = ProcessFiles::open(pid).and_then(|process| {
+            let (mut auxv, mut maps) = (Vec::new(), Vec::new());
+            process.read_maps(&mut maps)?;
+            process.read_auxv(&mut auxv)?;
+            parse_maps(&maps, &mut lines);
+            Ok(auxv)
+        });
+        let end = monotonic_ns();
+        self.due_ns = end.saturating_add(end.saturating_sub(begin).saturating_mul(WAIT_PER_COST));
+        match result {
+            // Another program: the process is there, this mm is not.
+            Ok(auxv) if lines.is_empty() || !self.auxv.is_empty() && auxv != self.auxv => self.gone = true,
+            Ok(auxv) => {
+                self.auxv = auxv;
+                self.update(&lines);
+                return true;
+            }
+            Err(Error::Gone(_) | Error::NoSuchProcess(_) | Error::Zombie(_)) => self.gone = true,
+            Err(error) => log::debug!("the mappings of process {pid} cannot be read: {error}"),
+        }
+        false
+    }
+}
