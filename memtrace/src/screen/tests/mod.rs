@@ -1,0 +1,3 @@
+//! The screen on a buffer.
+
+pub(super) mod sample;
