@@ -1,8 +1,8 @@
 //! Names of places in code: functions, inlined ones too, and source lines.
 //!
 //! Names come from files that the target chose, so they are read by a process of their own, which may take three
-//! seconds for its first answer about a module and ten in all, and which may crash: a hostile file costs a counter and
-//! its own names. A place that no symbol spans has no name: the function before it is another one.
+//! seconds for its first answer about a module, ten for any other and in all, and which may crash: a hostile file costs a
+//! counter and its own names. A place that no symbol spans has no name: the function before it is another one.
 
 mod debug_file;
 mod debug_package;
@@ -76,7 +76,7 @@ struct Known {
     file: Weak<ModuleFile>,
     level: Level,
     answered: bool,
-    /// At this level.
+    /// CPU time, at this level.
     spent: Duration,
     /// Of a file, and its places that have no name and might have one with a debug package, since hints were given.
     wanting: Option<Wanting>,
@@ -251,10 +251,12 @@ impl Names {
             let began = Instant::now();
             let result = if time.is_zero() { Err(Failure::Timeout) } else { self.exchange(&question, time)? };
             let known = &mut self.modules[index];
-            known.spent += began.elapsed();
             match result {
                 Ok(answer) => {
                     known.answered = true;
+                    // On a busy machine most of the time is not the module's.
+                    let used = Duration::from_nanos(answer.cpu_ns.saturating_sub(self.cpu_ns.1));
+                    known.spent += used.min(began.elapsed());
                     if answer.refused {
                         known.level = Level::Nothing;
                         self.failures.refused += 1;

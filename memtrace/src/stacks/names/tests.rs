@@ -413,6 +413,14 @@ fn a_perf_map_names_compiled_code_as_it_grows() {
     std::os::unix::fs::symlink("/dev/zero", &map).unwrap();
     assert_eq!(named(&mut names, &module, &[16]), ["two+0"]);
     clean(&names);
+
+    // A map in a folder that everybody may write to is its owner's word only.
+    fs::remove_file(&map).unwrap();
+    fs::write(&map, "50000000 10 forged\n").unwrap();
+    match std::os::unix::fs::chown(&map, Some(54321), None) {
+        Ok(()) => assert_eq!(named(&mut self::names(), &module, &[4]), [""]),
+        Err(error) => eprintln!("skipped: a map of another user: {error}"),
+    }
 }
 
 #[test]
