@@ -78,7 +78,7 @@ struct Known {
     answered: bool,
     /// CPU time, at this level.
     spent: Duration,
-    /// Of a file, and its places that have no name and might have one with a debug package, since hints were given.
+    /// Of a file, until its hint is given: how many places have no name, and might have one with a debug package.
     wanting: Option<Wanting>,
 }
 
@@ -226,16 +226,13 @@ impl Names {
 
     fn module(&mut self, file: &Arc<ModuleFile>) -> usize {
         let index = *self.ids.entry(file.identity()).or_insert_with(|| {
-            let (file, level) = (Weak::new(), Level::Lines);
-            self.modules.push(Known { file, level, answered: false, spent: Duration::ZERO, wanting: None });
+            let (level, wanting) = (Level::Lines, file.wanting());
+            self.modules.push(Known { file: Weak::new(), level, answered: false, spent: Duration::ZERO, wanting });
             self.modules.len() - 1
         });
         let known = &mut self.modules[index];
         if known.file.strong_count() == 0 {
             known.file = Arc::downgrade(file);
-            if known.wanting.is_none() {
-                known.wanting = file.wanting();
-            }
         }
         index
     }
@@ -319,15 +316,9 @@ impl Names {
     /// Which debug package would name more: once for each file that left code without a name, in order of appearance.
     /// Reads the package manager's lists.
     pub fn hints(&mut self) -> Vec<Hint> {
-        let wanting = self.modules.iter_mut().filter_map(|known| known.wanting.as_mut());
-        let wanting = wanting.filter(|file| file.unnamed > 0);
-        let wanting: Vec<Wanting> = wanting
-            .map(|file| {
-                let asked = file.clone();
-                file.unnamed = 0;
-                asked
-            })
-            .collect();
+        let unnamed = |file: &mut Wanting| file.unnamed > 0;
+        let wanting: Vec<Wanting> =
+            self.modules.iter_mut().filter_map(|known| known.wanting.take_if(unnamed)).collect();
         debug_package::hints(&wanting)
     }
 }

@@ -455,7 +455,8 @@ fn a_hint_is_given_once_for_a_file_that_left_code_without_a_name() {
     let path = program.file.as_os_str().as_encoded_bytes().to_vec();
     let advice = Advice::Debuginfod("01".repeat(20));
     assert_eq!(hints, [Hint { module: path, unnamed: 2, advice }]);
-    assert_eq!(names.hints(), []);
+    named(&mut names, &program.module(), &[offset + 2]);
+    assert_eq!(names.hints(), [], "once");
 }
 
 mod hostile;
