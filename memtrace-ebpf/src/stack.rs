@@ -92,7 +92,7 @@ unsafe fn other(stack: u64, path: *const StackPath, sp: u64) -> Option<u64> {
     let mut i = 0;
     while i < STACK_RETURNS {
         let (offset, expected) = unsafe { ((*path).offsets[i], (*path).returns[i]) };
-        if offset == 0 {
+        if expected == 0 {
             return None;
         }
         let mut found = 0u32;
