@@ -112,7 +112,7 @@ pub enum Place {
     /// Code of a file, and where in the file.
     Code(Arc<Module>, u64),
     /// Code that no file holds.
-    Jit,
+    Jit(Arc<Module>),
     /// No code.
     Unmapped,
     /// Nobody knows: the process is gone.
@@ -178,7 +178,7 @@ impl Unwinder {
                     let offset = if exact { *offset } else { offset.wrapping_add(1) };
                     step(&mut self.rows, &registers, copy, module, address, offset, &mut find)
                 }
-                Place::Jit => Err(StackEnd::Jit),
+                Place::Jit(_) => Err(StackEnd::Jit),
                 Place::Unmapped => Err(StackEnd::Unmapped),
                 Place::Gone => Err(StackEnd::Gone),
             };
