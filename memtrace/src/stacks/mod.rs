@@ -21,7 +21,6 @@ mod unwind;
 
 pub use names::ModuleFile;
 
-
 use crate::decode::StackNumbers;
 use crate::event::{Code, CodeId, Event, MapsLine, MmId, Stack, StackEnd, StackId};
 use memtrace_common::{StackKey, StackPath, StackRecord};
