@@ -1,7 +1,6 @@
 //! What of an address space is code: the executable mappings of a process, as last read.
 
-use super::module::{Files, Module, foreign_root};
-use super::names::ModuleFile;
+use super::module::{Files, Module};
 use super::unwind::Place;
 use crate::event::{MapsLine, permission};
 use crate::procfs::{Error, ProcessFiles, monotonic_ns, parse_maps};
@@ -25,20 +24,20 @@ struct Mapping {
 pub struct Space {
     /// By address.
     mappings: Vec<Mapping>,
+    /// What holds the code that no file holds.
+    jit: Option<Arc<Module>>,
     /// Made anew by each exec: tells whether the process still has this mm.
     auxv: Vec<u8>,
     /// Maps are not to be read before.
     due_ns: u64,
     /// The mm is, or seems to be, in no process any more.
     gone: bool,
-    /// Where the names of code are that no file holds, once they were wanted.
-    jit: Option<Option<Arc<ModuleFile>>>,
 }
 
 impl Space {
     /// What a child begins with.
     pub fn fork(&self) -> Self {
-        Self { due_ns: 0, gone: false, jit: None, ..self.clone() }
+        Self { due_ns: 0, gone: false, ..self.clone() }
     }
 
     /// The mm was torn down: what is known stays, and nothing more will be.
@@ -71,13 +70,8 @@ impl Space {
         let Mapping { line, module } = &mut self.mappings[at];
         match module.get_or_insert_with(|| files.module(pid, line)) {
             Some(module) => Place::Code(Arc::clone(module), (address - line.start).wrapping_add(line.offset)),
-            None => Place::Jit,
+            None => Place::Jit(Arc::clone(self.jit.get_or_insert_with(|| files.jit(pid)))),
         }
-    }
-
-    /// Where a just-in-time compiler's names are, if the process still tells who it is.
-    pub fn jit(&mut self, pid: u32) -> Option<Arc<ModuleFile>> {
-        self.jit.get_or_insert_with(|| ModuleFile::jit(pid, foreign_root(pid)).map(Arc::new).ok()).clone()
     }
 
     fn position(&self, address: u64) -> Option<usize> {

@@ -1,5 +1,6 @@
 //! Our own stack, unwound beside libgcc's unwinder, which reads the same tables with other code and other memory.
 
+use super::elf::{Bytes, Image};
 use super::*;
 use crate::procfs::parse_maps;
 use bytemuck::Zeroable as _;
@@ -74,7 +75,7 @@ fn snapshot() -> Snapshot {
     Snapshot { record, bytes, truth }
 }
 
-/// Frames as (address, whether it is a return address's opposite), the end, and the modules' paths.
+/// Addresses and modules of the frames, and the end.
 fn unwind(snapshot: &Snapshot) -> (Vec<u64>, StackEnd, Vec<Vec<u8>>) {
     let mut stacks = Stacks::new();
     stacks.copied(MM, &snapshot.record, &snapshot.bytes);
@@ -183,11 +184,14 @@ fn what_a_signal_on_another_stack_interrupted_is_known_and_no_more() {
     std::thread::spawn(|| {
         let mut memory = vec![0u8; 1 << 16];
         let stack = libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: memory.len() };
-        // SAFETY: the memory outlives the handler; the old stack is put back.
-        let mut before: libc::stack_t = unsafe { std::mem::zeroed() };
-        assert_eq!(unsafe { libc::sigaltstack(&raw const stack, &raw mut before) }, 0);
-        let snapshot = taken_in_signal(libc::SIGWINCH, libc::SA_ONSTACK);
-        assert_eq!(unsafe { libc::sigaltstack(&raw const before, std::ptr::null_mut()) }, 0);
+        let mut before = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
+        // SAFETY: the memory outlives the handler, and the old stack is put back.
+        let snapshot = unsafe {
+            assert_eq!(libc::sigaltstack(&raw const stack, &raw mut before), 0);
+            let snapshot = taken_in_signal(libc::SIGWINCH, libc::SA_ONSTACK);
+            assert_eq!(libc::sigaltstack(&raw const before, std::ptr::null_mut()), 0);
+            snapshot
+        };
         let (ips, end, _) = unwind(&snapshot);
         assert_eq!(end, StackEnd::Deep);
         let interrupted = snapshot.truth.iter().position(|(_, exact)| *exact).unwrap();
