@@ -4,7 +4,7 @@
 //! where a copy's return addresses lie, and what stands there now tells the next number. Nothing is unwound here.
 
 use crate::kernel::{Regs, Task, layout, load, peek};
-use crate::maps::{SLOTS, STACK_COPIES, STACKS, lose, wakeup};
+use crate::maps::{SLOTS, STACK_COPIES, STACKS, lose};
 use crate::slot::head;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
@@ -92,7 +92,7 @@ unsafe fn other(stack: u64, path: *const StackPath, sp: u64) -> Option<u64> {
     let mut i = 0;
     while i < STACK_RETURNS {
         let (offset, expected) = unsafe { ((*path).offsets[i], (*path).returns[i]) };
-        if offset == 0 {
+        if expected == 0 {
             return None;
         }
         let mut found = 0u32;
@@ -128,7 +128,7 @@ fn copy(key: &StackKey, task: Task, regs: Regs, sp: u64, slot: u32) -> bool {
 #[inline(always)]
 fn end_of_stack(task: Task, sp: u64) -> u64 {
     let main: u64 = unsafe { peek(task.mm().wrapping_add(layout!(mm_start_stack) as u64)) };
-    if sp < main && main - sp < MAIN_STACK {
+    if main.wrapping_sub(sp) < MAIN_STACK {
         return main;
     }
     // Threads have their own block of variables on top of their stack.
@@ -173,7 +173,8 @@ fn fill<const PAGES: usize>(key: &StackKey, task: Task, regs: Regs, sp: u64, slo
         }
         (*record).absent = absent;
     }
-    entry.submit(wakeup(&STACK_COPIES));
+    // Wakes the program if it had read everything: it is to say soon how this path is told from others.
+    entry.submit(0);
     true
 }
 

@@ -148,6 +148,10 @@ fn replay(path: &Path, output: &OutputOptions) -> Result<u8> {
     let file = File::open(path).with_context(|| format!("failed to open {}", shown()))?;
     let mut reader = trace::Reader::new(BufReader::new(file)).map_err(|error| match error {
         trace::Error::NotATrace { .. } => Failure::NotATrace { path: shown() }.into(),
+        trace::Error::NewerVersion { version } | trace::Error::OlderVersion { version } => {
+            Failure::TraceVersion { path: shown(), found: version.into(), expected: trace::FORMAT_VERSION.into() }
+                .into()
+        }
         other => anyhow::Error::from(other).context(shown()),
     })?;
     let mut books = Books::new(output, false)?;

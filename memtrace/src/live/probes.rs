@@ -182,6 +182,7 @@ pub struct Probes {
     /// What could not be hung up, with the reason.
     pub missing: Vec<(String, String)>,
     epoch: u32,
+    stacks: bool,
 }
 
 impl Probes {
@@ -244,6 +245,7 @@ impl Probes {
             records: [map_data(take("RECORDS_0")?)?, map_data(take("RECORDS_1")?)?],
             missing: Vec::new(),
             epoch: 0,
+            stacks: options.stacks,
             ebpf,
         };
         for slot in 0..sizes.slots.min(u32::from(NO_SLOT)) {
@@ -366,6 +368,12 @@ impl Probes {
             }
         }
         Ok(())
+    }
+
+    /// Whether stacks are copied.
+    #[must_use]
+    pub const fn copies_stacks(&self) -> bool {
+        self.stacks
     }
 
     /// Gives a slot back to the probes.

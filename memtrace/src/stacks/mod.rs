@@ -117,20 +117,39 @@ impl Stacks {
 
     /// A stack of a thread of `mm` was copied: `bytes` are the pages that follow the record.
     pub fn copied(&mut self, mm: MmId, record: &StackRecord, bytes: &[u8]) {
+        let end = self.unwind(mm, record, bytes);
+        self.learn(mm, record, end);
+    }
+
+    /// The same, if all code is known that the stack leads through: else false, and nothing was done. What is mapped may
+    /// have changed since maps was read.
+    pub fn copied_just_now(&mut self, mm: MmId, record: &StackRecord, bytes: &[u8]) -> bool {
+        let end = self.unwind(mm, record, bytes);
+        let known = !matches!(end, StackEnd::Unmapped | StackEnd::Gone);
+        if known {
+            self.learn(mm, record, end);
+        }
+        known
+    }
+
+    /// Leaves the frames with the unwinder.
+    fn unwind(&mut self, mm: MmId, record: &StackRecord, bytes: &[u8]) -> StackEnd {
         let Self { spaces, files, unwinder, .. } = self;
         let space = spaces.entry(mm).or_default();
         let pid = record.head.tgid;
-        let registers = Registers::new(&record.regs);
         let [.., ip, cs, _, _, _] = record.regs;
-        let end = if cs == CS_64 {
-            let find = |address| space.find(pid, address, files);
-            unwinder.unwind(registers, &StackCopy::new(record, bytes), find)
-        } else {
+        if cs != CS_64 {
             unwinder.only(Frame { ip, exact: true, place: space.find(pid, ip, files) });
-            StackEnd::Foreign
-        };
+            return StackEnd::Foreign;
+        }
+        let find = |address| space.find(pid, address, files);
+        unwinder.unwind(Registers::new(&record.regs), &StackCopy::new(record, bytes), find)
+    }
+
+    /// Numbers the frames that the unwinder holds.
+    fn learn(&mut self, mm: MmId, record: &StackRecord, end: StackEnd) {
         self.ends[end as usize] += 1;
-        let id = self.number_frames(mm, pid, end);
+        let id = self.number_frames(mm, record.head.tgid, end);
         self.paths.insert((mm, record.head.tid, record.stack), id);
         let slot = u32::from(record.head.slot) | record.head.generation << 16;
         let key = StackKey { stack: record.stack, tid: record.head.tid, mm: slot };

@@ -271,7 +271,7 @@ fn advice(burst: &Burst, cause: Cause) -> Option<String> {
         Cause::FaultFileRead => {
             Some(format!("reading ahead would save at most the {share} of the time that went into faults"))
         }
-        Cause::FaultFile => {
+        Cause::FaultFile if is_data(burst) => {
             Some(format!("MAP_POPULATE would save at most the {share} of the time that went into faults"))
         }
         _ => None,

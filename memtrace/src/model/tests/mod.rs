@@ -4,6 +4,7 @@ mod audits;
 mod kinds;
 mod mappings;
 mod sessions;
+mod stacks;
 
 use super::Model;
 use crate::event::*;

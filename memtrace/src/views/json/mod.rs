@@ -2,6 +2,7 @@
 //! Says everything that the reports say; leaves nothing out because it looks dull.
 
 mod burst;
+mod closing;
 mod fields;
 mod lines;
 mod untrusted;
