@@ -156,6 +156,7 @@ pub(super) struct EndLine<'a> {
     books: BooksFields<'a>,
     lost: LostFields,
     stacks: StacksFields,
+    bursts: usize,
     own: OwnFields,
 }
 
@@ -176,6 +177,7 @@ impl<'a> EndLine<'a> {
             books: BooksFields::of(&end.total, scale),
             lost: LostFields(end.lost),
             stacks: StacksFields::of(&end.stacks, scale),
+            bursts: end.bursts,
             own: OwnFields::of(end.own, end.total.faults),
         }
     }
