@@ -149,7 +149,8 @@ fn replay(path: &Path, output: &OutputOptions) -> Result<u8> {
     let mut reader = trace::Reader::new(BufReader::new(file)).map_err(|error| match error {
         trace::Error::NotATrace { .. } => Failure::NotATrace { path: shown() }.into(),
         trace::Error::NewerVersion { version } | trace::Error::OlderVersion { version } => {
-            Failure::TraceVersion { path: shown(), found: version.into(), expected: trace::FORMAT_VERSION.into() }.into()
+            Failure::TraceVersion { path: shown(), found: version.into(), expected: trace::FORMAT_VERSION.into() }
+                .into()
         }
         other => anyhow::Error::from(other).context(shown()),
     })?;
