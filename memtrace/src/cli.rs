@@ -294,7 +294,7 @@ struct TalkArgs {
     /// End with exit code 6 when anything was lost.
     #[arg(long)]
     fail_on_loss: bool,
-    /// Say more: mappings and threads as they come and go, the probes' own messages; twice for debugging.
+    /// Say more: mappings and threads as they come and go, whole stacks, the probes' own messages; twice for debugging.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
 }

@@ -169,30 +169,50 @@ fn on_screen(output: &OutputOptions) -> bool {
 const REPORTS_SENT: usize = 256;
 const REPORTS_WAITING: usize = 16;
 
+/// A model whose reports go to the screen, which has the thread that began.
+struct Feeder {
+    model: Model,
+    reports: Vec<Report>,
+    lost: u64,
+    screen: mpsc::SyncSender<Feed>,
+}
+
+impl Feeder {
+    const fn new(model: Model, screen: mpsc::SyncSender<Feed>) -> Self {
+        Self { model, reports: Vec::new(), lost: 0, screen }
+    }
+
+    /// Takes an event; false when the screen was left.
+    fn take(&mut self, event: &Event) -> bool {
+        if let Event::Tick(tick) = event {
+            self.lost = tick.lost.total();
+        }
+        self.model.apply(event, &mut self.reports);
+        self.reports.len() < REPORTS_SENT || self.flush()
+    }
+
+    /// Sends what there is to say; false when the screen was left.
+    fn flush(&mut self) -> bool {
+        self.reports.is_empty() || self.screen.send(Feed::Reports(std::mem::take(&mut self.reports))).is_ok()
+    }
+}
+
 /// The reader has a thread of its own, for the screen answers keys while a large file is still being read.
 fn replay_on_screen(recording: Recording, output: &OutputOptions) -> Result<u8> {
     let (sender, feed) = mpsc::sync_channel(REPORTS_WAITING);
     let stop = AtomicBool::new(false);
     let options = screen::Options { color: colored(output.color, true), replay: true };
     let (left, played) = std::thread::scope(|scope| {
-        let reader = scope.spawn(|| {
-            let (mut model, mut reports, mut lost) = (Model::new(), Vec::new(), 0);
-            // Nobody receives any more: the screen was left.
-            let send = |reports: &mut Vec<Report>| sender.send(Feed::Reports(std::mem::take(reports))).is_ok();
-            let cut = recording.play(&mut |event| {
-                if let Event::Tick(tick) = &event {
-                    lost = tick.lost.total();
-                }
-                model.apply(&event, &mut reports);
-                let sent = reports.len() < REPORTS_SENT || send(&mut reports);
-                Ok(sent && !stop.load(Ordering::Relaxed))
-            });
-            send(&mut reports);
-            // A sender that is gone says the same.
-            let _ = sender.send(Feed::Ended);
-            cut.map(|cut| (cut, lost))
+        let stopped = || stop.load(Ordering::Relaxed);
+        let reader = scope.spawn(move || {
+            let mut feeder = Feeder::new(Model::new(), sender);
+            let cut = recording.play(&mut |event| Ok(feeder.take(&event) && !stopped()));
+            feeder.flush();
+            // The feeder's end is the feed's.
+            cut.map(|cut| (cut, feeder.lost))
         });
         let left = screen::run(feed, Box::new(|| stop.store(true, Ordering::Relaxed)), options);
+        stop.store(true, Ordering::Relaxed);
         (left, reader.join())
     });
     let left = left?;
@@ -227,6 +247,10 @@ impl Recording {
         let file = File::open(path).with_context(|| format!("failed to open {}", shown()))?;
         let reader = trace::Reader::new(BufReader::new(file)).map_err(|error| match error {
             trace::Error::NotATrace { .. } => Failure::NotATrace { path: shown() }.into(),
+            trace::Error::NewerVersion { version } | trace::Error::OlderVersion { version } => {
+                let expected = trace::FORMAT_VERSION.into();
+                Failure::TraceVersion { path: shown(), found: version.into(), expected }.into()
+            }
             other => anyhow::Error::from(other).context(shown()),
         })?;
         Ok(Self { path: shown(), reader })

@@ -478,6 +478,9 @@ pub struct Burst {
     pub res: i64,
     /// How many faults.
     pub faults: Faults,
+    /// Of `delta` and `faults`, what is no more than a share: the same code path also faulted before or after, and what
+    /// it did when is known by samples only. Zero: everything is exact.
+    pub uncertain: Part<()>,
     /// Faults per second in the time before.
     pub level: u64,
     /// How long they took.

@@ -89,6 +89,12 @@ pub enum Error {
         /// The file's.
         version: u16,
     },
+    /// Written by an earlier version.
+    #[error("recorded by an older memtrace: trace format {version}, and this one reads {FORMAT_VERSION}")]
+    OlderVersion {
+        /// The file's.
+        version: u16,
+    },
     /// A version that never was.
     #[error("damaged trace: there is no trace format {version}")]
     UnknownVersion {

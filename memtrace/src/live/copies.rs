@@ -3,10 +3,13 @@
 //! waits until the interval ends: by then mms that were opened in it are known, and maps has been read again.
 
 use crate::decode::Decoder;
+use crate::procfs::monotonic_ns;
 use crate::stacks::Stacks;
 use aya::maps::{MapData, RingBuf};
 use memtrace_common::StackRecord;
 
+/// What waits is tried again when something comes, but not before this time.
+const TRY_AGAIN_NS: u64 = 5_000_000;
 /// As much may wait. What comes beyond is unwound with the mappings that are known then.
 const WAITING_BYTES: usize = 32 << 20;
 
@@ -15,6 +18,8 @@ const WAITING_BYTES: usize = 32 << 20;
 pub struct Copies {
     waiting: Vec<(StackRecord, Box<[u8]>)>,
     bytes: usize,
+    /// When what waits was tried last.
+    tried_ns: u64,
     /// End of the last interval.
     last_ns: u64,
     /// Copies whose mm nobody knew when there was no room for more.
@@ -24,7 +29,9 @@ pub struct Copies {
 impl Copies {
     /// Takes what the ring holds.
     pub fn read(&mut self, ring: &mut RingBuf<MapData>, decoder: &mut Decoder, stacks: &mut Stacks) {
+        let mut came = false;
         while let Some(item) = ring.next() {
+            came = true;
             let Some((record, bytes)) = decoder.parse_stack(&item) else { continue };
             if decoder.mm(&record.head).is_some_and(|mm| stacks.copied_just_now(mm, &record, bytes)) {
                 continue;
@@ -36,6 +43,14 @@ impl Copies {
                 self.lost += unknown.len() as u64;
                 self.bytes = 0;
             }
+        }
+        let now = monotonic_ns();
+        if came && now.saturating_sub(self.tried_ns) > TRY_AGAIN_NS {
+            self.tried_ns = now;
+            self.waiting.retain(|(record, bytes)| {
+                !decoder.mm(&record.head).is_some_and(|mm| stacks.copied_just_now(mm, record, bytes))
+            });
+            self.bytes = self.waiting.iter().map(|(_, bytes)| bytes.len()).sum();
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Observer {
     decoder: Decoder,
     /// Ring records of intervals that are not over.
     waiting: Vec<Raw>,
+    /// Openings of mms whose interval is not over.
+    opened: Vec<(u64, Event)>,
     copies: Copies,
     stacks: Stacks,
     processes: BTreeMap<MmId, Process>,
@@ -68,6 +70,7 @@ impl Observer {
             probes,
             decoder: Decoder::default(),
             waiting: Vec::new(),
+            opened: Vec::new(),
             copies: Copies::default(),
             stacks,
             processes: BTreeMap::new(),
@@ -91,7 +94,7 @@ impl Observer {
     pub fn attach(&mut self, pid: u32) -> Result<bool> {
         self.probes.attach_to(pid)?;
         self.read_ring();
-        Ok(self.waiting.iter().any(|raw| matches!(raw, Raw::Mm(record) if record.head.tgid == pid)))
+        Ok(self.opened.iter().any(|(_, event)| matches!(event, Event::MmOpened(opened) if opened.pid == pid)))
     }
 
     /// Traces a process from its next execve on.
@@ -110,6 +113,10 @@ impl Observer {
                 self.waiting.push(raw);
             }
         }
+        // Before their interval ends: a program that is gone by then has been looked at.
+        let opened = self.decode_openings();
+        self.open_new_processes(&opened);
+        self.opened.extend(opened);
         self.copies.read(&mut self.probes.copies, &mut self.decoder, &mut self.stacks);
         if let Err(error) = self.probes.learn_paths(&self.stacks.take_paths()) {
             log::debug!("paths of code cannot be told apart: {error:#}");
@@ -119,12 +126,10 @@ impl Observer {
     /// The books that are open already, before the first interval ends. What else waits stays in the ring's order.
     pub fn opening_events(&mut self) -> Vec<Event> {
         self.read_ring();
-        let Some(position) = self.waiting.iter().position(|raw| matches!(raw, Raw::Mm(_))) else {
+        if self.opened.is_empty() {
             return Vec::new();
-        };
-        let raw = self.waiting.remove(position);
-        let mut events: Vec<Event> = self.decoder.decode_ring(&raw, &mut self.stacks).into_iter().collect();
-        self.open_new_processes(events.iter());
+        }
+        let mut events = vec![self.opened.remove(0).1];
         self.read_wanted_maps(&mut events);
         events
     }
@@ -183,8 +188,8 @@ impl Observer {
             }
         }
         // What is mapped is to be known before stacks are unwound, and they before what refers to them.
-        let mut timed = self.decode_openings(now);
-        self.open_new_processes(timed.iter().map(|(_, event)| event));
+        let (mut timed, later): (Vec<_>, Vec<_>) = self.opened.drain(..).partition(|(ts, _)| *ts <= now);
+        self.opened = later;
         self.want_maps_of_calls(now);
         let mut maps = Vec::new();
         self.read_wanted_maps(&mut maps);
@@ -234,9 +239,12 @@ impl Observer {
         self.tick()
     }
 
-    /// The mms that were opened in the interval.
-    fn decode_openings(&mut self, now: u64) -> Vec<(u64, Event)> {
-        let is_one = |raw: &Raw| raw.head().kind == kind::MM_OPENED && raw.head().ts_ns <= now;
+    /// The mms that were opened, by time.
+    fn decode_openings(&mut self) -> Vec<(u64, Event)> {
+        let is_one = |raw: &Raw| raw.head().kind == kind::MM_OPENED;
+        if !self.waiting.iter().any(is_one) {
+            return Vec::new();
+        }
         let (mut opened, waiting): (Vec<Raw>, Vec<Raw>) =
             std::mem::take(&mut self.waiting).into_iter().partition(is_one);
         self.waiting = waiting;
@@ -337,8 +345,8 @@ impl Observer {
         events
     }
 
-    fn open_new_processes<'a>(&mut self, events: impl Iterator<Item = &'a Event>) {
-        for event in events {
+    fn open_new_processes(&mut self, opened: &[(u64, Event)]) {
+        for (_, event) in opened {
             let Event::MmOpened(opened) = event else { continue };
             if let Why::Fork { parent } = opened.why
                 && let Some(parent) = self.mm_of(parent)

@@ -6,12 +6,13 @@
 //! interval ends is looked for among the mappings that are there, then among those that died in the interval.
 
 use super::address_space::{AddressSpace, LifeChange};
+use super::burst::Finder;
 use super::code::CodeTable;
 use super::ledger::{Ledger, Spot};
 use crate::audit::Auditor;
 use crate::event::{Change, Maps, MmId, MmOpened, Place, Syscall, Why};
 use crate::event::{Latency, Lost};
-use crate::statement::{Balance, Entry, Kind, MappingChange, MappingRef, MappingWhat, Report, Stack, Statement};
+use crate::statement::{Balance, Burst, Entry, Kind, MappingChange, MappingRef, MappingWhat, Report, Stack, Statement};
 use crate::syscalls;
 use crate::units::Amounts;
 use memtrace_common::Cause;
@@ -30,6 +31,7 @@ pub(super) struct Books {
     pub(super) begin_ns: u64,
     pub(super) space: AddressSpace,
     pub(super) ledger: Ledger,
+    pub(super) bursts: Finder,
     /// Counters at the end of the teardown, once it is over.
     pub(super) closed: Option<Amounts>,
     pub(super) auditor: Auditor,
@@ -76,6 +78,7 @@ impl Books {
             begin_ns: opened.ts_ns,
             space,
             ledger,
+            bursts: Finder::new(opened.ts_ns, opened.why),
             closed: None,
             auditor: Auditor::default(),
             waiting: BTreeMap::new(),
@@ -298,7 +301,7 @@ impl Books {
         }
     }
 
-    /// Ends the interval. A statement unless nothing happened.
+    /// Ends the interval. A statement unless nothing happened. Bursts that it finds over are returned.
     pub(super) fn tick(
         &mut self,
         closing: Balance,
@@ -307,28 +310,30 @@ impl Books {
         comms: &BTreeMap<u32, Vec<u8>>,
         code: &mut CodeTable,
         out: &mut Vec<Report>,
-    ) {
+    ) -> Vec<Burst> {
         self.settle();
         let start_ns = self.ledger.start_ns;
         let (accounts, opening, unexplained) = self.ledger.close(closing, ts_ns, &mut self.space, code);
         let virt_moved = opening.virt.is_some() && closing.virt.is_some() && opening.virt != closing.virt;
-        if !accounts.is_empty() || opening.amounts != closing.amounts || virt_moved || !unexplained.is_zero() {
-            let entries = accounts
-                .into_iter()
-                .map(|(key, account)| Entry {
-                    cause: key.cause,
-                    delta: account.delta,
-                    faults: account.faults,
-                    stack: key.stack.and_then(|id| code.stack(id)),
-                    mapping: account.mapping,
-                    tid: key.tid,
-                    comm: comms.get(&key.tid).cloned().unwrap_or_default(),
-                    syscall: key.syscall,
-                    latency: account.latency,
-                    first_ns: account.first_ns,
-                    last_ns: account.last_ns,
-                })
-                .collect();
+        let news = !accounts.is_empty() || opening.amounts != closing.amounts || virt_moved || !unexplained.is_zero();
+        let entries: Vec<Entry> = accounts
+            .into_iter()
+            .map(|(key, account)| Entry {
+                cause: key.cause,
+                delta: account.delta,
+                faults: account.faults,
+                stack: key.stack.and_then(|id| code.stack(id)),
+                mapping: account.mapping,
+                tid: key.tid,
+                comm: comms.get(&key.tid).cloned().unwrap_or_default(),
+                syscall: key.syscall,
+                latency: account.latency,
+                first_ns: account.first_ns,
+                last_ns: account.last_ns,
+            })
+            .collect();
+        let bursts = self.bursts.tick(ts_ns, &entries, closing.amounts.res());
+        if news {
             out.push(Report::Statement(Statement {
                 mm: self.mm,
                 pid: self.pid,
@@ -348,6 +353,7 @@ impl Books {
         }
         self.space.journal.tick(ts_ns);
         out.extend(self.auditor.settle(self.mm, self.pid, &mut self.space).map(Report::Audit));
+        bursts
     }
 }
 

@@ -51,6 +51,10 @@ impl CodeTable {
         self.stacks.get(&id).map(|known| Arc::clone(&known.stack))
     }
 
+    pub(super) fn knows(&self, id: StackId) -> bool {
+        self.stacks.contains_key(&id)
+    }
+
     /// An entry with this stack made RES grow.
     pub(super) fn grew(&mut self, stack: Option<StackId>, pages: u64) {
         if pages == 0 {

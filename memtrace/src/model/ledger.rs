@@ -267,8 +267,9 @@ impl Ledger {
                 faults: account.faults,
                 latency: account.latency,
             };
-            code.grew(key.stack, sum.grown);
-            self.sums.codes.book(key.stack, &sum);
+            let stack = key.stack.filter(|&id| code.knows(id));
+            code.grew(stack, sum.grown);
+            self.sums.codes.book(stack, &sum);
             add_sum(self.sums.by_cause.entry(key.cause).or_default(), &sum);
             add_faults(&mut self.sums.faults, account.faults);
             let row = self.rows.entry(key.spot).or_default();

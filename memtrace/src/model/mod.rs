@@ -6,6 +6,7 @@
 
 pub mod address_space;
 mod books;
+mod burst;
 mod calls;
 mod code;
 mod cut;
@@ -19,7 +20,7 @@ mod residency;
 mod tests;
 
 use crate::event::{Closing, Event, Lost, Meta, MmId, MmOpened, Own, Task, TaskWhat, Tick, Why};
-use crate::statement::{Balance, EndReport, MappingRef, ProcessChange, Report};
+use crate::statement::{Balance, Burst, EndReport, MappingRef, ProcessChange, Report};
 use crate::units::Amounts;
 use address_space::AddressSpace;
 use books::Books;
@@ -46,6 +47,21 @@ pub struct Model {
     mms: usize,
     begin_ns: Option<u64>,
     first: Option<(MmId, u32, Vec<u8>)>,
+    bursts: Bursts,
+}
+
+/// Numbers bursts.
+#[derive(Default)]
+struct Bursts(usize);
+
+impl Bursts {
+    fn tell(&mut self, books: &Books, found: Vec<Burst>, out: &mut Vec<Report>) {
+        for burst in found {
+            self.0 += 1;
+            let (mm, pid, comm) = (books.mm, books.pid, books.comm.clone());
+            out.push(Report::Burst(Box::new(Burst { number: self.0 as u64, mm, pid, comm, ..burst })));
+        }
+    }
 }
 
 impl Model {
@@ -95,7 +111,11 @@ impl Model {
             }
             Event::Code(code) => self.code.learn_code(code),
             Event::Stack(stack) => out.push(Report::Stack(self.code.learn_stack(stack))),
-            Event::Pace(_) => {}
+            Event::Pace(pace) => {
+                if let Some(books) = self.books.get_mut(&pace.mm) {
+                    books.bursts.pace(&pace.moments);
+                }
+            }
             Event::Change(change) => {
                 if let Some(books) = self.books.get_mut(&change.mm) {
                     books.change(change);
@@ -124,7 +144,7 @@ impl Model {
                     own: self.own,
                     mms: self.mms,
                     stacks: self.code.sums.clone(),
-                    bursts: 0,
+                    bursts: self.bursts.0,
                 }));
             }
         }
@@ -225,7 +245,8 @@ impl Model {
             return;
         };
         let balance = Balance { amounts: closing.counters, virt: closing.virt };
-        books.tick(balance, ts_ns, lost, &self.comms, &mut self.code, out);
+        let found = books.tick(balance, ts_ns, lost, &self.comms, &mut self.code, out);
+        self.bursts.tell(books, found, out);
         if books.closed.is_some()
             && let Some(books) = self.books.remove(&closing.mm)
         {
@@ -236,6 +257,8 @@ impl Model {
 
     /// The session's answer for one mm, added to the total.
     fn finish(&mut self, mut books: Books, ts_ns: u64, out: &mut Vec<Report>) {
+        let found = books.bursts.end();
+        self.bursts.tell(&books, found, out);
         let sums = books.ledger.sums(&mut books.space);
         self.total.add(&sums);
         let (mm, pid, begin_ns) = (books.mm, books.pid, books.begin_ns);

@@ -21,11 +21,12 @@ pub use debug_package::{Advice, Hint};
 pub use module_file::ModuleFile;
 
 use crate::event::{Code, CodeId, Event};
+use debug_package::Wanting;
 use module_file::{Identity, Kind};
 use question::{Answer, Named, Place, Question};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use worker::{Failure, Worker};
 
@@ -52,8 +53,8 @@ pub struct Failures {
     pub timeouts: u64,
     /// Modules, or their debugging information, that ended the process that read them.
     pub crashes: u64,
-    /// Places on which the reader of debugging information gave up.
-    pub panics: u64,
+    /// Places at which debugging information could not be read.
+    pub unreadable: u64,
     /// Modules that are no ELF file of the right kind, or too large.
     pub refused: u64,
     /// Times that no process could be started.
@@ -71,13 +72,14 @@ enum Level {
 
 /// A module that names were asked of.
 struct Known {
-    file: Arc<ModuleFile>,
+    /// Its owner closes it: descriptors are few.
+    file: Weak<ModuleFile>,
     level: Level,
     answered: bool,
     /// At this level.
     spent: Duration,
-    /// Places in it that no symbol names, since hints were given.
-    unnamed: u64,
+    /// Of a file, and its places that have no name and might have one with a debug package, since hints were given.
+    wanting: Option<Wanting>,
 }
 
 /// How long an answer may take.
@@ -135,7 +137,8 @@ impl Names {
     }
 
     /// Fills `symbols` and `symbol_offset` of each [`Event::Code`], as far as they are known. `modules` has those of the
-    /// codes in `events`; a code without one stays as it is.
+    /// codes in `events`; a code without one stays as it is. Calls of earlier batches name leaves of this one as long as
+    /// their module is kept by the caller.
     ///
     /// Whether a code is where a call returns to, and which call reached an unnamed leaf, is seen from the
     /// [`Event::Stack`]s in `events`: a stack should come with its new codes.
@@ -163,7 +166,6 @@ impl Names {
             let places: Vec<Place> = wanted.iter().map(|(_, place)| *place).collect();
             let named = self.name_places(module, &places);
             for ((index, _), named) in wanted.into_iter().zip(named) {
-                self.modules[module].unnamed += u64::from(named.symbols.is_empty());
                 if let Some(Event::Code(code)) = events.get_mut(index) {
                     fill(code, named);
                 }
@@ -175,7 +177,7 @@ impl Names {
     /// Names the leaves that no symbol spans by what was called to get there: the variants of indirect functions
     /// (memcpy and friends) have no symbol in a stripped library.
     fn name_leaves(&mut self, events: &mut [Event], fresh: &HashMap<CodeId, usize>) {
-        let pairs: Vec<(CodeId, CodeId)> = events
+        let pairs: BTreeSet<(CodeId, CodeId)> = events
             .iter()
             .filter_map(|event| match event {
                 Event::Stack(stack) => Some((*stack.frames.first()?, *stack.frames.get(1)?)),
@@ -208,19 +210,34 @@ impl Names {
         answer.named.into_iter().next()
     }
 
-    /// One per place, or nothing when the module cannot be read.
+    /// One per place.
     fn name_places(&mut self, module: usize, places: &[Place]) -> Vec<Named> {
         let question = |module, lines| Question::Name { module, lines, places: places.to_vec() };
-        let answer = self.ask(module, question).unwrap_or_default();
-        if answer.named.len() == places.len() { answer.named } else { vec![Named::default(); places.len()] }
+        let mut answer = self.ask(module, question).unwrap_or_default();
+        answer.named.resize_with(places.len(), Named::default);
+        if !answer.whole && !answer.refused {
+            let unnamed = answer.named.iter().filter(|named| named.symbols.is_empty()).count();
+            if let Some(wanting) = &mut self.modules[module].wanting {
+                wanting.unnamed += unnamed as u64;
+            }
+        }
+        answer.named
     }
 
     fn module(&mut self, file: &Arc<ModuleFile>) -> usize {
-        *self.ids.entry(file.identity()).or_insert_with(|| {
-            let file = Arc::clone(file);
-            self.modules.push(Known { file, level: Level::Lines, answered: false, spent: Duration::ZERO, unnamed: 0 });
+        let index = *self.ids.entry(file.identity()).or_insert_with(|| {
+            let (file, level) = (Weak::new(), Level::Lines);
+            self.modules.push(Known { file, level, answered: false, spent: Duration::ZERO, wanting: None });
             self.modules.len() - 1
-        })
+        });
+        let known = &mut self.modules[index];
+        if known.file.strong_count() == 0 {
+            known.file = Arc::downgrade(file);
+            if known.wanting.is_none() {
+                known.wanting = file.wanting();
+            }
+        }
+        index
     }
 
     /// Asks about a module: with its debugging information, without when that fails, not at all when that fails too.
@@ -229,7 +246,8 @@ impl Names {
             let known = self.modules.get_mut(index).filter(|known| known.level > Level::Nothing)?;
             let left = self.budget.all.saturating_sub(known.spent);
             let time = if known.answered { left } else { left.min(self.budget.first) };
-            let question = question(known.file.opened_as(u32::try_from(index).ok()?), known.level == Level::Lines);
+            let file = known.file.upgrade()?;
+            let question = question(file.opened_as(u32::try_from(index).ok()?), known.level == Level::Lines);
             let began = Instant::now();
             let result = if time.is_zero() { Err(Failure::Timeout) } else { self.exchange(&question, time)? };
             let known = &mut self.modules[index];
@@ -241,7 +259,7 @@ impl Names {
                         known.level = Level::Nothing;
                         self.failures.refused += 1;
                     }
-                    self.failures.panics += u64::from(answer.panics);
+                    self.failures.unreadable += u64::from(answer.unreadable);
                     self.cpu_ns.1 = answer.cpu_ns;
                     return Some(answer);
                 }
@@ -299,10 +317,14 @@ impl Names {
     /// Which debug package would name more: once for each file that left code without a name, in order of appearance.
     /// Reads the package manager's lists.
     pub fn hints(&mut self) -> Vec<Hint> {
-        let files = self.modules.iter_mut().filter(|known| matches!(known.file.kind, Kind::File { .. }));
-        let wanting: Vec<_> = files
-            .filter(|known| known.unnamed > 0)
-            .map(|known| (Arc::clone(&known.file), std::mem::take(&mut known.unnamed)))
+        let wanting = self.modules.iter_mut().filter_map(|known| known.wanting.as_mut());
+        let wanting = wanting.filter(|file| file.unnamed > 0);
+        let wanting: Vec<Wanting> = wanting
+            .map(|file| {
+                let asked = file.clone();
+                file.unnamed = 0;
+                asked
+            })
             .collect();
         debug_package::hints(&wanting)
     }

@@ -54,7 +54,8 @@ impl<R: Read> Reader<R> {
         match u16::from_le_bytes([low, high]) {
             FORMAT_VERSION => {}
             version if version > FORMAT_VERSION => return Err(Error::NewerVersion { version }),
-            version => return Err(Error::UnknownVersion { version }),
+            0 => return Err(Error::UnknownVersion { version: 0 }),
+            version => return Err(Error::OlderVersion { version }),
         }
         let mut decoder = Decoder::new().map_err(Error::Read)?;
         decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG)).map_err(Error::Read)?;

@@ -276,6 +276,7 @@ fn what_is_wrong_is_said() {
     assert_eq!(said(b"{}"), "not a memtrace trace: starts with \"{}\"");
     assert_eq!(said(b""), "the trace ends within its header, after 0 of 10 bytes: nothing was recorded");
     assert_eq!(said(b"MEMTRACE\x03\x00"), "recorded by a newer memtrace: trace format 3, and this one reads 2");
+    assert_eq!(said(b"MEMTRACE\x01\x00"), "recorded by an older memtrace: trace format 1, and this one reads 2");
     assert_eq!(said(b"MEMTRACE\x00\x00"), "damaged trace: there is no trace format 0");
     let mut long = write(&[]);
     long.push(0);

@@ -2,8 +2,9 @@
 //!
 //! The rule, tested below: every inlined function is a call of its own. A call is **plumbing** when its name is in
 //! [`tables`] (allocators, copying, memory contexts, containers, system-call stubs), when it lies in an allocator's
-//! library, or when it has no name, lies in the C or C++ run-time library and nothing but plumbing is below it. An
-//! **entry** is how a thread begins (`_start`, `clone3`); the **trunk** is what every stack of a program shares (`main`).
+//! library, or when it has no name and either lies in the C or C++ run-time library with nothing but plumbing below it,
+//! or was called by plumbing of its own module that calls nothing else (stripped programs: `palloc` is exported, what it
+//! calls is not). An **entry** is how a thread begins (`_start`, `clone3`); the **trunk** is what every stack of a program shares (`main`).
 //! The rest is **work**. The first call that is work or trunk is the one to name; where there is none, the outermost
 //! plumbing; where there is none of that, the innermost entry. So every stack with a frame has a first one.
 //!
@@ -74,22 +75,39 @@ pub struct Folded<'a> {
 /// Gives each call of a stack its role.
 #[must_use]
 pub fn fold(stack: &Stack) -> Folded<'_> {
-    let mut calls = Vec::with_capacity(stack.frames.len());
-    let mut leafward = true;
+    let mut calls: Vec<Call<'_>> = Vec::with_capacity(stack.frames.len());
     for (number, frame) in stack.frames.iter().enumerate() {
-        let frame: &Frame = frame;
-        let mut push = |symbol: Option<&'_ Symbol>| {
-            let role = role(frame, symbol.map(|symbol| symbol.name.as_slice()), leafward);
-            leafward &= role == Role::Plumbing;
-            role
-        };
+        let call = |symbol| Call { frame, number, symbol, role: Role::Work };
+        calls.extend(frame.symbols.iter().map(|symbol| call(Some(symbol).filter(|symbol| !symbol.name.is_empty()))));
         if frame.symbols.is_empty() {
-            let role = push(None);
-            calls.push(Call { frame, number, symbol: None, role });
+            calls.push(call(None));
         }
-        for symbol in &frame.symbols {
-            let role = push(Some(symbol));
-            calls.push(Call { frame, number, symbol: Some(symbol), role });
+    }
+    // From the root: what plumbing calls.
+    let mut called_by: Option<&Frame> = None;
+    for call in calls.iter_mut().rev() {
+        let confined = match call.symbol {
+            Some(symbol) => {
+                let named = named(call.frame, &symbol.name);
+                call.role = named.role;
+                named.confined
+            }
+            None => {
+                let confined = called_by.is_some_and(|caller| caller.module == call.frame.module)
+                    || lies_in(call.frame, ALLOCATORS);
+                call.role = if confined { Role::Plumbing } else { Role::Work };
+                confined
+            }
+        };
+        called_by = confined.then_some(call.frame);
+    }
+    // From the leaf: what a run-time library does for plumbing.
+    for call in &mut calls {
+        if call.symbol.is_none() && lies_in(call.frame, RUNTIMES) {
+            call.role = Role::Plumbing;
+        }
+        if call.role != Role::Plumbing {
+            break;
         }
     }
     let is = |call: &Call<'_>, roles: &[Role]| roles.contains(&call.role);
@@ -128,8 +146,11 @@ impl<'a> Folded<'a> {
         let left_out = shown.len().saturating_sub(max);
         if left_out > 0 {
             // The end of a long line is what the program was asked to do, not that it has a `main`.
-            let work = shown[max - 1..].iter().rev().find(|&&i| self.calls[i].role == Role::Work);
-            let last = *work.or(shown.last()).unwrap_or(&first);
+            let rest = &shown[max - 1..];
+            let work = |&&i: &&usize| self.calls[i].role == Role::Work;
+            let named = |i: &&usize| work(i) && self.calls[**i].symbol.is_some();
+            let last = rest.iter().rfind(named).or_else(|| rest.iter().rfind(work)).or(rest.last());
+            let last = *last.unwrap_or(&first);
             shown.truncate(max - 1);
             shown.push(if max == 1 { first } else { last });
         }
@@ -162,7 +183,7 @@ pub fn short(stack: &Stack, max: usize) -> String {
 /// it is in no module. Escaped, at most 65 characters.
 #[must_use]
 pub fn frame_name(frame: &Frame) -> String {
-    match frame.symbols.first() {
+    match frame.symbols.first().filter(|symbol| !symbol.name.is_empty()) {
         Some(symbol) => symbol_name(&symbol.name),
         None => place_name(frame),
     }
@@ -189,26 +210,37 @@ fn looked_at(name: &[u8]) -> &[u8] {
     &name[..name.len().min(LOOKED_AT)]
 }
 
-fn role(frame: &Frame, name: Option<&[u8]>, leafward: bool) -> Role {
+/// The file that holds the frame is one of these libraries.
+fn lies_in(frame: &Frame, libraries: &[&str]) -> bool {
     let module = basename(&frame.module);
-    let in_any = |modules: &[&str]| modules.iter().any(|begin| module.starts_with(begin.as_bytes()));
-    let Some(name) = name else {
-        let hidden = in_any(ALLOCATORS) || (leafward && in_any(RUNTIMES));
-        return if hidden { Role::Plumbing } else { Role::Work };
-    };
+    libraries.iter().any(|begin| module.starts_with(begin.as_bytes()))
+}
+
+/// What a name says.
+struct Named {
+    role: Role,
+    /// Plumbing that calls nothing but plumbing.
+    confined: bool,
+}
+
+fn named(frame: &Frame, name: &[u8]) -> Named {
     let name: Cow<'_, str> = String::from_utf8_lossy(looked_at(name));
     let path = path(&name);
-    if ENTRY.iter().any(|pattern| matches(pattern, path)) {
-        return Role::Entry;
-    }
-    if TRUNK.iter().any(|pattern| matches(pattern, path)) {
-        return Role::Trunk;
+    for (patterns, role) in [(ENTRY, Role::Entry), (TRUNK, Role::Trunk)] {
+        if patterns.iter().any(|pattern| matches(pattern, path)) {
+            return Named { role, confined: false };
+        }
     }
     let subject = subject(path);
-    let named = |family: &Family| {
-        (family.only_in.is_empty() || in_any(family.only_in)) && family.names.iter().any(|p| matches(p, subject))
+    let has = |family: &&Family| {
+        (family.only_in.is_empty() || lies_in(frame, family.only_in))
+            && family.names.iter().any(|pattern| matches(pattern, subject))
     };
-    if in_any(ALLOCATORS) || PLUMBING.iter().any(named) { Role::Plumbing } else { Role::Work }
+    match PLUMBING.iter().find(has) {
+        Some(family) => Named { role: Role::Plumbing, confined: !family.calls_back },
+        None if lies_in(frame, ALLOCATORS) => Named { role: Role::Plumbing, confined: true },
+        None => Named { role: Role::Work, confined: false },
+    }
 }
 
 fn matches(pattern: &str, name: &str) -> bool {

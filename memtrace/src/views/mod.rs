@@ -10,6 +10,7 @@ mod json;
 #[cfg(test)]
 mod sample;
 mod text;
+pub mod verdict;
 pub(crate) mod words;
 
 pub use clock::Clock;

@@ -6,8 +6,8 @@ use crate::event::{
     permission,
 };
 use crate::statement::{
-    Audit, AuditDifference, Balance, Birth, ClosingStatement, CodeSum, EndReport, Entry, Faults, Frame, Kind,
-    MappingChange, MappingRef, MappingWhat, ProcessChange, Report, Stack, StackSums, Statement, Sum,
+    Audit, AuditDifference, Balance, Birth, Burst, ClosingStatement, CodeSum, EndReport, Entry, Faults, Frame, Kind,
+    MappingChange, MappingRef, MappingWhat, Part, ProcessChange, Report, Stack, StackSums, Statement, Sum,
 };
 use crate::units::Amounts;
 use memtrace_common::{Cause, HIST_BUCKETS};
@@ -198,6 +198,40 @@ pub(in crate::views) fn growth() -> Statement {
     }
 }
 
+/// The growth as a burst.
+pub(in crate::views) fn burst() -> Burst {
+    let [table, buffers] = <[Entry; 2]>::try_from(growth().entries).expect("two entries");
+    fn part<T>(of: T, entry: &Entry) -> Part<T> {
+        Part { of, delta: entry.delta, faults: entry.faults }
+    }
+    let mut latency = table.latency;
+    latency.merge(&buffers.latency);
+    Burst {
+        number: 1,
+        mm: MM,
+        pid: PID,
+        comm: b"postgres".to_vec(),
+        start_ns: BEGIN + 3_120 * MS,
+        ts_ns: BEGIN + 3_331 * MS,
+        delta: table.delta + buffers.delta,
+        res: GROWN.amounts.res(),
+        faults: Faults { minor: 16_460, major: 1 },
+        uncertain: Part { of: (), delta: amounts(0, 0, 40, 0), faults: Faults { minor: 40, major: 0 } },
+        level: 140,
+        latency,
+        causes: vec![part(table.cause, &table), part(buffers.cause, &buffers)],
+        mappings: vec![part(table.mapping.clone(), &table), part(buffers.mapping.clone(), &buffers)],
+        threads: vec![Part {
+            of: (PID, b"postgres".to_vec()),
+            delta: table.delta + buffers.delta,
+            faults: Faults { minor: 16_460, major: 1 },
+        }],
+        stacks: vec![part(table.stack.clone(), &table), part(buffers.stack.clone(), &buffers)],
+        displaced: amounts(0, -12, 0, 0),
+        given_back: Amounts::ZERO,
+    }
+}
+
 pub(in crate::views) fn shrinkage() -> Statement {
     Statement {
         start_ns: BEGIN + 4_800 * MS,
@@ -299,7 +333,7 @@ pub(in crate::views) fn end() -> EndReport {
             failures: [(StackEnd::Deep, (1, 1_050))].into(),
             without: 0,
         },
-        bursts: 0,
+        bursts: 1,
     }
 }
 
@@ -325,6 +359,7 @@ pub(in crate::views) fn session() -> Vec<Report> {
         Report::Stack(hash_stack()),
         Report::Stack(code(0x4a_7711)),
         Report::Statement(growth()),
+        Report::Burst(Box::new(burst())),
         mapping(MappingWhat::Died, 4_871, 11, hash_stack()),
         Report::Statement(shrinkage()),
         Report::Process(ProcessChange { task: task(TaskWhat::ProcessExited { code: 0 }) }),

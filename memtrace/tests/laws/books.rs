@@ -2,8 +2,8 @@
 
 use crate::pages::{BASE, HEAP, check_shape};
 use memtrace::event::{
-    Change, Closing, End, EndReason, Event, Latency, Lost, Maps, MapsLine, Meta, MmClosed, MmId, MmOpened, Mode, Own,
-    Place, Smaps, SmapsMapping, Syscall, Task, TaskWhat, Tick, Why,
+    Change, Closing, Code, CodeId, End, EndReason, Event, Latency, Lost, Maps, MapsLine, Meta, MmClosed, MmId,
+    MmOpened, Mode, Own, Place, Smaps, SmapsMapping, Stack, StackEnd, StackId, Syscall, Task, TaskWhat, Tick, Why,
 };
 use memtrace::model::Model;
 use memtrace::statement::{Faults, Report};
@@ -49,31 +49,58 @@ fn place() -> impl Strategy<Value = Place> {
     ]
 }
 
+fn stack_number() -> impl Strategy<Value = Option<StackId>> {
+    prop::option::of((0..6_u32).prop_map(StackId))
+}
+
+/// A stack whose frames may never have been explained; a number may come again.
+fn stack() -> impl Strategy<Value = Event> {
+    let frames = prop::collection::vec((0..4_u32).prop_map(CodeId), 0..4);
+    (0..6_u32, frames, prop::sample::select(StackEnd::ALL.to_vec()))
+        .prop_map(|(id, frames, end)| Event::Stack(Stack { id: StackId(id), frames, end }))
+}
+
+fn code() -> impl Strategy<Value = Event> {
+    (0..4_u32, number()).prop_map(|(id, ip)| {
+        Event::Code(Code {
+            id: CodeId(id),
+            ip,
+            module: b"/bin/\xff".to_vec(),
+            offset: ip,
+            build_id: Vec::new(),
+            symbols: Vec::new(),
+            symbol_offset: 0,
+        })
+    })
+}
+
 fn change() -> impl Strategy<Value = Change> {
     let what = (mm(), time(), prop::sample::select(Cause::ALL), amounts(), place(), (number(), number()));
-    let who = (0..4_u32, number(), prop::option::of(0..40_u32), number(), number(), any::<u32>());
-    (what, who).prop_map(|((mm, first_ns, cause, delta, place, touched), (tid, ip, nr, faults, major, bucket))| {
-        let mut latency = Latency { samples: faults, sum_ns: major, max_ns: ip, ..Latency::default() };
-        latency.hist[bucket as usize % latency.hist.len()] = bucket;
-        Change {
-            mm,
-            first_ns,
-            ts_ns: first_ns,
-            cause,
-            delta,
-            place,
-            touched,
-            tid,
-            ip,
-            stack: None,
-            nr,
-            detail: 0,
-            faults,
-            major,
-            kernel_mode: 0,
-            latency,
-        }
-    })
+    let who = (0..4_u32, number(), stack_number(), prop::option::of(0..40_u32), number(), number(), any::<u32>());
+    (what, who).prop_map(
+        |((mm, first_ns, cause, delta, place, touched), (tid, ip, stack, nr, faults, major, bucket))| {
+            let mut latency = Latency { samples: faults, sum_ns: major, max_ns: ip, ..Latency::default() };
+            latency.hist[bucket as usize % latency.hist.len()] = bucket;
+            Change {
+                mm,
+                first_ns,
+                ts_ns: first_ns,
+                cause,
+                delta,
+                place,
+                touched,
+                tid,
+                ip,
+                stack,
+                nr,
+                detail: 0,
+                faults,
+                major,
+                kernel_mode: 0,
+                latency,
+            }
+        },
+    )
 }
 
 fn syscall() -> impl Strategy<Value = Syscall> {
@@ -210,6 +237,8 @@ fn event() -> BoxedStrategy<Event> {
         10 => syscall().prop_map(Event::Syscall).boxed(),
         10 => change().prop_map(Event::Change).boxed(),
         4 => tick().boxed(),
+        2 => stack().boxed(),
+        1 => code().boxed(),
     ]
     .boxed()
 }
@@ -237,6 +266,7 @@ fn meta(page_size: u64) -> Event {
 #[derive(Default)]
 struct Tally {
     closing: Option<Amounts>,
+    grown: u64,
     by_cause: BTreeMap<Cause, Amounts>,
     unexplained: Amounts,
     faults: Faults,
@@ -247,6 +277,7 @@ fn check_books(reports: &[Report]) -> Result<(), TestCaseError> {
     let mut open: BTreeMap<MmId, Tally> = BTreeMap::new();
     let (mut opening_total, mut closing_total) = (Amounts::ZERO, Amounts::ZERO);
     let mut unexplained_total = Amounts::ZERO;
+    let mut grown_total = 0_u64;
     let mut cause_total: BTreeMap<Cause, Amounts> = BTreeMap::new();
     for report in reports {
         match report {
@@ -260,6 +291,7 @@ fn check_books(reports: &[Report]) -> Result<(), TestCaseError> {
                 }
                 tally.unexplained += statement.unexplained;
                 for entry in &statement.entries {
+                    tally.grown = tally.grown.saturating_add(entry.delta.res().max(0).unsigned_abs());
                     *tally.by_cause.entry(entry.cause).or_default() += entry.delta;
                     tally.faults.minor = tally.faults.minor.saturating_add(entry.faults.minor);
                     tally.faults.major = tally.faults.major.saturating_add(entry.faults.major);
@@ -280,6 +312,11 @@ fn check_books(reports: &[Report]) -> Result<(), TestCaseError> {
                 prop_assert_eq!(change, explained + closing.unexplained);
                 let mappings: Amounts = closing.by_mapping.iter().map(|(_, sum)| sum.delta).sum();
                 prop_assert_eq!(explained, mappings);
+                let codes: Amounts = closing.by_code.iter().map(|code| code.sum.delta).sum();
+                prop_assert_eq!(explained, codes);
+                let grown = closing.by_code.iter().fold(0, |grown: u64, code| grown.saturating_add(code.sum.grown));
+                prop_assert_eq!(grown, tally.grown);
+                grown_total = grown_total.saturating_add(grown);
                 for (cause, amounts) in causes {
                     *cause_total.entry(cause).or_default() += amounts;
                 }
@@ -299,6 +336,13 @@ fn check_books(reports: &[Report]) -> Result<(), TestCaseError> {
                 prop_assert_eq!(closing_total - opening_total, explained + total.unexplained);
                 let mappings: Amounts = total.by_mapping.iter().map(|(_, sum)| sum.delta).sum();
                 prop_assert_eq!(explained, mappings);
+                let codes: Amounts = total.by_code.iter().map(|code| code.sum.delta).sum();
+                prop_assert_eq!(explained, codes);
+                let stacks = &end.stacks;
+                prop_assert_eq!(stacks.grown, grown_total);
+                let failed = stacks.failures.values().fold(0_u64, |sum, (_, pages)| sum.saturating_add(*pages));
+                let parts = stacks.complete.saturating_add(stacks.without).saturating_add(failed);
+                prop_assert_eq!(stacks.grown, parts);
             }
             _ => {}
         }

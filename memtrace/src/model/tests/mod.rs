@@ -5,6 +5,7 @@ mod kinds;
 mod mappings;
 mod residency;
 mod sessions;
+mod stacks;
 
 use super::Model;
 use crate::event::*;

@@ -1,14 +1,11 @@
 //! Which package would name a module's code. Read from the package manager's own lists; nothing is started or asked
 //! over a network.
 
-use super::module_file::{Kind, ModuleFile};
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 const DPKG: &str = "var/lib/dpkg/info";
 const RPM: [&str; 2] = ["var/lib/rpm", "usr/lib/sysimage/rpm"];
@@ -55,32 +52,36 @@ impl Hint {
     }
 }
 
-pub(super) fn hints(wanting: &[(Arc<ModuleFile>, u64)]) -> Vec<Hint> {
+/// A file that left code without a name.
+#[derive(Clone, Debug)]
+pub(super) struct Wanting {
+    pub path: PathBuf,
+    pub build_id: Vec<u8>,
+    /// It is in our own file system. What is installed here says nothing of a file in a container.
+    pub here: bool,
+    pub unnamed: u64,
+}
+
+pub(super) fn hints(wanting: &[Wanting]) -> Vec<Hint> {
     hints_below(Path::new("/"), wanting)
 }
 
-fn hints_below(system: &Path, wanting: &[(Arc<ModuleFile>, u64)]) -> Vec<Hint> {
-    // What is installed here says nothing of a file in a container.
-    let here: Vec<&Path> = wanting.iter().filter(|(file, _)| file.root.is_none()).map(|(file, _)| path(file)).collect();
+fn hints_below(system: &Path, wanting: &[Wanting]) -> Vec<Hint> {
+    let here: Vec<&Path> = wanting.iter().filter(|file| file.here).map(|file| file.path.as_path()).collect();
     let owners = if here.is_empty() { HashMap::new() } else { owners(&system.join(DPKG), &here) };
     let rpm = RPM.iter().any(|folder| system.join(folder).is_dir());
-    let files = wanting.iter().filter(|(file, _)| matches!(file.kind, Kind::File { .. }));
-    files
-        .map(|(file, unnamed)| {
-            let owner = owners.get(path(file)).filter(|_| file.root.is_none());
-            let advice = match owner {
-                Some(package) => Advice::Package(debug_package(package)),
-                None if rpm && file.root.is_none() => Advice::Rpm,
-                None if file.build_id.is_empty() => Advice::Build,
-                None => Advice::Debuginfod(file.build_id.iter().map(|byte| format!("{byte:02x}")).collect()),
-            };
-            Hint { module: file.path.clone(), unnamed: *unnamed, advice }
-        })
-        .collect()
-}
-
-fn path(file: &ModuleFile) -> &Path {
-    Path::new(OsStr::from_bytes(&file.path))
+    let advice = |file: &Wanting| match owners.get(&file.path) {
+        Some(package) if file.here => Advice::Package(debug_package(package)),
+        _ if rpm && file.here => Advice::Rpm,
+        _ if file.build_id.is_empty() => Advice::Build,
+        _ => Advice::Debuginfod(file.build_id.iter().map(|byte| format!("{byte:02x}")).collect()),
+    };
+    let hint = |file: &Wanting| Hint {
+        module: file.path.as_os_str().as_encoded_bytes().to_vec(),
+        unnamed: file.unnamed,
+        advice: advice(file),
+    };
+    wanting.iter().map(hint).collect()
 }
 
 /// The packages that own files, by path. A list that cannot be read owns nothing.
@@ -126,11 +127,9 @@ fn debug_package(package: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
 
-    fn module(path: &str, build_id: &[u8]) -> (Arc<ModuleFile>, u64) {
-        let file = File::open("/proc/self/exe").unwrap();
-        (Arc::new(ModuleFile::file(file, path.into(), build_id.into(), None).unwrap()), 3)
+    fn module(path: &str, build_id: &[u8]) -> Wanting {
+        Wanting { path: path.into(), build_id: build_id.into(), here: true, unnamed: 3 }
     }
 
     #[test]
@@ -161,7 +160,9 @@ mod tests {
                 "build it with -g, or keep its symbols",
             ]
         );
-        assert_eq!((hints[0].module.as_slice(), hints[0].unnamed), (modules[0].0.path.as_slice(), 3));
+        assert_eq!((hints[3].module.as_slice(), hints[3].unnamed), (b"/usr/bin/redis-check".as_slice(), 3));
+        let elsewhere = Wanting { here: false, ..modules[0].clone() };
+        assert_eq!(hints_below(system.path(), &[elsewhere])[0].advice, Advice::Debuginfod("abcd".to_owned()));
         fs::create_dir_all(system.path().join(RPM[0])).unwrap();
         assert_eq!(hints_below(system.path(), &modules[3..4])[0].advice, Advice::Rpm);
     }

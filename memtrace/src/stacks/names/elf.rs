@@ -78,6 +78,8 @@ pub(super) struct Elf {
     segments: Vec<Segment>,
     /// By start.
     symbols: Vec<Entry>,
+    /// There is a complete symbol table.
+    pub whole: bool,
     /// What fills a slot of the global offset table, by the slot's address.
     slots: Option<HashMap<u64, Callee>>,
 }
@@ -109,16 +111,18 @@ impl Elf {
         let debugdata = parsed.section_by_name(".gnu_debugdata").and_then(|section| unpack(section.data().ok()?));
         let mut images = vec![module];
         images.extend(debugdata.map(Bytes::Owned));
-        images.extend(separate);
         let mut symbols = Vec::new();
+        let mut whole = separate.is_some();
+        images.extend(separate);
         for (index, image) in (0..).zip(&images) {
             // Only the module itself had to be an ELF file; what the others cannot give is missing.
             if let Ok(parsed) = parse(image) {
                 collect(&parsed, index, &mut symbols);
+                whole |= index == 0 && !parsed.elf_symbol_table().is_empty();
             }
         }
         index(&mut symbols);
-        Some(Self { images, segments, symbols, slots: None })
+        Some(Self { images, segments, symbols, whole, slots: None })
     }
 
     /// The module's own bytes.

@@ -19,8 +19,9 @@ const DEBUG_FOLDERS: [&str; 1] = ["/usr/lib/debug"];
 pub(super) struct Lines {
     symbolizer: Symbolizer,
     source: Source<'static>,
-    /// How often the reader panicked.
-    pub panics: u32,
+    panics: u32,
+    /// Places at which the information could not be read, since the last answer.
+    pub unreadable: u32,
 }
 
 impl Lines {
@@ -34,7 +35,7 @@ impl Lines {
             .enable_demangling(false)
             .set_debug_dirs(Some(folders))
             .build();
-        Self { symbolizer, source: Source::Elf(Elf::new(path)), panics: 0 }
+        Self { symbolizer, source: Source::Elf(Elf::new(path)), panics: 0, unreadable: 0 }
     }
 
     /// The functions at `address`, innermost first.
@@ -43,13 +44,13 @@ impl Lines {
             return None;
         }
         let ask = || self.symbolizer.symbolize_single(&self.source, Input::VirtOffset(address));
-        match catch_unwind(AssertUnwindSafe(|| ask().ok().and_then(|found| found.as_sym().map(named)))) {
-            Ok(named) => named,
-            Err(_) => {
-                self.panics += 1;
-                None
-            }
+        match catch_unwind(AssertUnwindSafe(|| ask().map(|found| found.as_sym().map(named)))) {
+            Ok(Ok(named)) => return named,
+            Ok(Err(_)) => {}
+            Err(_) => self.panics += 1,
         }
+        self.unreadable += 1;
+        None
     }
 }
 
@@ -59,7 +60,8 @@ fn named(found: &Sym<'_>) -> Named {
         file: place.map(|place| text::capped(place.to_path().as_os_str().as_encoded_bytes())).unwrap_or_default(),
         line: place.and_then(|place| place.line).unwrap_or_default(),
     };
-    let inlined = found.inlined.iter().rev().take(MAX_INLINED - 1);
+    let named = found.inlined.iter().rev().filter(|function| !function.name.is_empty());
+    let inlined = named.take(MAX_INLINED - 1);
     let mut symbols: Vec<Symbol> =
         inlined.map(|function| symbol(&function.name, function.code_info.as_ref())).collect();
     symbols.push(symbol(&found.name, found.code_info.as_deref()));

@@ -1,9 +1,12 @@
 //! What names need of a module: a handle on what holds its code, which stays good when the process is gone.
 
+use super::debug_package::Wanting;
 use super::question::{Module, Source};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
@@ -23,15 +26,21 @@ pub struct ModuleFile {
 pub(super) enum Kind {
     File { file: File, identity: Identity },
     Image(Vec<u8>),
-    PerfMap { process: u32, pid: u32, uid: u32 },
+    PerfMap { process: (u32, u64), pid: u32, uid: u32 },
 }
 
 /// What makes two handles the same module, in whatever processes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Identity {
-    File { device: u64, inode: u64, size: u64, modified_ns: i128 },
+    File {
+        device: u64,
+        inode: u64,
+        size: u64,
+        modified_ns: i128,
+    },
     Image(Vec<u8>),
-    PerfMap(u32),
+    /// Process and when it began.
+    PerfMap(u32, u64),
 }
 
 impl ModuleFile {
@@ -63,10 +72,14 @@ impl ModuleFile {
     /// When `/proc/PID` cannot be read.
     pub fn jit(pid: u32, root: Option<Arc<File>>) -> io::Result<Self> {
         let uid = fs::metadata(format!("/proc/{pid}"))?.uid();
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let status = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/status"))?).into_owned();
         let innermost = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
         let innermost = innermost.and_then(|pids| pids.split_ascii_whitespace().last()?.parse().ok());
-        let kind = Kind::PerfMap { process: pid, pid: innermost.unwrap_or(pid), uid };
+        let stat = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat"))?).into_owned();
+        // The 22nd field; the second is the name, which may hold anything.
+        let began = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_ascii_whitespace().nth(19)?.parse().ok());
+        let process = (pid, began.unwrap_or_default());
+        let kind = Kind::PerfMap { process, pid: innermost.unwrap_or(pid), uid };
         Ok(Self { kind, path: Vec::new(), build_id: Vec::new(), root })
     }
 
@@ -74,8 +87,15 @@ impl ModuleFile {
         match &self.kind {
             Kind::File { identity, .. } => identity.clone(),
             Kind::Image(bytes) => Identity::Image(bytes.clone()),
-            Kind::PerfMap { process, .. } => Identity::PerfMap(*process),
+            Kind::PerfMap { process: (pid, began), .. } => Identity::PerfMap(*pid, *began),
         }
+    }
+
+    /// What a hint is to say of it. Only files have debug packages.
+    pub(super) fn wanting(&self) -> Option<Wanting> {
+        let Kind::File { .. } = self.kind else { return None };
+        let path = OsStr::from_bytes(&self.path).into();
+        Some(Wanting { path, build_id: self.build_id.clone(), here: self.root.is_none(), unnamed: 0 })
     }
 
     /// The module as the process that reads symbols can open it, while this lives.

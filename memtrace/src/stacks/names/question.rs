@@ -82,8 +82,10 @@ pub(super) struct Answer {
     pub callee: Option<Callee>,
     /// The module is no file of a kind that is read, or too large.
     pub refused: bool,
-    /// How often a reader of debugging information panicked.
-    pub panics: u32,
+    /// The module has all its symbols, or a debug file: no package would add names.
+    pub whole: bool,
+    /// Places at which debugging information could not be read.
+    pub unreadable: u32,
     /// CPU time that the process has used so far.
     pub cpu_ns: u64,
 }

@@ -74,9 +74,10 @@ fn cpu_time() -> u64 {
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 
-/// A module as far as it was read; `None` when it cannot be.
+/// A module as far as it was read.
 enum Known {
-    Elf { elf: Box<Elf>, debug: Option<Debug> },
+    /// Its symbols, and where its debugging information is.
+    Elf(Box<(Elf, Option<Debug>)>),
     PerfMap(PerfMap),
     Refused,
 }
@@ -100,7 +101,7 @@ impl Reader {
         match question {
             Question::Name { module, lines, places } => self.name(&module, lines, &places),
             Question::Callee { module, returns_to } => match self.known(&module) {
-                Known::Elf { elf, .. } => Answer { callee: elf.callee(returns_to), ..Answer::default() },
+                Known::Elf(known) => Answer { callee: known.0.callee(returns_to), ..Answer::default() },
                 _ => Answer::default(),
             },
             Question::Variant { module, callee } => {
@@ -136,18 +137,19 @@ impl Reader {
                 let named = places.iter().map(|place| map.name(place.at, place.after_call)).collect();
                 Answer { named, ..Answer::default() }
             }
-            Known::Elf { elf, debug } => {
+            Known::Elf(known) => {
+                let (elf, debug) = &mut **known;
                 let mut lines = debug.as_mut().filter(|_| lines).map(Debug::lines);
                 let named = places.iter().map(|&place| name(elf, lines.as_deref_mut(), place)).collect();
-                let panics = lines.map(|lines| std::mem::take(&mut lines.panics)).unwrap_or_default();
-                Answer { named, panics, ..Answer::default() }
+                let unreadable = lines.map(|lines| std::mem::take(&mut lines.unreadable)).unwrap_or_default();
+                Answer { named, whole: elf.whole, unreadable, ..Answer::default() }
             }
         }
     }
 
     fn variant(&mut self, module: &Module, callee: &Callee) -> Vec<Named> {
-        let Known::Elf { elf, .. } = self.known(module) else { return Vec::new() };
-        let symbols = elf.variant(callee).into_iter().map(|name| plain(&name));
+        let Known::Elf(known) = self.known(module) else { return Vec::new() };
+        let symbols = known.0.variant(callee).into_iter().map(|name| plain(&name));
         symbols.map(|symbol| Named { symbols: vec![symbol], offset: 0 }).collect()
     }
 }
@@ -187,7 +189,7 @@ fn known_elf(bytes: Bytes, path: Option<&str>, module: &Module) -> Known {
         _ => (None, own),
     };
     match Elf::new(bytes, separate) {
-        Some(elf) => Known::Elf { elf: Box::new(elf), debug },
+        Some(elf) => Known::Elf(Box::new((elf, debug))),
         None => Known::Refused,
     }
 }
@@ -227,5 +229,6 @@ fn name(elf: &Elf, lines: Option<&mut Lines>, place: Place) -> Named {
             None => named.symbols.push(best),
         }
     }
-    if named.symbols.is_empty() { Named::default() } else { named }
+    // An inlined function without the one that holds it would be taken for that.
+    if named.symbols.last().is_some_and(|outermost| !outermost.name.is_empty()) { named } else { Named::default() }
 }

@@ -434,4 +434,20 @@ fn the_vdso_is_named() {
     assert_eq!(named(&mut names(), &module, &[offset]), ["clock_gettime+0"]);
 }
 
+#[test]
+fn a_hint_is_given_once_for_a_file_that_left_code_without_a_name() {
+    let Some(program) = Program::c(&["-O2", "-g"]) else { return };
+    let (offset, size) = program.span("hidden");
+    let mut names = names();
+    assert_eq!(named(&mut names, &program.module(), &[offset, offset + size, 0])[2], "");
+    assert_eq!(names.hints(), [], "its own names are all there are");
+    program.run("strip", &["program"]).unwrap();
+    named(&mut names, &program.module(), &[offset, offset + 1]);
+    let hints = names.hints();
+    let path = program.file.as_os_str().as_encoded_bytes().to_vec();
+    let advice = Advice::Debuginfod("01".repeat(20));
+    assert_eq!(hints, [Hint { module: path, unnamed: 2, advice }]);
+    assert_eq!(names.hints(), []);
+}
+
 mod hostile;

@@ -8,6 +8,8 @@
 pub(super) struct Family {
     /// The names count only in modules whose file name begins so; empty: anywhere.
     pub(super) only_in: &'static [&'static str],
+    /// They call functions of the program; what others call is plumbing as well.
+    pub(super) calls_back: bool,
     pub(super) names: &'static [&'static str],
 }
 
@@ -36,6 +38,7 @@ pub(super) const PLUMBING: &[Family] = &[
     // The C library's allocator.
     Family {
         only_in: &[],
+        calls_back: false,
         names: &[
             "malloc",
             "malloc_*",
@@ -75,6 +78,7 @@ pub(super) const PLUMBING: &[Family] = &[
     // Copying, filling and searching.
     Family {
         only_in: &[],
+        calls_back: false,
         names: &[
             "memcpy",
             "mempcpy",
@@ -119,11 +123,13 @@ pub(super) const PLUMBING: &[Family] = &[
     // Calls that map memory.
     Family {
         only_in: &[],
+        calls_back: false,
         names: &["mmap", "mmap64", "munmap", "mremap", "madvise", "mprotect", "brk", "sbrk", "shmat", "shmdt"],
     },
     // The C library's other system calls and streams.
     Family {
         only_in: RUNTIMES,
+        calls_back: true,
         names: &[
             "read",
             "pread",
@@ -159,16 +165,19 @@ pub(super) const PLUMBING: &[Family] = &[
     // Lazy binding, thread-local storage, return from signals.
     Family {
         only_in: &[],
+        calls_back: true,
         names: &["dl_runtime_resolve*", "dl_fixup", "tls_get_addr*", "restore_rt", "kernel_rt_sigreturn"],
     },
     // Jemalloc.
     Family {
         only_in: &[],
+        calls_back: false,
         names: &["je_*", "jemalloc*", "rje_*", "mallocx", "rallocx", "xallocx", "dallocx", "sdallocx", "nallocx"],
     },
     // Tcmalloc.
     Family {
         only_in: &[],
+        calls_back: false,
         names: &[
             "tc_malloc*",
             "tc_calloc",
@@ -188,12 +197,17 @@ pub(super) const PLUMBING: &[Family] = &[
         ],
     },
     // Mimalloc.
-    Family { only_in: &[], names: &["mi_*"] },
+    Family { only_in: &[], calls_back: false, names: &["mi_*"] },
     // C++'s operators and containers.
-    Family { only_in: &[], names: &["operator new*", "operator delete*", "std::*", "gnu_cxx::*", "cxxabiv1::*"] },
+    Family {
+        only_in: &[],
+        calls_back: true,
+        names: &["operator new*", "operator delete*", "std::*", "gnu_cxx::*", "cxxabiv1::*"],
+    },
     // C++ libraries' containers and arenas.
     Family {
         only_in: &[],
+        calls_back: true,
         names: &[
             "absl::container_internal::*",
             "boost::container::*",
@@ -214,6 +228,7 @@ pub(super) const PLUMBING: &[Family] = &[
     // Rust's allocator, containers and glue.
     Family {
         only_in: &[],
+        calls_back: true,
         names: &[
             "rust_alloc*",
             "rust_realloc*",
@@ -266,10 +281,15 @@ pub(super) const PLUMBING: &[Family] = &[
         ],
     },
     // Go's runtime.
-    Family { only_in: &[], names: &["runtime.*", "runtime/internal/*", "internal/runtime/*", "internal/bytealg.*"] },
+    Family {
+        only_in: &[],
+        calls_back: true,
+        names: &["runtime.*", "runtime/internal/*", "internal/runtime/*", "internal/bytealg.*"],
+    },
     // PostgreSQL's memory contexts and lists.
     Family {
         only_in: &[],
+        calls_back: false,
         names: &[
             "palloc",
             "palloc0",
@@ -303,7 +323,10 @@ pub(super) const PLUMBING: &[Family] = &[
             "BumpReset",
             "AlignedAlloc*",
             "dsa_*",
-            "dsm_*",
+            "dsm_attach",
+            "dsm_create",
+            "dsm_impl_*",
+            "dsm_segment_*",
             "alloc_object",
             "ensure_active_superblock",
             "make_new_segment",
@@ -329,6 +352,7 @@ pub(super) const PLUMBING: &[Family] = &[
     // Redis's and Valkey's allocator and strings.
     Family {
         only_in: &[],
+        calls_back: false,
         names: &[
             "zmalloc*",
             "zcalloc*",
@@ -347,6 +371,7 @@ pub(super) const PLUMBING: &[Family] = &[
     // Python's allocator and containers.
     Family {
         only_in: &[],
+        calls_back: false,
         names: &[
             "PyMem_*",
             "PyObject_Malloc*",
@@ -360,7 +385,6 @@ pub(super) const PLUMBING: &[Family] = &[
             "PyArena_*",
             "PyType_GenericAlloc",
             "PyType_AllocNoTrack",
-            "PyGC_*",
             "pymalloc_*",
             "allocate_from_new_pool",
             "new_arena",
@@ -378,6 +402,7 @@ pub(super) const PLUMBING: &[Family] = &[
     // The JVM's.
     Family {
         only_in: &[],
+        calls_back: false,
         names: &[
             "os::pd_*",
             "os::malloc",
@@ -402,11 +427,13 @@ pub(super) const PLUMBING: &[Family] = &[
     // V8's and Node's.
     Family {
         only_in: &[],
+        calls_back: false,
         names: &["v8::base::OS::*", "v8::base::PageAllocator::*", "v8::internal::Zone::*", "v8::internal::Malloced::*"],
     },
     // GLib's, SQLite's and MySQL's allocators.
     Family {
         only_in: &[],
+        calls_back: false,
         names: &[
             "g_malloc*",
             "g_realloc*",

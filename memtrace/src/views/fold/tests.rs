@@ -88,6 +88,33 @@ fn unnamed_frames_are_plumbing_at_the_leaf_of_a_runtime_library_only() {
 }
 
 #[test]
+fn unnamed_frames_below_plumbing_of_their_module_are_plumbing() {
+    // A stripped postgres: what is exported has a name.
+    let frames = vec![
+        frame(LIBC, 0x9c0d2, &["__memset_avx2_unaligned_erms"]),
+        frame(POSTGRES, 0x5d_10e7, &[]),
+        frame(POSTGRES, 0x5d_1a50, &[]),
+        frame(POSTGRES, 0x5d_2000, &["palloc"]),
+        frame(POSTGRES, 0x34_e91f, &[]),
+        frame(POSTGRES, 0x34_ea50, &["ExecHashTableInsert"]),
+        frame(POSTGRES, 0x34_eb50, &["MultiExecHash"]),
+        frame(POSTGRES, 0x4c_8819, &["PostgresMain"]),
+        frame(POSTGRES, 0x44_1c55, &[]),
+        frame(POSTGRES, 0x44_2b0e, &["PostmasterMain"]),
+        frame(POSTGRES, 0x0d_0471, &["main"]),
+    ];
+    assert_eq!(short(&stack(frames), 3), "postgres+0x34e91f ← ExecHashTableInsert ← … ← PostgresMain");
+    // Of another module, or called by what calls back, they are not.
+    let hook = vec![frame("/opt/plugin.so", 5, &[]), frame(LIBC, 6, &["malloc"]), frame(POSTGRES, 7, &["f"])];
+    assert_eq!(short(&stack(hook), 3), "plugin.so+0x5 ← f");
+    let handler = vec![frame(LIBC, 5, &["write"]), frame(POSTGRES, 5, &[]), frame(LIBC, 6, &["__restore_rt"])];
+    assert_eq!(short(&stack(handler), 3), "postgres+0x5");
+    let closure =
+        vec![frame("/bin/x", 5, &[]), frame("/bin/x", 6, &["void std::sort<T>(T)"]), frame("/bin/x", 7, &["g"])];
+    assert_eq!(short(&stack(closure), 3), "x+0x5 ← g");
+}
+
+#[test]
 fn inlined_functions_are_calls_of_their_own() {
     let inlined = frame("/usr/bin/server", 7, &["core::ptr::write", "alloc::vec::Vec<T,A>::push", "server::fill"]);
     let stack = stack(vec![inlined, frame("/usr/bin/server", 9, &["server::main"])]);
@@ -105,7 +132,7 @@ fn an_incomplete_stack_ends_with_dots() {
 }
 
 fn role_of(module: &str, name: &str) -> Role {
-    role(&frame(module, 1, &[]), Some(name.as_bytes()), true)
+    super::named(&frame(module, 1, &[]), name.as_bytes()).role
 }
 
 #[test]
@@ -188,7 +215,6 @@ fn work_is_not_taken_for_plumbing() {
         "main.(*Pool).grow",
         "mainloop",
         "(anonymous namespace)::Pool::grow(int)",
-        "",
         "<",
         "operator",
     ] {

@@ -2,9 +2,10 @@
 
 use super::untrusted::{Address, Hex, Text};
 use crate::event::{Latency, Lost, Own, StackId, Symbol};
-use crate::statement::{Balance, Faults, Frame, MappingRef, StackSums};
+use crate::statement::{Balance, Faults, Frame, MappingRef, Stack, StackSums};
 use crate::units::Amounts;
 use crate::views::Scale;
+use crate::views::fold::fold;
 use crate::views::words::{self, signal_name, syscall_label};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -166,6 +167,12 @@ impl<'a> From<&'a Symbol> for SymbolFields<'a> {
 }
 
 impl<'a> FrameFields<'a> {
+    /// All of a stack.
+    pub(super) fn of_stack(stack: &'a Stack) -> Vec<Self> {
+        let folded = fold(stack);
+        stack.frames.iter().enumerate().map(|(number, frame)| Self::of(frame, folded.is_plumbing(number))).collect()
+    }
+
     pub(super) fn of(code: &'a Frame, plumbing: bool) -> Self {
         Self {
             ip: Address(code.ip),

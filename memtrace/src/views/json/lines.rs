@@ -1,23 +1,15 @@
 //! The shape of each line. Field order here is the order in the output; docs/ndjson.md says what they mean.
 
 use super::SCHEMA;
-use super::fields::{
-    Delta, ExitFields, FaultFields, FrameFields, LatencyFields, Level, LostFields, MappingFields, OwnFields,
-    StacksFields,
-};
+use super::burst::BurstLine;
+use super::closing::{ClosingLine, EndLine};
+use super::fields::{Delta, ExitFields, FaultFields, FrameFields, LatencyFields, Level, LostFields, MappingFields};
 use super::untrusted::{Arguments, Hex, Text};
-use crate::event::{EndReason, Meta, MmId, Mode, Overview, StackEnd, StackId, Task, TaskWhat};
-use crate::statement::{
-    Audit, ClosingStatement, CodeSum, EndReport, Entry, Frame, MappingChange, MappingWhat, Report, Stack, Statement,
-    Sum,
-};
+use crate::event::{Meta, MmId, Mode, Overview, StackEnd, StackId, Task, TaskWhat};
+use crate::statement::{Audit, Entry, MappingChange, MappingWhat, Report, Stack, Statement};
 use crate::views::Scale;
-use crate::views::fold::fold;
 use crate::views::words::syscall_label;
-use memtrace_common::Cause;
 use serde::Serialize;
-use serde::ser::Serializer;
-use std::sync::Arc;
 
 /// One line: what it is and when, then its own fields.
 #[derive(Serialize)]
@@ -39,9 +31,10 @@ enum Body<'a> {
     Process(ProcessLine<'a>),
     Audit(AuditLine<'a>),
     Stack(StackLine<'a>),
+    Burst(Box<BurstLine<'a>>),
     Loss { lost: LostFields },
     Closing(ClosingLine<'a>),
-    End(EndLine<'a>),
+    End(Box<EndLine<'a>>),
 }
 
 impl<'a> Line<'a> {
@@ -54,11 +47,12 @@ impl<'a> Line<'a> {
             Report::Mapping(m) => ("mapping", m.ts_ns, Body::Mapping(MappingLine::of(m))),
             Report::Process(p) => ("process", p.task.ts_ns, Body::Process(ProcessLine::of(&p.task))),
             Report::Stack(s) => ("stack", now_ns, Body::Stack(StackLine::of(s))),
-            Report::Residency(_) | Report::Burst(_) | Report::Tick { .. } => return None,
+            Report::Burst(b) => ("burst", b.ts_ns, Body::Burst(Box::new(BurstLine::of(b, scale)))),
+            Report::Residency(_) | Report::Tick { .. } => return None,
             Report::Audit(a) => ("audit", a.ts_ns, Body::Audit(AuditLine::of(a, scale))),
             Report::Loss { ts_ns, lost } => ("loss", *ts_ns, Body::Loss { lost: LostFields(*lost) }),
             Report::Closing(c) => ("closing", c.ts_ns, Body::Closing(ClosingLine::of(c, scale))),
-            Report::End(e) => ("end", e.end.ts_ns, Body::End(EndLine::of(e, scale))),
+            Report::End(e) => ("end", e.end.ts_ns, Body::End(Box::new(EndLine::of(e, scale)))),
         };
         Some(Self { r#type, ts_ns, time: scale.clock.rfc3339(ts_ns), body })
     }
@@ -162,13 +156,11 @@ struct StackLine<'a> {
 
 impl<'a> StackLine<'a> {
     fn of(stack: &'a Stack) -> Self {
-        let folded = fold(stack);
-        let frame = |(number, frame): (usize, &'a Arc<Frame>)| FrameFields::of(frame, folded.is_plumbing(number));
         Self {
             id: stack.id,
             end: stack.end.name(),
             complete: stack.end == StackEnd::Root,
-            frames: stack.frames.iter().enumerate().map(frame).collect(),
+            frames: FrameFields::of_stack(stack),
         }
     }
 }
@@ -356,176 +348,6 @@ impl<'a> AuditLine<'a> {
             placeless: scale.bytes(a.placeless),
             cost_ns: a.cost_ns,
             longest_hold_ns: a.longest_hold_ns,
-        }
-    }
-}
-
-/// A sum over the session: the four classes at the top level, as the contract has them, then what else is known.
-#[derive(Serialize)]
-struct SumFields {
-    #[serde(flatten)]
-    delta: Delta,
-    #[serde(flatten)]
-    rest: SumRest,
-}
-
-impl SumFields {
-    fn of(sum: &Sum, scale: Scale) -> Self {
-        Self { delta: Delta::of(sum.delta, scale), rest: SumRest::of(sum, scale) }
-    }
-}
-
-/// What is known of a sum beside its amounts.
-#[derive(Serialize)]
-struct SumRest {
-    grown: i64,
-    shrunk: i64,
-    faults: FaultFields,
-    fault_ns: Option<LatencyFields>,
-}
-
-impl SumRest {
-    fn of(sum: &Sum, scale: Scale) -> Self {
-        let bytes = |pages: u64| scale.bytes(i64::try_from(pages).unwrap_or(i64::MAX));
-        Self {
-            grown: bytes(sum.grown),
-            shrunk: bytes(sum.shrunk),
-            faults: sum.faults.into(),
-            fault_ns: LatencyFields::of(&sum.latency),
-        }
-    }
-}
-
-struct ByCause<'a>(&'a [(Cause, Sum)], Scale);
-
-impl Serialize for ByCause<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(cause, sum)| (cause.name(), SumFields::of(sum, self.1))))
-    }
-}
-
-#[derive(Serialize)]
-struct MappingSumFields<'a> {
-    mapping: Option<MappingFields<'a>>,
-    delta: Delta,
-    #[serde(flatten)]
-    rest: SumRest,
-}
-
-#[derive(Serialize)]
-struct CodeSumFields {
-    stack_id: Option<StackId>,
-    /// How many code paths are in it, where it stands for several.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    folded: Option<u64>,
-    delta: Delta,
-    #[serde(flatten)]
-    rest: SumRest,
-}
-
-impl CodeSumFields {
-    fn of(code: &CodeSum, scale: Scale) -> Self {
-        Self {
-            stack_id: code.stack.as_ref().map(|stack| stack.id),
-            folded: (code.folded > 0).then_some(code.folded),
-            delta: Delta::of(code.sum.delta, scale),
-            rest: SumRest::of(&code.sum, scale),
-        }
-    }
-}
-
-/// What `closing` and `end` have in common.
-#[derive(Serialize)]
-struct BooksFields<'a> {
-    start_ns: u64,
-    opening: Level,
-    closing: Level,
-    peak_res: i64,
-    by_cause: ByCause<'a>,
-    by_mapping: Vec<MappingSumFields<'a>>,
-    by_code: Vec<CodeSumFields>,
-    faults: FaultFields,
-    unexplained: Delta,
-}
-
-impl<'a> BooksFields<'a> {
-    fn of(c: &'a ClosingStatement, scale: Scale) -> Self {
-        Self {
-            start_ns: c.start_ns,
-            opening: Level::of(c.opening, scale),
-            closing: Level::of(c.closing, scale),
-            peak_res: scale.bytes(c.peak_res),
-            by_cause: ByCause(&c.by_cause, scale),
-            by_mapping: c
-                .by_mapping
-                .iter()
-                .map(|(mapping, sum)| MappingSumFields {
-                    mapping: mapping.as_deref().map(Into::into),
-                    delta: Delta::of(sum.delta, scale),
-                    rest: SumRest::of(sum, scale),
-                })
-                .collect(),
-            by_code: c.by_code.iter().map(|code| CodeSumFields::of(code, scale)).collect(),
-            faults: c.faults.into(),
-            unexplained: Delta::of(c.unexplained, scale),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct ClosingLine<'a> {
-    pid: u32,
-    mm: MmId,
-    comm: Text<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    comm_hex: Option<Hex<'a>>,
-    #[serde(flatten)]
-    books: BooksFields<'a>,
-}
-
-impl<'a> ClosingLine<'a> {
-    fn of(c: &'a ClosingStatement, scale: Scale) -> Self {
-        Self {
-            pid: c.pid,
-            mm: c.mm,
-            comm: Text(&c.comm),
-            comm_hex: Hex::twin(&c.comm),
-            books: BooksFields::of(c, scale),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct EndLine<'a> {
-    reason: &'static str,
-    exit: Option<ExitFields>,
-    pid: u32,
-    mms: usize,
-    #[serde(flatten)]
-    books: BooksFields<'a>,
-    lost: LostFields,
-    stacks: StacksFields,
-    own: OwnFields,
-}
-
-impl<'a> EndLine<'a> {
-    fn of(end: &'a EndReport, scale: Scale) -> Self {
-        let (reason, code) = match end.end.reason {
-            EndReason::Exited { code } => ("exited", code),
-            EndReason::Interrupted => ("interrupted", None),
-            EndReason::Duration => ("duration", None),
-            EndReason::OutputClosed => ("output_closed", None),
-            EndReason::Truncated => ("truncated", None),
-        };
-        Self {
-            reason,
-            exit: code.map(Into::into),
-            pid: end.total.pid,
-            mms: end.mms,
-            books: BooksFields::of(&end.total, scale),
-            lost: LostFields(end.lost),
-            stacks: StacksFields::of(&end.stacks, scale),
-            own: OwnFields::of(end.own, end.total.faults),
         }
     }
 }

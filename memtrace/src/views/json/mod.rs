@@ -1,6 +1,8 @@
 //! NDJSON, schema 1: one object a line, documented field by field in docs/ndjson.md.
 //! Says everything that the reports say; leaves nothing out because it looks dull.
 
+mod burst;
+mod closing;
 mod fields;
 mod lines;
 mod untrusted;

@@ -149,6 +149,93 @@ fn nothing_measured_is_not_zero() {
     assert!(value["own"]["bpf_ns"].is_null() && value["own"]["bpf_ns_per_fault"].is_null());
 }
 
+/// Every `stack_id` and `born_stack_id` below a value.
+fn references(value: &Value, out: &mut Vec<u64>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value.as_u64().filter(|_| name == "stack_id" || name == "born_stack_id") {
+                    Some(id) => out.push(id),
+                    None => references(value, out),
+                }
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| references(value, out)),
+        _ => {}
+    }
+}
+
+fn assert_stacks_come_first(values: &[Value]) -> usize {
+    let mut known = std::collections::BTreeSet::new();
+    let mut referred = Vec::new();
+    for value in values {
+        if value["type"] == "stack" {
+            assert!(known.insert(value["id"].as_u64().expect("a number")), "twice: {value}");
+        }
+        let mut here = Vec::new();
+        references(value, &mut here);
+        assert!(here.iter().all(|id| known.contains(id)), "a stack that nobody knows: {value}");
+        referred.extend(here);
+    }
+    referred.len()
+}
+
+#[test]
+fn stacks_come_before_what_refers_to_them() {
+    assert!(assert_stacks_come_first(&values(&sample::session())) > 5);
+}
+
+#[test]
+fn plumbing_is_marked_frame_by_frame() {
+    let value = with_meta(Report::Stack(sample::table_stack()));
+    let plumbing: Vec<_> = value["frames"].as_array().expect("frames").iter().map(|f| &f["plumbing"]).collect();
+    assert_eq!(plumbing[..5], [true, true, true, false, false]);
+    assert_eq!((&value["complete"], &value["end"]), (&Value::Bool(true), &Value::from("root")));
+    // What was inlined into a function of the program's own is no plumbing frame.
+    let value = with_meta(Report::Stack(sample::hash_stack()));
+    assert_eq!(value["frames"][0]["symbols"][0]["name"], "dense_alloc");
+    assert_eq!(value["frames"][0]["plumbing"], false);
+    let value = with_meta(Report::Stack(sample::code(5)));
+    assert_eq!((&value["complete"], &value["end"]), (&Value::Bool(false), &Value::from("deep")));
+}
+
+#[test]
+fn bursts_only_prints_the_meta_bursts_and_their_stacks_once() {
+    let burst = || {
+        let part = |of| crate::statement::Part { of, ..Default::default() };
+        Report::Burst(Box::new(Burst {
+            number: 1,
+            mm: crate::event::MmId(0),
+            pid: 4711,
+            comm: Vec::new(),
+            start_ns: sample::BEGIN,
+            ts_ns: sample::BEGIN + 1,
+            delta: crate::units::Amounts::ZERO,
+            res: 0,
+            faults: crate::statement::Faults::default(),
+            uncertain: crate::statement::Part::default(),
+            level: 0,
+            latency: crate::event::Latency::default(),
+            causes: Vec::new(),
+            mappings: vec![crate::statement::Part { of: Some(sample::hash_table()), ..Default::default() }],
+            threads: Vec::new(),
+            stacks: vec![part(Some(sample::hash_stack())), part(None)],
+            displaced: crate::units::Amounts::ZERO,
+            given_back: crate::units::Amounts::ZERO,
+        }))
+    };
+    let mut out = Vec::new();
+    let mut view = JsonView::of_bursts(&mut out);
+    for report in sample::session().into_iter().chain([burst(), burst()]) {
+        view.render(&report).expect("a Vec takes everything");
+    }
+    let values: Vec<Value> =
+        String::from_utf8(out).expect("JSON").lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_stacks_come_first(&values);
+    let kinds: Vec<_> = values.iter().map(|v| v["type"].as_str().expect("a type")).filter(|&t| t != "burst").collect();
+    assert_eq!(kinds, ["meta", "stack", "stack"]);
+}
+
 #[test]
 fn a_report_before_the_meta_is_refused() {
     let error = JsonView::new(Vec::new()).render(&Report::Statement(sample::growth())).expect_err("no page size yet");

@@ -1,6 +1,7 @@
 //! Text for people: a header that reads like `top` and corrects it, one paragraph per change worth telling,
 //! a closing statement. Quiet intervals stay quiet; what was too small to tell is told once it has added up.
 
+mod burst;
 mod closing;
 mod header;
 mod incident;
@@ -167,7 +168,8 @@ impl Session {
             Report::Mapping(change) => self.mapping(change),
             Report::Process(change) => self.process(&change.task),
             Report::Audit(audit) => self.audit(audit),
-            Report::Stack(_) | Report::Residency(_) | Report::Burst(_) | Report::Tick { .. } => {}
+            Report::Stack(_) | Report::Residency(_) | Report::Tick { .. } => {}
+            Report::Burst(burst) => self.burst(burst),
             Report::Loss { ts_ns, lost } => self.loss(*ts_ns, *lost),
             Report::Closing(closing) => {
                 self.release_held();

@@ -1,6 +1,6 @@
 use super::*;
-use crate::event::{EndReason, Lost, Mode, TaskWhat};
-use crate::statement::{Balance, Entry, Faults, ProcessChange};
+use crate::event::{EndReason, Lost, Mode, StackEnd, StackId, TaskWhat};
+use crate::statement::{Balance, Entry, Faults, ProcessChange, StackSums};
 use crate::units::Amounts;
 use crate::views::sample;
 
@@ -87,6 +87,96 @@ fn a_repeated_entry_is_told_in_one_line() {
     again.start_ns = again.ts_ns;
     again.ts_ns += 100_000_000;
     insta::assert_snapshot!(told(vec![Report::Statement(sample::growth()), Report::Statement(again)]));
+}
+
+/// One cause, mapping and thread, several code paths.
+fn branching() -> Statement {
+    let mut statement = sample::growth();
+    let by = |pages, stack| Entry {
+        stack,
+        ..sample::entry(Cause::FaultAnon, Amounts { anon: pages, ..Amounts::ZERO }, Some(sample::hash_table()))
+    };
+    let mut unlike = (*sample::hash_stack()).clone();
+    unlike.id = StackId(8);
+    std::sync::Arc::make_mut(&mut unlike.frames[0]).offset += 16;
+    let unlike = Some(std::sync::Arc::new(unlike));
+    statement.entries = vec![
+        by(400, Some(sample::code(0x1000))),
+        by(300, Some(sample::hash_stack())),
+        by(280, unlike),
+        by(15, Some(sample::table_stack())),
+        by(5, None),
+    ];
+    statement
+}
+
+#[test]
+fn an_entry_with_several_code_paths_tells_the_largest_with_their_shares() {
+    insta::assert_snapshot!(told(vec![Report::Statement(branching())]));
+}
+
+#[test]
+fn whole_stacks_are_told_once_where_more_is_asked_for() {
+    let options = TextOptions { verbose: true, ..TextOptions::default() };
+    let mut again = sample::growth();
+    again.start_ns = again.ts_ns;
+    again.ts_ns += 100_000_000;
+    let reports = [Report::Meta(sample::meta()), Report::Statement(sample::growth()), Report::Statement(again)];
+    let text = text_with(options, &reports);
+    for frame in [
+        "#1  ExecHashTableInsert+0x1f  postgres",
+        "#0  dense_alloc  (inlined)",
+        "\n               … (deeper than 32 KiB)",
+    ] {
+        assert_eq!(text.matches(frame).count(), 1, "{frame}\n{text}");
+    }
+}
+
+#[test]
+fn a_very_deep_stack_is_listed_in_part() {
+    let mut stack = (*sample::hash_stack()).clone();
+    stack.frames = vec![stack.frames[1].clone(); 1000];
+    let mut statement = sample::growth();
+    statement.entries.truncate(1);
+    statement.entries[0].stack = Some(stack.into());
+    let options = TextOptions { verbose: true, ..TextOptions::default() };
+    let text = text_with(options, &[Report::Meta(sample::meta()), Report::Statement(statement)]);
+    assert!(text.contains("#127") && !text.contains("#128") && text.contains("… 872 more"), "{text}");
+}
+
+#[test]
+fn where_stacks_are_off_that_is_said_at_the_end() {
+    let mut end = sample::end();
+    let stacks = |grown, complete, failures: &[(StackEnd, (u64, u64))], without| StackSums {
+        grown,
+        complete,
+        failures: failures.iter().copied().collect(),
+        without,
+    };
+    end.stacks = stacks(10, 0, &[(StackEnd::Off, (3, 10))], 0);
+    let said = |end: &crate::statement::EndReport| {
+        let text = told(vec![Report::End(end.clone())]);
+        let from = text.lines().skip_while(|line| !line.starts_with("stacks "));
+        from.take_while(|line| !line.starts_with("own")).map(str::trim).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(said(&end), "stacks       not copied (--no-stacks): of the code one frame is known");
+    end.stacks = stacks(100_000, 99_990, &[(StackEnd::Deep, (2, 4)), (StackEnd::Jit, (1, 1))], 5);
+    assert_eq!(
+        said(&end),
+        "stacks       99.9 % of what grew has a complete one; 20 KiB do not: deep 2, jit 1; 20 KiB without code \
+         (kernel threads, fork, exec)"
+    );
+    end.stacks = stacks(10, 10, &[], 0);
+    assert_eq!(said(&end), "stacks       100.0 % of what grew has a complete one");
+    end.stacks = StackSums::default();
+    assert_eq!(said(&end), "");
+}
+
+#[test]
+fn bursts_only_says_nothing_of_the_rest() {
+    let options = TextOptions { bursts_only: true, ..TextOptions::default() };
+    let calm: Vec<_> = sample::session().into_iter().filter(|report| !matches!(report, Report::Burst(_))).collect();
+    assert_eq!(text_with(options, &calm), "");
 }
 
 #[test]

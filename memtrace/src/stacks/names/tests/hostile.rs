@@ -67,6 +67,77 @@ fn truncated_and_changed_files_cost_no_more_than_a_counter() {
     alive(&mut names);
 }
 
+/// A program whose debugging information says that `depth` calls of `origin` are inlined at one place.
+fn nested(depth: u32, origin: &str) -> Option<Program> {
+    let source = format!(
+        r#"
+    .text
+    .globl main
+    .type main, @function
+main:
+    .file 1 "nested.c"
+    .loc 1 7
+    xorl %eax, %eax
+    ret
+    .size main, .-main
+.Lend:
+    .section .debug_abbrev,"",@progbits
+    .byte 1, 0x11, 1, 0x11, 1, 0x12, 7, 0x10, 0x17, 0, 0 # unit: low_pc, high_pc, stmt_list
+    .byte 2, 0x2e, 1, 3, 8, 0x11, 1, 0x12, 7, 0, 0    # function: name, low_pc, high_pc
+    .byte 3, 0x1d, 1, 0x31, 0x13, 0x11, 1, 0x12, 7, 0, 0 # inlined: origin, low_pc, high_pc
+    .byte 4, 0x2e, 0, 0x31, 0x13, 0, 0                # function: origin
+    .byte 5, 0x2e, 0, 3, 8, 0, 0                      # function: name
+    .byte 0
+    .section .debug_info,"",@progbits
+.Lunit: .long .Lover - .Lversion
+.Lversion: .value 4
+    .long 0
+    .byte 8
+    .uleb128 1
+    .quad main, .Lend - main
+    .long .Lline
+.Lloop: .uleb128 4
+    .long .Lloop - .Lunit
+.Lnamed: .uleb128 5
+    .asciz "inner"
+    .uleb128 2
+    .asciz "main"
+    .quad main, .Lend - main
+    .rept {depth}
+    .uleb128 3
+    .long {origin} - .Lunit
+    .quad main, .Lend - main
+    .endr
+    .zero {depth}
+    .byte 0, 0
+.Lover:
+    .section .debug_line,"",@progbits
+.Lline:
+"#
+    );
+    Program::compile("gcc", "program.s", &source, &["-no-pie"])
+}
+
+#[test]
+fn inlining_without_end_is_cut_or_costs_its_debugging_information() {
+    let mut names = names();
+    for (depth, origin) in [(3, ".Lnamed"), (100, ".Lnamed"), (3, ".Lloop"), (300_000, ".Lnamed")] {
+        let Some(program) = nested(depth, origin) else { return };
+        let (offset, _) = program.span("main");
+        let mut events = [code(depth, offset + 1)];
+        names.name_all(&mut events, &[(CodeId(depth), program.module())].into());
+        let found = text(&events[0]);
+        let functions = found.split('<').count();
+        match (depth, origin) {
+            (3, ".Lnamed") => assert_eq!(found, "inner<inner<inner<main:7+1"),
+            (100, _) => assert_eq!(functions, MAX_SYMBOLS),
+            _ => assert!(functions <= MAX_SYMBOLS && found.contains("main"), "{found}"),
+        }
+        eprintln!("{depth} of {origin}: {functions} functions, {:?}", names.failures());
+    }
+    alive(&mut names);
+}
+
 #[test]
 fn a_section_that_unpacks_without_end_is_the_end_of_its_reader_only() {
     let Some(program) = Program::c(&["-g", "-O2", "-gz=zlib"]) else { return };
