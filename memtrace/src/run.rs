@@ -25,6 +25,11 @@ use std::sync::mpsc;
 pub fn run(request: Request) -> Result<u8> {
     match request {
         #[cfg(feature = "live")]
+        // What a command prints would be in the way of the screen.
+        Request::Watch { target: target @ Target::Pid(_), trace, output } if on_screen(&output) => {
+            watch_on_screen(&target, &trace, &output)
+        }
+        #[cfg(feature = "live")]
         Request::Watch { target, trace, output } => watch(&target, &trace, None, &output, false),
         #[cfg(feature = "live")]
         Request::Record { target, trace, file, force, output } => {
@@ -161,7 +166,7 @@ fn replay(path: &Path, output: &OutputOptions) -> Result<u8> {
 
 /// A screen can be shown, and nothing else was asked for.
 fn on_screen(output: &OutputOptions) -> bool {
-    let text = output.json || output.file.is_some() || output.bursts_only || output.no_screen;
+    let text = output.json || output.file.is_some() || output.bursts_only || output.no_screen || output.verbose;
     !text && screen::is_possible()
 }
 
@@ -169,62 +174,90 @@ fn on_screen(output: &OutputOptions) -> bool {
 const REPORTS_SENT: usize = 256;
 const REPORTS_WAITING: usize = 16;
 
-/// A model whose reports go to the screen, which has the thread that began.
-struct Feeder {
-    model: Model,
-    reports: Vec<Report>,
+/// Takes events; false when no more are wanted.
+type Taker<'a> = dyn FnMut(&[Event]) -> Result<bool> + 'a;
+
+/// What comes of a session that was shown on the screen.
+struct Shown<T> {
+    left: screen::Left,
+    played: T,
     lost: u64,
-    screen: mpsc::SyncSender<Feed>,
 }
 
-impl Feeder {
-    const fn new(model: Model, screen: mpsc::SyncSender<Feed>) -> Self {
-        Self { model, reports: Vec::new(), lost: 0, screen }
-    }
-
-    /// Takes an event; false when the screen was left.
-    fn take(&mut self, event: &Event) -> bool {
-        if let Event::Tick(tick) = event {
-            self.lost = tick.lost.total();
-        }
-        self.model.apply(event, &mut self.reports);
-        self.reports.len() < REPORTS_SENT || self.flush()
-    }
-
-    /// Sends what there is to say; false when the screen was left.
-    fn flush(&mut self) -> bool {
-        self.reports.is_empty() || self.screen.send(Feed::Reports(std::mem::take(&mut self.reports))).is_ok()
-    }
-}
-
-/// The reader has a thread of its own, for the screen answers keys while a large file is still being read.
-fn replay_on_screen(recording: Recording, output: &OutputOptions) -> Result<u8> {
+/// Shows the events that `play` gives on the screen. `play` has a thread of its own, for the screen answers keys
+/// whatever a session waits for. There is no screen before the first events, and so no error behind one.
+fn on_the_screen<T: Send>(
+    options: screen::Options,
+    stop: impl Fn(),
+    play: impl FnOnce(&mut Taker<'_>) -> Result<T> + Send,
+) -> Result<Shown<T>> {
     let (sender, feed) = mpsc::sync_channel(REPORTS_WAITING);
-    let stop = AtomicBool::new(false);
-    let options = screen::Options { color: colored(output.color, true), replay: true };
-    let (left, played) = std::thread::scope(|scope| {
-        let stopped = || stop.load(Ordering::Relaxed);
-        let reader = scope.spawn(move || {
-            let mut feeder = Feeder::new(Model::new(), sender);
-            let cut = recording.play(&mut |event| Ok(feeder.take(&event) && !stopped()));
-            feeder.flush();
-            // The feeder's end is the feed's.
-            cut.map(|cut| (cut, feeder.lost))
+    let (begun, beginning) = mpsc::sync_channel::<()>(1);
+    std::thread::scope(|scope| {
+        let player = scope.spawn(move || {
+            let (mut model, mut reports, mut lost) = (Model::new(), Vec::new(), 0);
+            // Nobody receives any more: the screen was left.
+            let send = |reports: &mut Vec<Report>| sender.send(Feed::Reports(std::mem::take(reports))).is_ok();
+            let played = play(&mut |events| {
+                for event in events {
+                    if let Event::Tick(tick) = event {
+                        lost = tick.lost.total();
+                    }
+                    model.apply(event, &mut reports);
+                }
+                // Full when the screen has begun already.
+                let _ = begun.try_send(());
+                Ok((options.replay && reports.len() < REPORTS_SENT) || send(&mut reports))
+            });
+            send(&mut reports);
+            // A sender that is gone says the same.
+            let _ = sender.send(Feed::Ended);
+            Ok::<_, anyhow::Error>((played?, lost))
         });
-        let left = screen::run(feed, Box::new(|| stop.store(true, Ordering::Relaxed)), options);
-        stop.store(true, Ordering::Relaxed);
-        (left, reader.join())
-    });
-    let left = left?;
-    let (cut, lost) = played.map_err(|_| anyhow::anyhow!("the reader of the recording failed"))??;
-    print_closing(&left.closing, output)?;
-    if let Some(cut) = cut {
+        let left = match beginning.recv() {
+            Ok(()) => screen::run(feed, Box::new(stop), options),
+            Err(_) => {
+                drop(feed);
+                Ok(screen::Left::default())
+            }
+        };
+        let (played, lost) = player.join().map_err(|_| anyhow::anyhow!("the session's thread failed"))??;
+        Ok(Shown { left: left?, played, lost })
+    })
+}
+
+fn replay_on_screen(recording: Recording, output: &OutputOptions) -> Result<u8> {
+    let stopped = AtomicBool::new(false);
+    let options = screen::Options { color: colored(output.color, true), replay: true };
+    let stop = || stopped.store(true, Ordering::Relaxed);
+    let shown = on_the_screen(options, stop, |take| {
+        recording.play(&mut |event| Ok(take(std::slice::from_ref(&event))? && !stopped.load(Ordering::Relaxed)))
+    })?;
+    print_closing(&shown.left.closing, output)?;
+    if let Some(cut) = shown.played {
         eprintln!("memtrace: {cut}");
     }
-    match left.signal {
+    match shown.left.signal {
         Some(signal) => Ok(u8::try_from(128 + signal).unwrap_or(ExitCode::Failure as u8)),
-        None => verdict(output, lost, None),
+        None => verdict(output, shown.lost, None),
     }
+}
+
+#[cfg(feature = "live")]
+fn watch_on_screen(target: &Target, options: &TraceOptions, output: &OutputOptions) -> Result<u8> {
+    let stop = crate::live::Stop::default();
+    let shown = on_the_screen(
+        screen::Options { color: colored(output.color, true), replay: false },
+        || stop.stop(),
+        |take| {
+            crate::live::watch(target, options, &stop, &mut |events| {
+                // Nobody looks any more, as when a pipe is closed.
+                if take(events)? { Ok(()) } else { Err(io::Error::from(io::ErrorKind::BrokenPipe).into()) }
+            })
+        },
+    )?;
+    print_closing(&shown.left.closing, output)?;
+    verdict(output, shown.lost, shown.played.status)
 }
 
 /// The answer stays on the terminal after the screen is gone.
@@ -248,8 +281,8 @@ impl Recording {
         let reader = trace::Reader::new(BufReader::new(file)).map_err(|error| match error {
             trace::Error::NotATrace { .. } => Failure::NotATrace { path: shown() }.into(),
             trace::Error::NewerVersion { version } | trace::Error::OlderVersion { version } => {
-                let expected = trace::FORMAT_VERSION.into();
-                Failure::TraceVersion { path: shown(), found: version.into(), expected }.into()
+                let (found, expected) = (version.into(), trace::FORMAT_VERSION.into());
+                Failure::TraceVersion { path: shown(), found, expected }.into()
             }
             other => anyhow::Error::from(other).context(shown()),
         })?;

@@ -353,6 +353,9 @@ impl Observer {
             {
                 self.stacks.forked(opened.mm, parent);
             }
+            if let Why::Exec { left: Some(left) } = opened.why {
+                self.stacks.left(left);
+            }
             match ProcessFiles::open(opened.pid) {
                 Ok(files) => {
                     let process = Process { files, maps_due_ns: 0, wants_maps: true };

@@ -168,6 +168,11 @@ impl Stacks {
         }
     }
 
+    /// The process has left this mm for another program: /proc has nothing of it any more.
+    pub fn left(&mut self, mm: MmId) {
+        self.spaces.entry(mm).or_default().close();
+    }
+
     /// An mm was torn down. What is known of its code is kept until events have been taken twice: copies may still come.
     pub fn closed(&mut self, mm: MmId) {
         if let Some(space) = self.spaces.get_mut(&mm) {
