@@ -42,6 +42,13 @@ pub(super) const fn cause(cause: Cause) -> &'static str {
     }
 }
 
+/// `60.2M` for `60.2 MiB`, where columns are few.
+pub(super) fn compact(text: &str) -> String {
+    [(" KiB", "K"), (" MiB", "M"), (" GiB", "G"), (" TiB", "T")]
+        .iter()
+        .fold(text.to_owned(), |text, (long, short)| text.replace(long, short))
+}
+
 /// A mapping in a column: what it is, then its name or, where it has none, its size.
 pub(super) fn mapping(mapping: &MappingRef) -> String {
     let noun = match mapping.kind {

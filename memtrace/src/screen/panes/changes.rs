@@ -113,7 +113,8 @@ pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
     let mut down = 0_i64;
     view.entries().for_each(|entry| {
         let part = scale.bytes(entry.delta.res());
-        *(if part > 0 { &mut up } else { &mut down }) += part;
+        let side = if part > 0 { &mut up } else { &mut down };
+        *side = side.saturating_add(part);
     });
     let mut pieces = vec![(format!(" RES {}", signed_size(change)), theme.change(change))];
     if let Some(window) = &view.window {
@@ -140,6 +141,9 @@ pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
         let quiet = view.process.moments.at(view.to).map(|last| view.to.saturating_sub(last.ts_ns));
         let text = quiet.map_or_else(String::new, |quiet| format!("  nothing changed for {}", duration(quiet)));
         pieces.push((text, theme.faint()));
+    }
+    if width < 100 {
+        pieces.iter_mut().for_each(|(text, _)| *text = words::compact(text));
     }
     head.push(line(pieces));
     let both = !app.is_all();

@@ -81,7 +81,8 @@ pub(super) fn page(app: &App, view: &View<'_>) -> Page {
         Measure::Faults => count(weight),
         _ => size(scale.bytes(i64::try_from(weight).unwrap_or(i64::MAX)).unsigned_abs()),
     };
-    let arrow = if app.callees { " ◂ " } else { " ▸ " };
+    let callees = app.callees;
+    let arrow = if callees { " ◂ " } else { " ▸ " };
     let row = move |index: usize, width: usize| -> Line<'static> {
         let Some(branch) = branches.get(index) else { return Line::default() };
         let share = percent(branch.weight, total).unwrap_or_default();
@@ -93,7 +94,7 @@ pub(super) fn page(app: &App, view: &View<'_>) -> Page {
         let indent = "  ".repeat(branch.depth.min(width / 6));
         let begin = format!(" {} {} {indent}{sign}", right(&share, 6), right(&amount(branch.weight), 10));
         let room = width.saturating_sub(columns(&begin));
-        let names = chain(&branch.names, arrow, room);
+        let names = chain(&branch.names, arrow, room, callees);
         let hot = branch.weight.saturating_mul(2) >= total;
         let style = if hot { theme.strong() } else { Style::new() };
         line(vec![(begin, Style::new()), (left(&names, room), style)])
@@ -118,25 +119,32 @@ fn amount_of(pages: u64, scale: crate::views::Scale) -> String {
     size(scale.bytes(i64::try_from(pages).unwrap_or(i64::MAX)).unsigned_abs())
 }
 
-/// The names in a line; what has no room is left out in the middle, for both ends matter more.
-fn chain(names: &[Arc<str>], arrow: &str, room: usize) -> String {
+/// The names in a line; where there is no room for all, the one at the caller's end stays and as many as can at the end
+/// where memory was touched, which is the first where callees come first.
+fn chain(names: &[Arc<str>], arrow: &str, room: usize, callees: bool) -> String {
     let whole = names.iter().map(|name| &**name).collect::<Vec<_>>().join(arrow);
     if columns(&whole) <= room || names.len() < 3 {
         return cut(&whole, room);
     }
-    let [first, middle @ ..] = names else { return String::new() };
-    let begin = format!("{first}{arrow}…");
-    let mut used = columns(&begin);
-    let mut tail: Vec<&str> = Vec::new();
-    for name in middle.iter().rev() {
+    let mut inward: Vec<&str> = names.iter().map(|name| &**name).collect();
+    if callees {
+        inward.reverse();
+    }
+    let [caller, rest @ ..] = inward.as_slice() else { return String::new() };
+    let mut used = columns(caller) + columns(arrow) + 1;
+    let mut kept: Vec<&str> = Vec::new();
+    for name in rest.iter().rev() {
         used += columns(name) + columns(arrow);
-        if used > room && !tail.is_empty() {
+        if used > room && !kept.is_empty() {
             break;
         }
-        tail.push(name);
+        kept.push(name);
     }
-    tail.reverse();
-    cut(&format!("{begin}{arrow}{}", tail.join(arrow)), room)
+    kept.extend(["…", caller]);
+    if !callees {
+        kept.reverse();
+    }
+    cut(&kept.join(arrow), room)
 }
 
 #[cfg(test)]
@@ -146,9 +154,12 @@ mod tests {
     #[test]
     fn long_chains_lose_their_middle() {
         let names: Vec<Arc<str>> = ["main", "run", "execute", "build", "insert"].map(Arc::from).to_vec();
-        assert_eq!(chain(&names, ">", 80), "main>run>execute>build>insert");
-        assert_eq!(chain(&names, ">", 24), "main>…>build>insert");
-        assert_eq!(chain(&names, ">", 10), "main>…>in…");
-        assert_eq!(chain(&[], ">", 10), "");
+        assert_eq!(chain(&names, ">", 80, false), "main>run>execute>build>insert");
+        assert_eq!(chain(&names, ">", 24, false), "main>…>build>insert");
+        assert_eq!(chain(&names, ">", 10, false), "main>…>in…");
+        assert_eq!(chain(&[], ">", 10, false), "");
+        let inside_out: Vec<Arc<str>> = names.into_iter().rev().collect();
+        assert_eq!(chain(&inside_out, "<", 24, true), "insert<build<…<main");
+        assert_eq!(chain(&inside_out, "<", 10, true), "insert<…<…");
     }
 }

@@ -5,6 +5,7 @@ use crate::event::{EndReason, Mode};
 use crate::screen::app::App;
 use crate::screen::scope::Span;
 use crate::screen::theme::{columns, cut};
+use crate::screen::words;
 use crate::views::escape::escape;
 use crate::views::human::{count, duration, level, percent, signed_size, size};
 use crate::views::words::{exit_phrase, losses};
@@ -25,7 +26,7 @@ impl App {
         let (pid, comm) = process.map_or((meta.pid, &meta.comm), |process| (process.pid, &process.comm));
         let name = format!(" {}[{pid}]", escape(comm, 20));
         let Some((view, process)) = self.view().zip(process) else {
-            return vec![Line::styled(name, theme.strong()), self.time_line(width, 0)];
+            return vec![Line::styled(name, theme.strong()), line(self.moment_pieces())];
         };
         let plain = Style::new();
         let mut first = vec![(name, theme.strong())];
@@ -47,7 +48,7 @@ impl App {
                 };
                 (Some(bytes(o.virt)), amounts)
             }
-            (None, None) => return vec![line(first), self.time_line(width, 0)],
+            (None, None) => return vec![line(first), line(self.moment_pieces())],
         };
         first.push((format!("  RES {}", level(amounts.res())), theme.strong()));
         first.push((
@@ -69,18 +70,18 @@ impl App {
             second.push((format!("  USS {}  PSS {}", size(uss), size(pss)), plain));
             second.push((format!(" at {}", self.time(ts_ns, false)), theme.faint()));
         }
-        let used: usize = second.iter().map(|(text, _)| columns(text)).sum();
-        let mut lines = vec![line(first)];
-        let mut tail = self.moment_pieces();
-        let tail_width: usize = tail.iter().map(|(text, _)| columns(text)).sum();
-        second.push((" ".repeat(width.saturating_sub(used + tail_width + 1).max(1)), plain));
-        second.append(&mut tail);
-        lines.push(line(second));
-        lines
-    }
-
-    fn time_line(&self, _width: usize, _used: usize) -> Line<'static> {
-        line(self.moment_pieces())
+        let tail = self.moment_pieces();
+        let room = width.saturating_sub(tail.iter().map(|(text, _)| columns(text)).sum::<usize>() + 1);
+        let mut second = if narrow(width) { compacted(second) } else { second };
+        // What has no room is left out from the right, but never which moment this is.
+        while second.len() > 1 && columns_of(&second) > room {
+            second.pop();
+        }
+        let mut second = cut_pieces(second, room);
+        second.push((" ".repeat(room.saturating_sub(columns_of(&second))), plain));
+        second.extend(tail);
+        let first = if narrow(width) { compacted(first) } else { first };
+        vec![line(cut_pieces(first, width)), line(second)]
     }
 
     /// Which moment this is, and whether it is now.
@@ -107,7 +108,7 @@ impl App {
     /// Two lines: how far this can be believed, and the keys.
     pub(in crate::screen) fn footer(&self, width: usize) -> Vec<Line<'static>> {
         let theme = self.theme;
-        vec![cut_line(self.status(), width), self.keys_line(width, theme.key(), theme.faint())]
+        vec![line(cut_pieces(self.status(), width)), self.keys_line(width, theme.key(), theme.faint())]
     }
 
     fn status(&self) -> Vec<Piece> {
@@ -248,7 +249,19 @@ pub(super) fn end_words(reason: &EndReason) -> String {
     }
 }
 
-fn cut_line(pieces: Vec<Piece>, width: usize) -> Line<'static> {
+fn narrow(width: usize) -> bool {
+    width < 110
+}
+
+fn compacted(pieces: Vec<Piece>) -> Vec<Piece> {
+    pieces.into_iter().map(|(text, style)| (words::compact(&text), style)).collect()
+}
+
+fn columns_of(pieces: &[Piece]) -> usize {
+    pieces.iter().map(|(text, _)| columns(text)).sum()
+}
+
+fn cut_pieces(pieces: Vec<Piece>, width: usize) -> Vec<Piece> {
     let mut left = width;
     let mut kept = Vec::new();
     for (text, style) in pieces {
@@ -259,5 +272,5 @@ fn cut_line(pieces: Vec<Piece>, width: usize) -> Line<'static> {
         left -= columns(&text);
         kept.push((text, style));
     }
-    line(kept)
+    kept
 }
