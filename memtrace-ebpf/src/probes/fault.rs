@@ -19,6 +19,8 @@ use memtrace_common::{Cause, FILE, RecordKey, RecordValue, TaskRecord, Thread, k
 const PRESENT: u64 = 1;
 /// One fault in so many is timed and counted for the pace, and its return addresses are compared.
 const SAMPLED: u32 = 16;
+/// A code path that the thread remembers is believed for so many of its faults.
+const BELIEVED: u32 = 64;
 /// Error code bit: it was a write.
 const WRITE: u64 = 2;
 
@@ -60,9 +62,15 @@ fn start(ctx: &BtfTracePointContext, mode: u32) -> i32 {
         if sampled || ip != (*th).ip || sp != (*th).sp {
             (*th).ip = ip;
             (*th).sp = sp;
+            if (*th).faults & (BELIEVED - 1) == 0 {
+                stack::doubt(th);
+            }
+            (*th).stack = if sampled { 0 } else { stack::remembered(th) };
             // To read the user's memory may be a fault in kernel mode, which would find this very program running, and
             // the kernel skips it and counts it. A fault in kernel mode has its path looked up when it is booked.
-            (*th).stack = if mode == 0 { stack::path(task, regs, (*th).slot) } else { 0 };
+            if (*th).stack == 0 && mode == 0 {
+                stack::look_up(th, task, regs);
+            }
         }
         (*th).fault_count = count;
         let mut state = ((*th).state & thread::VMA_HAS_OPS) | thread::STARTED | mode;
