@@ -174,8 +174,8 @@ pub struct Thread {
     pub state: u32,
     /// System call of a kernel-mode fault, −1 for none.
     pub nr: i32,
-    /// Faults seen, for sampling.
-    pub faults: u32,
+    /// Faults to come that are not sampled.
+    pub unsampled: u32,
     /// Cached VMA.
     pub vma_start: u64,
     /// Its end.
