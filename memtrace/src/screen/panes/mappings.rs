@@ -192,9 +192,10 @@ pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
     };
     let detail_rows = Arc::clone(&rows);
     let now_ns = view.to;
+    let read_at = read.map_or_else(String::new, |ts_ns| app.time(ts_ns, false));
     let detail = move |index: usize, width: usize| {
         let Some(row) = detail_rows.get(index) else { return Vec::new() };
-        describe(row, scale, now_ns).iter().flat_map(|text| faint(theme, text, width)).collect()
+        describe(row, scale, now_ns, &read_at).iter().flat_map(|text| faint(theme, text, width)).collect()
     };
     let known = match read {
         Some(ts_ns) => format!("smaps {} + ledger", app.time(ts_ns, false)),
@@ -240,7 +241,7 @@ fn bar(makeup: Option<Makeup>, theme: Theme) -> Vec<(String, Style)> {
 }
 
 /// The chosen mapping in sentences.
-fn describe(row: &Row, scale: Scale, now_ns: u64) -> Vec<String> {
+fn describe(row: &Row, scale: Scale, now_ns: u64, read: &str) -> Vec<String> {
     let mapping = &row.area.mapping;
     let mut first = format!(
         "{} {:#x}–{:#x} {}",
@@ -264,7 +265,7 @@ fn describe(row: &Row, scale: Scale, now_ns: u64) -> Vec<String> {
         if makeup.swapped > 0 {
             text.push_str(&format!(", swapped out {}", size(makeup.swapped)));
         }
-        text.push_str(&format!("; PSS {}, dirty {}", size(pss), size(dirty)));
+        text.push_str(&format!("; PSS {}, dirty {} at {read}", size(pss), size(dirty)));
         lines.push(text);
     } else if mapping.kind == Kind::Several {
         lines.push("a range over several mappings; the kernel does not say how much of each".to_owned());
