@@ -18,6 +18,9 @@ const PAGE: usize = 4096;
 /// Of a main thread's stack: mappings begin further below it than this.
 const MAIN_STACK: u64 = 64 << 20;
 const REGS: usize = 168;
+/// Below the stack pointer as much belongs to the function that runs: a caller's registers are still found there when
+/// they have been popped already.
+const RED_ZONE: u64 = 128;
 
 /// What a path starts from: nothing is known of it.
 static UNKNOWN: StackPath = StackPath { offsets: [0; STACK_RETURNS], returns: [0; STACK_RETURNS] };
@@ -111,7 +114,7 @@ unsafe fn other(stack: u64, path: *const StackPath, sp: u64) -> Option<u64> {
 /// Copies registers and stack into the ring. False when it had no room, which is counted.
 #[inline(always)]
 fn copy(key: &StackKey, task: Task, regs: Regs, sp: u64, slot: u32) -> bool {
-    let start = sp & !(PAGE as u64 - 1);
+    let start = sp.wrapping_sub(RED_ZONE) & !(PAGE as u64 - 1);
     let end = end_of_stack(task, sp);
     let pages = end.wrapping_sub(start).wrapping_add(PAGE as u64 - 1) / PAGE as u64;
     // The ring takes sizes that the verifier knows.
@@ -156,13 +159,14 @@ fn fill<const PAGES: usize>(key: &StackKey, task: Task, regs: Regs, sp: u64, slo
         (*record).head = head(kind::STACK, slot, key.tid, task.tgid());
         (*record).stack = key.stack;
         bpf_probe_read_kernel((&raw mut (*record).regs).cast(), REGS as u32, regs.0.cast());
-        (*record).start = sp & !(PAGE as u64 - 1);
+        let bottom = sp.wrapping_sub(RED_ZONE);
+        (*record).start = bottom & !(PAGE as u64 - 1);
         (*record).end = end;
         (*record).pages = pages;
-        // The first page from the stack pointer on, at its place in the page. What lies below means nothing.
+        // The first page from the red zone on, at its place in the page. What lies below means nothing.
         let bytes = (&raw mut (*copy).bytes).cast::<u8>();
-        let offset = sp as usize & (PAGE - 1);
-        let failed = bpf_probe_read_user(bytes.wrapping_add(offset).cast(), (PAGE - offset) as u32, sp as *const _);
+        let offset = bottom as usize & (PAGE - 1);
+        let failed = bpf_probe_read_user(bytes.wrapping_add(offset).cast(), (PAGE - offset) as u32, bottom as *const _);
         let mut absent = u32::from(failed != 0);
         let mut page = 1;
         while page < PAGES && (page as u32) < pages {

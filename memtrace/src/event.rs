@@ -634,6 +634,12 @@ pub struct Own {
     pub bpf_runs: Option<u64>,
     /// Largest resident size of this program, bytes.
     pub max_rss: u64,
+    /// Stacks that were copied.
+    pub copies: u64,
+    /// Bytes of them.
+    pub copied_bytes: u64,
+    /// Time that it took to read and unwind them; in `cpu_ns` too.
+    pub unwind_ns: u64,
 }
 
 /// What an mm's counters said when an interval ended.

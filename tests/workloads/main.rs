@@ -5,6 +5,7 @@
 //! was, after it was held against the process's own `/proc/self/status` and `getrusage`; another byte is awaited
 //! before the exit. `workload --list` names them all. It refuses to report a truth that the kernel contradicts: exit 1.
 
+mod burst;
 mod children;
 mod fault;
 mod file;
@@ -21,8 +22,16 @@ use std::process::ExitCode;
 
 type Scene = fn(&mut Stage);
 
-const ROOMS: &[&[(&str, Scene)]] =
-    &[fault::SCENES, file::SCENES, shrink::SCENES, others::SCENES, reclaim::SCENES, children::SCENES, storm::SCENES];
+const ROOMS: &[&[(&str, Scene)]] = &[
+    fault::SCENES,
+    file::SCENES,
+    shrink::SCENES,
+    others::SCENES,
+    reclaim::SCENES,
+    children::SCENES,
+    storm::SCENES,
+    burst::SCENES,
+];
 
 /// Far beyond what any test plays for.
 const LIFETIME_SECONDS: u32 = 1800;

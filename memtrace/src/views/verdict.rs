@@ -61,7 +61,7 @@ const NODES: [(&str, &[&str]); 10] = [
 const INDEX_BUILD: &str = "index build";
 const SORT: &str = "sort";
 
-/// From this part on, in percent, one mapping or cause is what the burst was.
+/// From this part on, in percent, one mapping is what the burst was; what is not less than the rest is worth a word.
 const MOST: u64 = 80;
 /// A thread with less than this part of the faults is not one of those that rose.
 const THREAD: u64 = 16;
@@ -166,7 +166,8 @@ pub fn verdict(burst: &Burst) -> String {
     let Some(main) = largest else { return "faults of unknown code".to_owned() };
     let mut text = what(burst, main.of, &memory(burst, weights));
     let functions = by_function(burst);
-    if let Some((name, weight, stack)) = functions.first().filter(|(_, weight, _)| *weight > 0) {
+    let telling = |weight: u64| weight > 0 && weight.saturating_mul(100) >= weights.whole.saturating_mul(100 - MOST);
+    if let Some((name, weight, stack)) = functions.first().filter(|(_, weight, _)| telling(*weight)) {
         text.push_str(&match part_of(*weight, weights.whole) {
             None => format!(": all of it in {name}"),
             Some(share) => format!(": {share} of it in {name}"),
@@ -176,8 +177,7 @@ pub fn verdict(burst: &Burst) -> String {
         }
     }
     let other = burst.causes.iter().filter(|part| part.of != main.of).max_by_key(|part| weights.part(part));
-    if let Some(other) = other
-        && weights.part(other).saturating_mul(100) >= weights.whole.saturating_mul(100 - MOST)
+    if let Some(other) = other.filter(|other| telling(weights.part(other)))
         && let Some(share) = percent(weights.part(other), weights.whole)
     {
         text.push_str(&format!("; {share} was {}", super::words::cause_phrase(other.of)));
@@ -226,7 +226,8 @@ fn memory(burst: &Burst, weights: Weights) -> String {
         return format!("several mappings, {most} of it {}", named(mapping));
     }
     let mut text = named(mapping);
-    if let Some(birth) = &mapping.birth {
+    // A heap and a stack grow; when they began says nothing.
+    if let Some(birth) = mapping.birth.as_ref().filter(|_| !matches!(mapping.kind, Kind::Heap | Kind::Stack)) {
         let age = match burst.start_ns.checked_sub(birth.ts_ns) {
             Some(age) => format!("{} before", duration(age)),
             None => "meanwhile".to_owned(),
@@ -270,11 +271,21 @@ fn advice(burst: &Burst, cause: Cause) -> Option<String> {
         Cause::FaultFileRead => {
             Some(format!("reading ahead would save at most the {share} of the time that went into faults"))
         }
-        Cause::FaultFile => {
+        Cause::FaultFile if is_data(burst) => {
             Some(format!("MAP_POPULATE would save at most the {share} of the time that went into faults"))
         }
         _ => None,
     }
+}
+
+/// Nearly all of it is in one file that is not code.
+fn is_data(burst: &Burst) -> bool {
+    let weights = Weights::of(burst);
+    burst.mappings.first().is_some_and(|part| {
+        let data = |mapping: &MappingRef| matches!(mapping.kind, Kind::File | Kind::PosixShm | Kind::Memfd);
+        part.of.as_deref().is_some_and(data)
+            && weights.part(part).saturating_mul(100) >= weights.whole.saturating_mul(MOST)
+    })
 }
 
 /// `72,700 faults/s`.

@@ -114,7 +114,7 @@ pub(in crate::screen) fn meta() -> Meta {
 }
 
 pub(in crate::screen) fn tick(n: u64) -> Report {
-    let own = Own { cpu_ns: n * MS / 2, bpf_ns: Some(n * MS / 10), bpf_runs: Some(1000), max_rss: 12 << 20 };
+    let own = Own { cpu_ns: n * MS / 2, bpf_ns: Some(n * MS / 10), bpf_runs: Some(1000), max_rss: 12 << 20, ..Own::default() };
     Report::Tick { ts_ns: BEGIN + n * 100 * MS, own }
 }
 
@@ -290,7 +290,7 @@ pub(in crate::screen) fn end(reason: EndReason) -> Report {
         end: End { ts_ns: BEGIN + 3000 * MS, reason },
         total: closing,
         lost: Lost::default(),
-        own: Own { cpu_ns: 15 * MS, bpf_ns: Some(2 * MS), bpf_runs: Some(33_000), max_rss: 12 << 20 },
+        own: Own { cpu_ns: 15 * MS, bpf_ns: Some(2 * MS), bpf_runs: Some(33_000), max_rss: 12 << 20, ..Own::default() },
         mms: 1,
         stacks: StackSums { grown: 1000, complete: 997, ..StackSums::default() },
         bursts: 1,

@@ -2,10 +2,11 @@
 
 use super::fields::{Delta, FaultFields, FrameFields, LatencyFields, MappingFields};
 use super::untrusted::{Hex, Text};
-use crate::event::{MmId, StackId};
+use crate::event::{Latency, MmId, StackId};
 use crate::statement::{Burst, MappingRef, Part};
 use crate::views::Scale;
 use crate::views::verdict::{Weights, node, time_in_faults, verdict};
+use memtrace_common::HIST_BUCKETS;
 use serde::Serialize;
 
 /// Code paths that are told with their frames.
@@ -26,6 +27,7 @@ pub(super) struct BurstLine<'a> {
     uncertain: Uncertain,
     level: u64,
     fault_ns: Option<LatencyFields>,
+    fault_hist: Vec<HistFields>,
     fault_share: Option<f64>,
     causes: Vec<CauseFields>,
     mappings: Vec<MappingPart<'a>>,
@@ -40,6 +42,23 @@ pub(super) struct BurstLine<'a> {
 struct Uncertain {
     delta: Delta,
     faults: FaultFields,
+}
+
+/// A power of two of the sampled latencies.
+#[derive(Serialize)]
+struct HistFields {
+    from_ns: u64,
+    to_ns: Option<u64>,
+    samples: u32,
+}
+
+fn histogram(latency: &Latency) -> Vec<HistFields> {
+    let bucket = |(i, &samples): (usize, &u32)| HistFields {
+        from_ns: if i == 0 { 0 } else { 1 << (i + 7) },
+        to_ns: (i + 1 < HIST_BUCKETS).then(|| 1 << (i + 8)),
+        samples,
+    };
+    latency.hist.iter().enumerate().filter(|(_, samples)| **samples > 0).map(bucket).collect()
 }
 
 #[derive(Serialize)]
@@ -114,6 +133,7 @@ impl<'a> BurstLine<'a> {
             uncertain: Uncertain { delta: Delta::of(b.uncertain.delta, scale), faults: b.uncertain.faults.into() },
             level: b.level,
             fault_ns: LatencyFields::of(&b.latency),
+            fault_hist: histogram(&b.latency),
             fault_share: time_in_faults(b).map(|(faulting, wall)| ratio(faulting, wall)),
             causes: b
                 .causes

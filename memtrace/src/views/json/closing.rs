@@ -156,6 +156,7 @@ pub(super) struct EndLine<'a> {
     books: BooksFields<'a>,
     lost: LostFields,
     stacks: StacksFields,
+    bursts: usize,
     own: OwnFields,
 }
 
@@ -175,7 +176,8 @@ impl<'a> EndLine<'a> {
             mms: end.mms,
             books: BooksFields::of(&end.total, scale),
             lost: LostFields(end.lost),
-            stacks: StacksFields::of(&end.stacks, scale),
+            stacks: StacksFields::of(&end.stacks, end.own, scale),
+            bursts: end.bursts,
             own: OwnFields::of(end.own, end.total.faults),
         }
     }

@@ -201,29 +201,7 @@ fn plumbing_is_marked_frame_by_frame() {
 
 #[test]
 fn bursts_only_prints_the_meta_bursts_and_their_stacks_once() {
-    let burst = || {
-        let part = |of| crate::statement::Part { of, ..Default::default() };
-        Report::Burst(Box::new(Burst {
-            number: 1,
-            mm: crate::event::MmId(0),
-            pid: 4711,
-            comm: Vec::new(),
-            start_ns: sample::BEGIN,
-            ts_ns: sample::BEGIN + 1,
-            delta: crate::units::Amounts::ZERO,
-            res: 0,
-            faults: crate::statement::Faults::default(),
-            uncertain: crate::statement::Part::default(),
-            level: 0,
-            latency: crate::event::Latency::default(),
-            causes: Vec::new(),
-            mappings: vec![crate::statement::Part { of: Some(sample::hash_table()), ..Default::default() }],
-            threads: Vec::new(),
-            stacks: vec![part(Some(sample::hash_stack())), part(None)],
-            displaced: crate::units::Amounts::ZERO,
-            given_back: crate::units::Amounts::ZERO,
-        }))
-    };
+    let burst = || Report::Burst(Box::new(sample::burst()));
     let mut out = Vec::new();
     let mut view = JsonView::of_bursts(&mut out);
     for report in sample::session().into_iter().chain([burst(), burst()]) {
@@ -233,7 +211,7 @@ fn bursts_only_prints_the_meta_bursts_and_their_stacks_once() {
         String::from_utf8(out).expect("JSON").lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_stacks_come_first(&values);
     let kinds: Vec<_> = values.iter().map(|v| v["type"].as_str().expect("a type")).filter(|&t| t != "burst").collect();
-    assert_eq!(kinds, ["meta", "stack", "stack"]);
+    assert_eq!(kinds, ["meta", "stack", "stack", "stack"]);
 }
 
 #[test]

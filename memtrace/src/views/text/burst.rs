@@ -24,7 +24,9 @@ impl Session {
         let res = scale.bytes(burst.delta.res());
         let length = duration(burst.ts_ns.saturating_sub(burst.start_ns));
         let amount = format!("RES {}", signed_size(res));
-        let rest = format!(" → {} in {length}", level(scale.bytes(burst.res)));
+        // What is gone by then has no RES any more.
+        let now = if burst.res > 0 { format!(" → {}", level(scale.bytes(burst.res))) } else { String::new() };
+        let rest = format!("{now} in {length}");
         let pace = format!(", {} (before: {}/s)", rate(burst), count(burst.level));
         self.sheet.line(&[
             (Look::Faint, &stamp),
