@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 /// How long a key is waited for before reports are looked for again.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// Least time between two pictures that no key asked for.
-const FRAME: Duration = Duration::from_millis(100);
+/// Least time between two pictures that no key asked for: who reads needs no more, and drawing costs.
+const FRAME: Duration = Duration::from_millis(250);
 /// Longest time that reports are taken before keys are looked at again.
 const GREED: Duration = Duration::from_millis(40);
 /// Files of one name that are tried.
