@@ -201,7 +201,8 @@ pub struct TaskRecord {
     pub comm: [u8; 16],
 }
 
-/// Pages of stack that are copied at most, from that of the stack pointer on.
+/// Pages of stack that are copied at most, from that on which holds what lies 128 bytes below the stack pointer: as much
+/// belongs to the function that runs.
 pub const STACK_PAGES: usize = 8;
 
 /// Identity of a code path: one copy of the stack is taken for each, and everything that the thread does there is
@@ -244,7 +245,8 @@ pub struct StackRecord {
     /// Registers in the order of `struct pt_regs`: r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax,
     /// ip, cs, flags, sp, ss.
     pub regs: [u64; 21],
-    /// Address of the first byte that follows: the stack pointer's page.
+    /// Address of the first byte that follows, the begin of a page. What lies more than 128 bytes below the stack pointer
+    /// means nothing.
     pub start: u64,
     /// Where the stack ends (the thread's first frame lies below), as far as the kernel knows; else the largest number.
     pub end: u64,

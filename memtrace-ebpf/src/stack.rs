@@ -4,13 +4,13 @@
 //! where a copy's return addresses lie, and what stands there now tells the next number. Nothing is unwound here.
 
 use crate::kernel::{Regs, Task, layout, load, peek};
-use crate::maps::{SLOTS, STACK_COPIES, STACKS, lose};
+use crate::maps::{SLOTS, STACK_COPIES, STACK_WINDOW, STACK_WORDS, STACKS, lose};
 use crate::slot::head;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 use core::mem::offset_of;
 use core::ptr::read_volatile;
-use memtrace_common::{STACK_PAGES, STACK_RETURNS, StackKey, StackPath, StackRecord, Thread, kind};
+use memtrace_common::{RECENT, Recent, STACK_PAGES, STACK_RETURNS, StackKey, StackPath, StackRecord, Thread, kind};
 
 /// Paths with the same instruction and stack pointer that are told apart one after another.
 const LEVELS: u32 = 6;
@@ -18,6 +18,9 @@ const PAGE: usize = 4096;
 /// Of a main thread's stack: mappings begin further below it than this.
 const MAIN_STACK: u64 = 64 << 20;
 const REGS: usize = 168;
+/// Below the stack pointer as much belongs to the function that runs: a caller's registers are still found there when
+/// they have been popped already.
+const RED_ZONE: u64 = 128;
 
 /// What a path starts from: nothing is known of it.
 static UNKNOWN: StackPath = StackPath { offsets: [0; STACK_RETURNS], returns: [0; STACK_RETURNS] };
@@ -48,6 +51,45 @@ pub fn path(task: Task, regs: Regs, slot: u32) -> u64 {
             Some(next) if level < LEVELS => key.stack = next,
             _ => return key.stack,
         }
+    }
+}
+
+/// Looks up the path of the thread's fault, and remembers it.
+#[inline(always)]
+pub unsafe fn look_up(th: *mut Thread, task: Task, regs: Regs) {
+    unsafe {
+        let stack = path(task, regs, (*th).slot);
+        (*th).stack = stack;
+        *recent(th) = Recent { ip: (*th).ip, sp: (*th).sp, stack };
+    }
+}
+
+/// The path of the thread's fault, if it was looked up not long ago; else 0.
+#[inline(always)]
+pub unsafe fn remembered(th: *mut Thread) -> u64 {
+    unsafe {
+        let recent = recent(th);
+        if (*recent).ip == (*th).ip && (*recent).sp == (*th).sp { (*recent).stack } else { 0 }
+    }
+}
+
+/// Every path is to be looked up again: another may have come to the same place.
+#[inline(always)]
+pub unsafe fn doubt(th: *mut Thread) {
+    let mut i = 0;
+    while i < RECENT {
+        unsafe { (*th).recent[i].stack = 0 };
+        i += 1;
+    }
+}
+
+#[inline(always)]
+unsafe fn recent(th: *mut Thread) -> *mut Recent {
+    unsafe {
+        let ip = (*th).ip;
+        // The upper bits of a product depend on all of the lower.
+        let hash = ((ip as u32).wrapping_mul(0x9e37_79b1) >> 24) as usize & (RECENT - 1);
+        (&raw mut (*th).recent).cast::<Recent>().wrapping_add(hash)
     }
 }
 
@@ -86,24 +128,40 @@ fn mix(a: u64, b: u64) -> u64 {
     if x == 0 { 1 } else { x }
 }
 
-/// The number to go on with when a return address of `path` is not where it was.
+/// The number to go on with when a return address of `path` is not where it was. Most lie close together, and each
+/// reading of the user's memory costs 70 ns, however short: all are read at once.
 #[inline(always)]
 unsafe fn other(stack: u64, path: *const StackPath, sp: u64) -> Option<u64> {
-    let mut i = 0;
-    while i < STACK_RETURNS {
-        let (offset, expected) = unsafe { ((*path).offsets[i], (*path).returns[i]) };
-        if expected == 0 {
+    let buffer = STACK_WORDS.get_ptr_mut(0)?.cast::<u8>();
+    unsafe {
+        let base = (*path).offsets[0];
+        let mut length = 0;
+        let mut i = 0;
+        while i < STACK_RETURNS && (*path).returns[i] != 0 {
+            let at = (*path).offsets[i].wrapping_sub(base);
+            if at as usize > STACK_WINDOW - 4 {
+                break;
+            }
+            length = at + 4;
+            i += 1;
+        }
+        let start = sp.wrapping_add(u64::from(base));
+        if length as usize > STACK_WINDOW || bpf_probe_read_user(buffer.cast(), length, start as *const _) != 0 {
             return None;
         }
-        let mut found = 0u32;
-        let address = sp.wrapping_add(u64::from(offset));
-        if unsafe { bpf_probe_read_user((&raw mut found).cast(), 4, address as *const _) } != 0 {
-            return None;
+        let compared = i;
+        i = 0;
+        while i < STACK_RETURNS && i < compared {
+            let at = (*path).offsets[i].wrapping_sub(base) as usize;
+            if at > STACK_WINDOW - 4 {
+                return None;
+            }
+            let found = read_volatile(buffer.wrapping_add(at).cast::<u32>());
+            if found != (*path).returns[i] {
+                return Some(mix(stack.wrapping_add(i as u64 + 1), u64::from(found)));
+            }
+            i += 1;
         }
-        if found != expected {
-            return Some(mix(stack.wrapping_add(i as u64 + 1), u64::from(found)));
-        }
-        i += 1;
     }
     None
 }
@@ -111,7 +169,7 @@ unsafe fn other(stack: u64, path: *const StackPath, sp: u64) -> Option<u64> {
 /// Copies registers and stack into the ring. False when it had no room, which is counted.
 #[inline(always)]
 fn copy(key: &StackKey, task: Task, regs: Regs, sp: u64, slot: u32) -> bool {
-    let start = sp & !(PAGE as u64 - 1);
+    let start = sp.wrapping_sub(RED_ZONE) & !(PAGE as u64 - 1);
     let end = end_of_stack(task, sp);
     let pages = end.wrapping_sub(start).wrapping_add(PAGE as u64 - 1) / PAGE as u64;
     // The ring takes sizes that the verifier knows.
@@ -156,13 +214,14 @@ fn fill<const PAGES: usize>(key: &StackKey, task: Task, regs: Regs, sp: u64, slo
         (*record).head = head(kind::STACK, slot, key.tid, task.tgid());
         (*record).stack = key.stack;
         bpf_probe_read_kernel((&raw mut (*record).regs).cast(), REGS as u32, regs.0.cast());
-        (*record).start = sp & !(PAGE as u64 - 1);
+        let bottom = sp.wrapping_sub(RED_ZONE);
+        (*record).start = bottom & !(PAGE as u64 - 1);
         (*record).end = end;
         (*record).pages = pages;
-        // The first page from the stack pointer on, at its place in the page. What lies below means nothing.
+        // The first page from the red zone on, at its place in the page. What lies below means nothing.
         let bytes = (&raw mut (*copy).bytes).cast::<u8>();
-        let offset = sp as usize & (PAGE - 1);
-        let failed = bpf_probe_read_user(bytes.wrapping_add(offset).cast(), (PAGE - offset) as u32, sp as *const _);
+        let offset = bottom as usize & (PAGE - 1);
+        let failed = bpf_probe_read_user(bytes.wrapping_add(offset).cast(), (PAGE - offset) as u32, bottom as *const _);
         let mut absent = u32::from(failed != 0);
         let mut page = 1;
         while page < PAGES && (page as u32) < pages {

@@ -597,7 +597,28 @@ impl Lost {
     /// Everything that was lost.
     #[must_use]
     pub const fn total(self) -> u64 {
-        self.records + self.ring + self.skipped + self.threads + self.mms + self.undecodable + self.stacks
+        self.records
+            .saturating_add(self.ring)
+            .saturating_add(self.skipped)
+            .saturating_add(self.threads)
+            .saturating_add(self.mms)
+            .saturating_add(self.undecodable)
+            .saturating_add(self.stacks)
+    }
+}
+
+impl std::ops::Add for Lost {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            records: self.records.saturating_add(other.records),
+            ring: self.ring.saturating_add(other.ring),
+            skipped: self.skipped.saturating_add(other.skipped),
+            threads: self.threads.saturating_add(other.threads),
+            mms: self.mms.saturating_add(other.mms),
+            undecodable: self.undecodable.saturating_add(other.undecodable),
+            stacks: self.stacks.saturating_add(other.stacks),
+        }
     }
 }
 
@@ -613,6 +634,12 @@ pub struct Own {
     pub bpf_runs: Option<u64>,
     /// Largest resident size of this program, bytes.
     pub max_rss: u64,
+    /// Stacks that were copied.
+    pub copies: u64,
+    /// Bytes of them.
+    pub copied_bytes: u64,
+    /// Time that it took to read and unwind them; in `cpu_ns` too.
+    pub unwind_ns: u64,
 }
 
 /// What an mm's counters said when an interval ended.

@@ -18,6 +18,8 @@ pub mod live;
 pub mod model;
 pub mod procfs;
 pub mod run;
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod screen;
 #[cfg(feature = "live")]
 pub mod stacks;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]

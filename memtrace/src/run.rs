@@ -7,6 +7,7 @@ use crate::cli::{Target, TraceOptions};
 use crate::event::{End, EndReason, Event};
 use crate::hints::Failure;
 use crate::model::Model;
+use crate::screen::{self, Feed};
 use crate::statement::Report;
 use crate::trace;
 use crate::views::{JsonView, TextOptions, TextView, View};
@@ -14,6 +15,8 @@ use anyhow::{Context as _, Result};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, IsTerminal as _, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 
 /// Does what was asked for. The status to exit with; errors are for [`complain`].
 ///
@@ -21,6 +24,11 @@ use std::path::Path;
 /// Anything that keeps the request from being done; known failures are [`Failure`]s.
 pub fn run(request: Request) -> Result<u8> {
     match request {
+        #[cfg(feature = "live")]
+        // What a command prints would be in the way of the screen.
+        Request::Watch { target: target @ Target::Pid(_), trace, output } if on_screen(&output) => {
+            watch_on_screen(&target, &trace, &output)
+        }
         #[cfg(feature = "live")]
         Request::Watch { target, trace, output } => watch(&target, &trace, None, &output, false),
         #[cfg(feature = "live")]
@@ -144,51 +152,180 @@ fn verdict(output: &OutputOptions, lost: u64, status: Option<u8>) -> Result<u8> 
 }
 
 fn replay(path: &Path, output: &OutputOptions) -> Result<u8> {
-    let shown = || path.display().to_string();
-    let file = File::open(path).with_context(|| format!("failed to open {}", shown()))?;
-    let mut reader = trace::Reader::new(BufReader::new(file)).map_err(|error| match error {
-        trace::Error::NotATrace { .. } => Failure::NotATrace { path: shown() }.into(),
-        trace::Error::NewerVersion { version } | trace::Error::OlderVersion { version } => {
-            Failure::TraceVersion { path: shown(), found: version.into(), expected: trace::FORMAT_VERSION.into() }
-                .into()
-        }
-        other => anyhow::Error::from(other).context(shown()),
-    })?;
+    let recording = Recording::open(path)?;
+    if on_screen(output) {
+        return replay_on_screen(recording, output);
+    }
     let mut books = Books::new(output, false)?;
-    let mut last_ns = 0;
-    let mut ended = false;
-    let mut damage = None;
-    for event in &mut reader {
-        match event {
-            Ok(event) => {
-                match &event {
-                    Event::Meta(meta) => last_ns = meta.ts_ns,
-                    Event::Tick(tick) => last_ns = tick.ts_ns,
-                    Event::End(_) => ended = true,
-                    _ => {}
-                }
-                if give_up_quietly(books.take(std::slice::from_ref(&event)))? {
-                    return Ok(ExitCode::Done as u8);
-                }
-            }
-            Err(error) => damage = Some(error),
-        }
+    let cut = recording.play(&mut |event| Ok(!give_up_quietly(books.take(std::slice::from_ref(&event)))?))?;
+    if let Some(cut) = cut {
+        eprintln!("memtrace: {cut}");
     }
-    let cut = match reader.end() {
-        Some(trace::ReadEnd::Complete) => None,
-        Some(trace::ReadEnd::Truncated { at_byte }) => {
-            Some(format!("the trace is cut: what is complete ends at byte {at_byte}"))
-        }
-        None => damage.map(|error| format!("{error}")),
-    };
-    let Some(cut) = cut else { return verdict(output, books.lost, None) };
-    // Where only the file's own end is missing, the session has its end already.
-    if !ended {
-        let end = Event::End(End { ts_ns: last_ns, reason: EndReason::Truncated });
-        give_up_quietly(books.take(&[end]))?;
-    }
-    eprintln!("memtrace: {}: {cut}; everything before it was replayed", crate::views::escape(shown().as_bytes(), 500));
     verdict(output, books.lost, None)
+}
+
+/// A screen can be shown, and nothing else was asked for.
+fn on_screen(output: &OutputOptions) -> bool {
+    let text = output.json || output.file.is_some() || output.bursts_only || output.no_screen || output.verbose;
+    !text && screen::is_possible()
+}
+
+/// Reports that are sent to the screen at once, and how many times as many may wait for it.
+const REPORTS_SENT: usize = 256;
+const REPORTS_WAITING: usize = 16;
+
+/// Takes events; false when no more are wanted.
+type Taker<'a> = dyn FnMut(&[Event]) -> Result<bool> + 'a;
+
+/// What comes of a session that was shown on the screen.
+struct Shown<T> {
+    left: screen::Left,
+    played: T,
+    lost: u64,
+}
+
+/// Shows the events that `play` gives on the screen. `play` has a thread of its own, for the screen answers keys
+/// whatever a session waits for. There is no screen before the first events, and so no error behind one.
+fn on_the_screen<T: Send>(
+    options: screen::Options,
+    stop: impl Fn(),
+    play: impl FnOnce(&mut Taker<'_>) -> Result<T> + Send,
+) -> Result<Shown<T>> {
+    let (sender, feed) = mpsc::sync_channel(REPORTS_WAITING);
+    let (begun, beginning) = mpsc::sync_channel::<()>(1);
+    std::thread::scope(|scope| {
+        let player = scope.spawn(move || {
+            let (mut model, mut reports, mut lost) = (Model::new(), Vec::new(), 0);
+            // Nobody receives any more: the screen was left.
+            let send = |reports: &mut Vec<Report>| sender.send(Feed::Reports(std::mem::take(reports))).is_ok();
+            let played = play(&mut |events| {
+                for event in events {
+                    if let Event::Tick(tick) = event {
+                        lost = tick.lost.total();
+                    }
+                    model.apply(event, &mut reports);
+                }
+                // Full when the screen has begun already.
+                let _ = begun.try_send(());
+                Ok((options.replay && reports.len() < REPORTS_SENT) || send(&mut reports))
+            });
+            send(&mut reports);
+            // A sender that is gone says the same.
+            let _ = sender.send(Feed::Ended);
+            Ok::<_, anyhow::Error>((played?, lost))
+        });
+        let left = match beginning.recv() {
+            Ok(()) => screen::run(feed, Box::new(stop), options),
+            Err(_) => {
+                drop(feed);
+                Ok(screen::Left::default())
+            }
+        };
+        let (played, lost) = player.join().map_err(|_| anyhow::anyhow!("the session's thread failed"))??;
+        Ok(Shown { left: left?, played, lost })
+    })
+}
+
+fn replay_on_screen(recording: Recording, output: &OutputOptions) -> Result<u8> {
+    let stopped = AtomicBool::new(false);
+    let options = screen::Options { color: colored(output.color, true), replay: true };
+    let stop = || stopped.store(true, Ordering::Relaxed);
+    let shown = on_the_screen(options, stop, |take| {
+        recording.play(&mut |event| Ok(take(std::slice::from_ref(&event))? && !stopped.load(Ordering::Relaxed)))
+    })?;
+    print_closing(&shown.left.closing, output)?;
+    if let Some(cut) = shown.played {
+        eprintln!("memtrace: {cut}");
+    }
+    match shown.left.signal {
+        Some(signal) => Ok(u8::try_from(128 + signal).unwrap_or(ExitCode::Failure as u8)),
+        None => verdict(output, shown.lost, None),
+    }
+}
+
+#[cfg(feature = "live")]
+fn watch_on_screen(target: &Target, options: &TraceOptions, output: &OutputOptions) -> Result<u8> {
+    let stop = crate::live::Stop::default();
+    let shown = on_the_screen(
+        screen::Options { color: colored(output.color, true), replay: false },
+        || stop.stop(),
+        |take| {
+            crate::live::watch(target, options, &stop, &mut |events| {
+                // Nobody looks any more, as when a pipe is closed.
+                if take(events)? { Ok(()) } else { Err(io::Error::from(io::ErrorKind::BrokenPipe).into()) }
+            })
+        },
+    )?;
+    print_closing(&shown.left.closing, output)?;
+    verdict(output, shown.lost, shown.played.status)
+}
+
+/// The answer stays on the terminal after the screen is gone.
+fn print_closing(reports: &[Report], output: &OutputOptions) -> Result<()> {
+    let options = TextOptions { color: colored(output.color, true), closing_only: true, ..TextOptions::default() };
+    let mut view = TextView::new(BufWriter::new(io::stdout()), options);
+    let printed = reports.iter().try_for_each(|report| view.render(report)).and_then(|()| view.flush());
+    give_up_quietly(printed.map_err(anyhow::Error::from)).map(|_| ())
+}
+
+/// A trace file.
+struct Recording {
+    path: String,
+    reader: trace::Reader<BufReader<File>>,
+}
+
+impl Recording {
+    fn open(path: &Path) -> Result<Self> {
+        let shown = || path.display().to_string();
+        let file = File::open(path).with_context(|| format!("failed to open {}", shown()))?;
+        let reader = trace::Reader::new(BufReader::new(file)).map_err(|error| match error {
+            trace::Error::NotATrace { .. } => Failure::NotATrace { path: shown() }.into(),
+            trace::Error::NewerVersion { version } | trace::Error::OlderVersion { version } => {
+                let (found, expected) = (version.into(), trace::FORMAT_VERSION.into());
+                Failure::TraceVersion { path: shown(), found, expected }.into()
+            }
+            other => anyhow::Error::from(other).context(shown()),
+        })?;
+        Ok(Self { path: shown(), reader })
+    }
+
+    /// Gives all events to `take`, with an end where the recording lacks it, until that says false. What is wrong with
+    /// the file, if anything.
+    fn play(mut self, take: &mut dyn FnMut(Event) -> Result<bool>) -> Result<Option<String>> {
+        let mut last_ns = 0;
+        let mut ended = false;
+        let mut damage = None;
+        for event in &mut self.reader {
+            match event {
+                Ok(event) => {
+                    match &event {
+                        Event::Meta(meta) => last_ns = meta.ts_ns,
+                        Event::Tick(tick) => last_ns = tick.ts_ns,
+                        Event::End(_) => ended = true,
+                        _ => {}
+                    }
+                    if !take(event)? {
+                        return Ok(None);
+                    }
+                }
+                Err(error) => damage = Some(error),
+            }
+        }
+        let cut = match self.reader.end() {
+            Some(trace::ReadEnd::Complete) => None,
+            Some(trace::ReadEnd::Truncated { at_byte }) => {
+                Some(format!("the trace is cut: what is complete ends at byte {at_byte}"))
+            }
+            None => damage.map(|error| format!("{error}")),
+        };
+        let Some(cut) = cut else { return Ok(None) };
+        // Where only the file's own end is missing, the session has its end already.
+        if !ended {
+            take(Event::End(End { ts_ns: last_ns, reason: EndReason::Truncated }))?;
+        }
+        let path = crate::views::escape(self.path.as_bytes(), 500);
+        Ok(Some(format!("{path}: {cut}; everything before it was replayed")))
+    }
 }
 
 /// True when the reader of our output went away, which is no failure.

@@ -36,6 +36,13 @@ pub enum Report {
         /// Totals.
         lost: Lost,
     },
+    /// An interval is over, also one in which nothing changed: what was said before holds until here.
+    Tick {
+        /// When.
+        ts_ns: u64,
+        /// What the observer cost since the session began.
+        own: Own,
+    },
     /// The session's answer for one mm, sum of all its statements. One per mm, at the end (or when the mm is gone).
     Closing(ClosingStatement),
     /// The session ended: the answer for the process that was asked for (and, with `follow`, its children).

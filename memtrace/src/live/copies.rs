@@ -24,15 +24,30 @@ pub struct Copies {
     last_ns: u64,
     /// Copies whose mm nobody knew when there was no room for more.
     lost: u64,
+    cost: Cost,
+}
+
+/// What copies cost on this side.
+#[derive(Clone, Copy, Default)]
+pub struct Cost {
+    /// How many came.
+    pub copies: u64,
+    /// Bytes of stack in them.
+    pub bytes: u64,
+    /// Time to read and unwind them.
+    pub ns: u64,
 }
 
 impl Copies {
     /// Takes what the ring holds.
     pub fn read(&mut self, ring: &mut RingBuf<MapData>, decoder: &mut Decoder, stacks: &mut Stacks) {
+        let began_ns = monotonic_ns();
         let mut came = false;
         while let Some(item) = ring.next() {
             came = true;
             let Some((record, bytes)) = decoder.parse_stack(&item) else { continue };
+            self.cost.copies += 1;
+            self.cost.bytes += bytes.len() as u64;
             if decoder.mm(&record.head).is_some_and(|mm| stacks.copied_just_now(mm, &record, bytes)) {
                 continue;
             }
@@ -52,16 +67,26 @@ impl Copies {
             });
             self.bytes = self.waiting.iter().map(|(_, bytes)| bytes.len()).sum();
         }
+        if came {
+            self.cost.ns += monotonic_ns().saturating_sub(began_ns);
+        }
     }
 
     /// Hands over every copy whose mm is known, at the end of an interval. A copy may come before its mm, but by no more
     /// than an interval.
     pub fn hand_over(&mut self, now_ns: u64, decoder: &Decoder, stacks: &mut Stacks) {
+        let began_ns = monotonic_ns();
         let last_ns = std::mem::replace(&mut self.last_ns, now_ns);
         let mut unknown = self.deliver(decoder, stacks);
         unknown.retain(|(record, _)| record.head.ts_ns > last_ns);
         self.bytes = unknown.iter().map(|(_, bytes)| bytes.len()).sum();
         self.waiting = unknown;
+        self.cost.ns += monotonic_ns().saturating_sub(began_ns);
+    }
+
+    /// What they cost since the session began.
+    pub const fn cost(&self) -> Cost {
+        self.cost
     }
 
     /// Copies that had no room here.

@@ -2,12 +2,12 @@
 //! waits until no program writes into the old one, and drains it.
 
 use super::batch;
-use super::copies::Copies;
+use super::copies::{Copies, Cost};
 use super::own;
 use super::probes::{Options, Probes, Wire};
 use super::reading;
 use crate::decode::{Decoder, Raw};
-use crate::event::{Closing, CodeId, Event, Lost, Maps, MmId, Smaps, Tick, Why};
+use crate::event::{Closing, CodeId, Event, Lost, Maps, MmId, Own, Smaps, Tick, Why};
 use crate::procfs::{ProcessFiles, monotonic_ns, parse_maps};
 use crate::stacks::{ModuleFile, Stacks};
 use crate::units::Amounts;
@@ -216,7 +216,8 @@ impl Observer {
         let observed: BTreeSet<MmId> = self.decoder.occupants().map(|(_, o)| o.mm).collect();
         self.processes.retain(|mm, _| observed.contains(mm));
         self.decoder.next_interval();
-        let own = self.reader.read();
+        let Cost { copies, bytes: copied_bytes, ns: unwind_ns } = self.copies.cost();
+        let own = Own { copies, copied_bytes, unwind_ns, ..self.reader.read() };
         let lost = Lost {
             records: losses.records,
             ring: losses.ring,
@@ -352,6 +353,9 @@ impl Observer {
                 && let Some(parent) = self.mm_of(parent)
             {
                 self.stacks.forked(opened.mm, parent);
+            }
+            if let Why::Exec { left: Some(left) } = opened.why {
+                self.stacks.left(left);
             }
             match ProcessFiles::open(opened.pid) {
                 Ok(files) => {

@@ -121,6 +121,7 @@ pub fn read_process() -> Own {
         bpf_ns: None,
         bpf_runs: None,
         max_rss: usage.ru_maxrss as u64 * 1024,
+        ..Own::default()
     }
 }
 

@@ -15,6 +15,7 @@ mod kind;
 mod latency;
 pub mod ledger;
 mod reading;
+mod residency;
 #[cfg(test)]
 mod tests;
 
@@ -98,6 +99,7 @@ impl Model {
                     out.extend(unsettled.map(Report::Audit));
                     let booked = books.ledger.opening.amounts;
                     books.auditor.read(smaps, booked, &mut books.space);
+                    out.push(Report::Residency(residency::residency(smaps, books.pid, &mut books.space)));
                 }
             }
             Event::Overview(overview) => out.push(Report::Overview(overview.clone())),
@@ -235,6 +237,7 @@ impl Model {
         for tid in std::mem::take(&mut self.exited) {
             self.comms.remove(&tid);
         }
+        out.push(Report::Tick { ts_ns: tick.ts_ns, own: tick.own });
     }
 
     fn close_interval(&mut self, closing: Closing, ts_ns: u64, lost: Lost, out: &mut Vec<Report>) {

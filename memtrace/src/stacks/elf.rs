@@ -122,24 +122,6 @@ impl Image {
         Some(Self { bytes, build_id, entry: header.e_entry.get(LE), loads, cfi })
     }
 
-    /// The open file; `None` for the vdso.
-    #[must_use]
-    pub const fn file(&self) -> Option<&File> {
-        match &self.bytes {
-            Bytes::File(file, _) => Some(file),
-            Bytes::Memory(_) => None,
-        }
-    }
-
-    /// The bytes of what is in no file: the vdso.
-    #[must_use]
-    pub fn memory(&self) -> Option<&[u8]> {
-        match &self.bytes {
-            Bytes::File(..) => None,
-            Bytes::Memory(bytes) => Some(bytes),
-        }
-    }
-
     /// The GNU build-id, empty when there is none.
     #[must_use]
     pub fn build_id(&self) -> &[u8] {
@@ -157,8 +139,7 @@ impl Image {
 
     /// Bytes of memory that this takes, more or less.
     pub(super) fn weight(&self) -> u64 {
-        let memory = self.memory().map_or(0, <[u8]>::len);
-        (memory + self.cfi.weight() + self.loads.len() * size_of::<Load>()) as u64
+        (self.cfi.weight() + self.loads.len() * size_of::<Load>()) as u64
     }
 
     /// What has to be added to an address as the file has it, where executable memory that begins at `start` maps the

@@ -19,14 +19,12 @@ mod space;
 mod tests;
 mod unwind;
 
-pub use elf::{Bytes, Image};
-pub use module::Module;
+pub use names::ModuleFile;
 
 use crate::decode::StackNumbers;
 use crate::event::{Code, CodeId, Event, MapsLine, MmId, Stack, StackEnd, StackId};
 use memtrace_common::{StackKey, StackPath, StackRecord};
 use module::Files;
-pub use names::ModuleFile;
 use numbers::Recent;
 use space::Space;
 use std::collections::HashMap;
@@ -149,7 +147,7 @@ impl Stacks {
     /// Numbers the frames that the unwinder holds.
     fn learn(&mut self, mm: MmId, record: &StackRecord, end: StackEnd) {
         self.ends[end as usize] += 1;
-        let id = self.number_frames(mm, record.head.tgid, end);
+        let id = self.number_frames(end);
         self.paths.insert((mm, record.head.tid, record.stack), id);
         let slot = u32::from(record.head.slot) | record.head.generation << 16;
         let key = StackKey { stack: record.stack, tid: record.head.tid, mm: slot };
@@ -166,6 +164,11 @@ impl Stacks {
         if let Some(parent) = self.spaces.get(&parent).map(Space::fork) {
             self.spaces.insert(child, parent);
         }
+    }
+
+    /// The process has left this mm for another program: /proc has nothing of it any more.
+    pub fn left(&mut self, mm: MmId) {
+        self.spaces.entry(mm).or_default().close();
     }
 
     /// An mm was torn down. What is known of its code is kept until events have been taken twice: copies may still come.
@@ -201,11 +204,11 @@ impl Stacks {
     }
 
     /// The number of the stack whose frames the unwinder holds.
-    fn number_frames(&mut self, mm: MmId, pid: u32, end: StackEnd) -> StackId {
+    fn number_frames(&mut self, end: StackEnd) -> StackId {
         let mut key = std::mem::take(&mut self.scratch);
         key.clear();
         for at in 0..self.unwinder.frames.len() {
-            key.push(self.number_code(mm, pid, at).0);
+            key.push(self.number_code(at).0);
         }
         key.push(end as u32);
         let id = self.stacks.get(key.as_slice()).unwrap_or_else(|| {
@@ -220,38 +223,33 @@ impl Stacks {
         id
     }
 
-    fn number_code(&mut self, mm: MmId, pid: u32, at: usize) -> CodeId {
+    fn number_code(&mut self, at: usize) -> CodeId {
         let Frame { ip, exact, place } = &self.unwinder.frames[at];
         let (ip, exact) = (*ip, *exact);
-        let module = match place {
-            Place::Code(module, offset) => Some((module, *offset)),
-            Place::Jit | Place::Unmapped | Place::Gone => None,
+        let (module, offset) = match place {
+            Place::Code(module, offset) => (Some(module), offset.wrapping_add(u64::from(!exact))),
+            Place::Jit(module) => (Some(module), 0),
+            Place::Unmapped | Place::Gone => (None, 0),
         };
-        // A just-in-time compiler's code is its process's own; a file can be mapped at several places, and several of its pages at one in turn: both addresses are the key.
-        let key = match &module {
-            Some((module, offset)) => (module.code(), ip, *offset, exact),
-            None => (0, ip, u64::from(mm.0), exact),
-        };
+        // A file can be mapped at several places, and several of its pages at one in turn: both addresses are the key.
+        let key = (module.map_or(0, |module| module.code()), ip, offset, exact);
         if let Some(id) = self.codes.get(&key) {
             return id;
         }
         let id = CodeId(self.next_code);
         self.next_code += 1;
-        let mut code =
-            Code { id, ip, module: Vec::new(), offset: 0, build_id: Vec::new(), symbols: Vec::new(), symbol_offset: 0 };
-        if let Some((module, offset)) = module {
-            let back = u64::from(!exact);
-            code.module = module.path().to_vec();
-            code.offset = offset.wrapping_add(back);
-            code.build_id = module.build_id().to_vec();
+        if let Some(named) = module.and_then(|module| module.named()) {
+            self.new_code.insert(id, Arc::clone(named));
         }
-        let named = match place {
-            Place::Code(module, _) => module.named().cloned(),
-            Place::Jit => self.spaces.get_mut(&mm).and_then(|space| space.jit(pid)),
-            Place::Unmapped | Place::Gone => None,
-        };
-        self.new_code.extend(named.map(|named| (id, named)));
-        self.events.push(Event::Code(code));
+        self.events.push(Event::Code(Code {
+            id,
+            ip,
+            module: module.map(|module| module.path().to_vec()).unwrap_or_default(),
+            offset,
+            build_id: module.map(|module| module.build_id().to_vec()).unwrap_or_default(),
+            symbols: Vec::new(),
+            symbol_offset: 0,
+        }));
         self.codes.insert(key, id);
         id
     }
@@ -268,6 +266,6 @@ impl StackNumbers for Stacks {
         let place = self.spaces.entry(mm).or_default().find(pid, ip, &mut self.files);
         let end = if matches!(place, Place::Gone) { StackEnd::Gone } else { self.unknown };
         self.unwinder.only(Frame { ip, exact: true, place });
-        Some(self.number_frames(mm, pid, end))
+        Some(self.number_frames(end))
     }
 }

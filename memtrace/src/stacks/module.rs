@@ -11,8 +11,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Files that are kept open. Those that no process has mapped any more make room.
-const FILES_MAX: usize = 512;
+/// Files that are kept open, with two descriptors each. Those that no process has mapped any more make room.
+const FILES_MAX: usize = 256;
 /// Bytes of unwinding information that are kept in all. The libraries of a desktop have some hundred MiB together.
 const WEIGHT_MAX: u64 = 512 << 20;
 /// The image that the kernel maps is a page or two.
@@ -52,7 +52,7 @@ impl Module {
         self.loaded.as_ref().map(|(_, bias)| *bias)
     }
 
-    /// Where its names are looked for.
+    /// What names are read from.
     #[must_use]
     pub const fn named(&self) -> Option<&Arc<ModuleFile>> {
         self.named.as_ref()
@@ -85,50 +85,61 @@ impl Identity {
     }
 }
 
-#[derive(Debug)]
-struct Known {
-    identity: Identity,
-    /// Device and inode as maps has them, which on some file systems are not those of the identity.
-    mapped: (u64, u64),
-    code: u64,
+/// A file that was looked at.
+#[derive(Clone, Debug)]
+struct Code {
+    number: u64,
     /// `None` for a file that is not accepted: it is not looked at again.
     image: Option<Arc<Image>>,
     named: Option<Arc<ModuleFile>>,
 }
 
-/// A file's number, what unwinding needs of it, and where its names are.
-type Found = (u64, Option<Arc<Image>>, Option<Arc<ModuleFile>>);
+#[derive(Debug)]
+struct Known {
+    identity: Identity,
+    /// Device and inode as maps has them, which on some file systems are not those of the identity.
+    mapped: (u64, u64),
+    code: Code,
+}
 
 /// All files that processes have mapped as code.
 #[derive(Debug, Default)]
 pub struct Files {
     /// The one that was wanted last is last.
     known: Vec<Known>,
-    vdso: Option<Option<(u64, Arc<Image>, Arc<ModuleFile>)>>,
+    /// Our own, and its length.
+    vdso: Option<Option<(Code, u64)>>,
     next_code: u64,
     /// Files that could not be read, or are not accepted.
     pub refused: u64,
 }
 
 impl Files {
-    /// The module behind an executable mapping of a process. `None` when no file holds the code.
-    pub fn module(&mut self, pid: u32, line: &MapsLine) -> Option<Arc<Module>> {
+    /// The module behind an executable mapping of a process, which is to be found under the first of `pids`; of the
+    /// others it has inherited the mapping. `None` when no file holds the code.
+    pub fn module(&mut self, pids: &[u32], line: &MapsLine) -> Option<Arc<Module>> {
         let found = match line.name.as_slice() {
             b"[vdso]" => self.vdso(line.end - line.start),
             // The kernel's own code at a fixed address: three functions that return at once.
             b"[vsyscall]" => None,
             _ if line.inode == 0 => return None,
-            _ => self.file(pid, line),
+            _ => self.file(pids, line),
         };
-        let loaded = found.as_ref().and_then(|(_, image, _)| {
-            let image = image.as_ref()?;
+        let loaded = found.as_ref().and_then(|code| {
+            let image = code.image.as_ref()?;
             Some((Arc::clone(image), image.bias(line.start, line.offset)?))
         });
         if loaded.is_none() && has_no_path(&line.name) {
             return None;
         }
-        let (code, named) = found.map_or_else(|| (self.number(), None), |(code, _, named)| (code, named));
-        Some(Arc::new(Module { code, path: line.name.clone(), loaded, named }))
+        let code = found.unwrap_or_else(|| Code { number: self.number(), image: None, named: None });
+        Some(Arc::new(Module { code: code.number, path: line.name.clone(), loaded, named: code.named }))
+    }
+
+    /// What holds the code of a process that no file holds.
+    pub fn jit(&mut self, pid: u32) -> Arc<Module> {
+        let named = ModuleFile::jit(pid, open_root(pid)).ok().map(Arc::new);
+        Arc::new(Module { code: self.number(), path: Vec::new(), loaded: None, named })
     }
 
     /// Numbers begin at 1: 0 is code of no module.
@@ -137,26 +148,27 @@ impl Files {
         self.next_code
     }
 
-    fn vdso(&mut self, length: u64) -> Option<Found> {
+    fn vdso(&mut self, length: u64) -> Option<Code> {
         if self.vdso.is_none() {
-            let code = self.number();
-            self.vdso = Some(read_own_vdso().and_then(Image::read).map(|image| {
-                let named = ModuleFile::vdso(image.memory().unwrap_or_default().to_vec(), image.build_id().to_vec());
-                (code, Arc::new(image), Arc::new(named))
+            let number = self.number();
+            self.vdso = Some(read_own_vdso().and_then(|bytes| {
+                let length = bytes.len() as u64;
+                let image = Image::read(Bytes::Memory(bytes.clone()))?;
+                let named = ModuleFile::vdso(bytes, image.build_id().to_vec());
+                Some((Code { number, image: Some(Arc::new(image)), named: Some(Arc::new(named)) }, length))
             }));
         }
         // The kernel has one for each kind of program; ours is that of the programs that are followed.
-        let (code, image, named) = self.vdso.as_ref()?.as_ref()?;
-        let same = image.memory().is_some_and(|bytes| bytes.len() as u64 == length);
-        same.then(|| (*code, Some(Arc::clone(image)), Some(Arc::clone(named))))
+        let (code, own) = self.vdso.as_ref()?.as_ref()?;
+        (*own == length).then(|| code.clone())
     }
 
-    fn file(&mut self, pid: u32, line: &MapsLine) -> Option<Found> {
+    fn file(&mut self, pids: &[u32], line: &MapsLine) -> Option<Code> {
         let mapped = (line.device, line.inode);
-        let at = match open(pid, line) {
+        let at = match open(pids, line) {
             Some((file, identity)) => match self.known.iter().position(|known| known.identity == identity) {
                 Some(at) => at,
-                None => self.add(pid, line, file, identity)?,
+                None => self.add(pids, file, identity, line),
             },
             // The process is gone, but its parent or a sibling may have had the same file.
             None => match self.known.iter().rposition(|known| known.mapped == mapped) {
@@ -168,39 +180,37 @@ impl Files {
             },
         };
         self.known[at..].rotate_left(1);
-        self.known.last().map(|known| (known.code, known.image.clone(), known.named.clone()))
+        self.known.last().map(|known| known.code.clone())
     }
 
-    fn add(&mut self, pid: u32, line: &MapsLine, file: File, identity: Identity) -> Option<usize> {
-        let duplicate = file.try_clone();
+    fn add(&mut self, pids: &[u32], file: File, identity: Identity, line: &MapsLine) -> usize {
+        let for_names = file.try_clone();
         let mut image = Image::read(Bytes::File(file, identity.size)).map(Arc::new);
         let weight = image.as_ref().map_or(0, |image| image.weight());
         if !self.make_room(weight) {
             image = None;
         }
         self.refused += u64::from(image.is_none());
-        let build_id = image.as_ref().map(|image| image.build_id().to_vec()).unwrap_or_default();
-        let named = duplicate
-            .and_then(|file| ModuleFile::file(file, line.name.clone(), build_id, foreign_root(pid)))
-            .map(Arc::new)
-            .ok();
-        let code = self.number();
-        self.known.push(Known { identity, mapped: (line.device, line.inode), code, image, named });
-        Some(self.known.len() - 1)
+        let named = image.as_ref().and_then(|image| {
+            let (path, build_id) = (line.name.clone(), image.build_id().to_vec());
+            let root = pids.iter().find_map(|pid| open_root(*pid));
+            ModuleFile::file(for_names.ok()?, path, build_id, root).ok().map(Arc::new)
+        });
+        let code = Code { number: self.number(), image, named };
+        self.known.push(Known { identity, mapped: (line.device, line.inode), code });
+        self.known.len() - 1
     }
 
     /// Forgets files that nobody has mapped, the one that was wanted longest ago first.
     fn make_room(&mut self, wanted: u64) -> bool {
-        let mut weight: u64 =
-            self.known.iter().filter_map(|known| known.image.as_ref()).map(|image| image.weight()).sum();
+        let weight_of = |known: &Known| known.code.image.as_ref().map_or(0, |image| image.weight());
+        let mut weight: u64 = self.known.iter().map(weight_of).sum();
         let mut at = 0;
         while (weight + wanted > WEIGHT_MAX || self.known.len() >= FILES_MAX) && at < self.known.len() {
-            match &self.known[at].image {
-                Some(image) if Arc::strong_count(image) > 1 => at += 1,
-                image => {
-                    weight -= image.as_ref().map_or(0, |image| image.weight());
-                    self.known.remove(at);
-                }
+            if self.known[at].code.image.as_ref().is_some_and(|image| Arc::strong_count(image) > 1) {
+                at += 1;
+            } else {
+                weight -= weight_of(&self.known.remove(at));
             }
         }
         weight + wanted <= WEIGHT_MAX && self.known.len() < FILES_MAX
@@ -212,22 +222,31 @@ fn has_no_path(name: &[u8]) -> bool {
     [b"/memfd:".as_slice(), b"/dev/zero", b"/SYSV", b"anon_inode:"].iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// The root directory of a process, where it is not ours: paths of debug files begin there.
-pub fn foreign_root(pid: u32) -> Option<Arc<File>> {
-    let root = File::open(format!("/proc/{pid}/root")).ok()?;
-    let (theirs, ours) = (root.metadata().ok()?, std::fs::metadata("/").ok()?);
-    ((theirs.dev(), theirs.ino()) != (ours.dev(), ours.ino())).then(|| Arc::new(root))
-}
-
-/// Opens what a process has mapped. `None` when the process is gone, or the file is none that may be opened.
-fn open(pid: u32, line: &MapsLine) -> Option<(File, Identity)> {
+/// Opens what a process has mapped, or its parent at the same place. `None` when both are gone and the file is not where
+/// they had it, or is none that may be opened.
+fn open(pids: &[u32], line: &MapsLine) -> Option<(File, Identity)> {
+    // Who it was forked from may be another program by now, and the file at a path another file.
+    let same_inode = |(_, identity): &(File, Identity)| identity.inode == line.inode;
     // Leads to the very file, deleted or in another mount namespace; wants a capability.
-    let exact = PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", line.start, line.end));
-    open_regular(&exact).or_else(|| {
-        let name = Path::new(std::ffi::OsStr::from_bytes(&line.name));
-        let path = Path::new(&format!("/proc/{pid}/root")).join(name.strip_prefix("/").ok()?);
-        open_regular(&path).filter(|(_, identity)| identity.inode == line.inode)
-    })
+    let exact = |pid| open_regular(&PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", line.start, line.end)));
+    let name = Path::new(std::ffi::OsStr::from_bytes(&line.name));
+    let below = |root: &Path| {
+        let path = root.join(name.strip_prefix("/").ok()?);
+        open_regular(&path).filter(same_inode)
+    };
+    let as_it_sees = |pid| below(Path::new(&format!("/proc/{pid}/root")));
+    let as_we_see = || {
+        let same = |identity: &Identity| {
+            let (major, minor) = (libc::major(identity.device), libc::minor(identity.device));
+            u64::from(major) << 32 | u64::from(minor) == line.device
+        };
+        below(Path::new("/")).filter(|(_, identity)| same(identity))
+    };
+    let (own, before) = pids.split_first()?;
+    exact(*own)
+        .or_else(|| before.iter().find_map(|pid| exact(*pid).filter(same_inode)))
+        .or_else(|| pids.iter().find_map(|pid| as_it_sees(*pid)))
+        .or_else(as_we_see)
 }
 
 /// Looks before it opens: to open a device or a pipe may have effects.
@@ -241,8 +260,15 @@ fn open_regular(path: &Path) -> Option<(File, Identity)> {
     Some((file, Identity::of(&metadata)))
 }
 
+/// The root directory of a process, where it is another one than ours: its debugging information lies there.
+fn open_root(pid: u32) -> Option<Arc<File>> {
+    let root = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(format!("/proc/{pid}/root")).ok()?;
+    let (theirs, ours) = (root.metadata().ok()?, std::fs::metadata("/").ok()?);
+    ((theirs.dev(), theirs.ino()) != (ours.dev(), ours.ino())).then(|| Arc::new(root))
+}
+
 /// The kernel maps the same image into every process.
-fn read_own_vdso() -> Option<Bytes> {
+fn read_own_vdso() -> Option<Vec<u8>> {
     let mut maps = Vec::new();
     File::open("/proc/self/maps").ok()?.read_to_end(&mut maps).ok()?;
     let mut range = None;
@@ -254,5 +280,5 @@ fn read_own_vdso() -> Option<Bytes> {
     let (start, length) = range.filter(|(_, length)| *length <= VDSO_MAX)?;
     let mut bytes = vec![0; usize::try_from(length).ok()?];
     File::open("/proc/self/mem").ok()?.read_exact_at(&mut bytes, start).ok()?;
-    Some(Bytes::Memory(bytes))
+    Some(bytes)
 }

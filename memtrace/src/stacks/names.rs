@@ -1,8 +1,8 @@
 //! Names of places in code: functions, inlined ones too, and source lines.
 //!
 //! Names come from files that the target chose, so they are read by a process of their own, which may take three
-//! seconds for its first answer about a module and ten in all, and which may crash: a hostile file costs a counter and
-//! its own names. A place that no symbol spans has no name: the function before it is another one.
+//! seconds for its first answer about a module, ten for any other and in all, and which may crash: a hostile file costs a
+//! counter and its own names. A place that no symbol spans has no name: the function before it is another one.
 
 mod debug_file;
 mod debug_package;
@@ -76,9 +76,9 @@ struct Known {
     file: Weak<ModuleFile>,
     level: Level,
     answered: bool,
-    /// At this level.
+    /// CPU time, at this level.
     spent: Duration,
-    /// Of a file, and its places that have no name and might have one with a debug package, since hints were given.
+    /// Of a file, until its hint is given: how many places have no name, and might have one with a debug package.
     wanting: Option<Wanting>,
 }
 
@@ -226,16 +226,13 @@ impl Names {
 
     fn module(&mut self, file: &Arc<ModuleFile>) -> usize {
         let index = *self.ids.entry(file.identity()).or_insert_with(|| {
-            let (file, level) = (Weak::new(), Level::Lines);
-            self.modules.push(Known { file, level, answered: false, spent: Duration::ZERO, wanting: None });
+            let (level, wanting) = (Level::Lines, file.wanting());
+            self.modules.push(Known { file: Weak::new(), level, answered: false, spent: Duration::ZERO, wanting });
             self.modules.len() - 1
         });
         let known = &mut self.modules[index];
         if known.file.strong_count() == 0 {
             known.file = Arc::downgrade(file);
-            if known.wanting.is_none() {
-                known.wanting = file.wanting();
-            }
         }
         index
     }
@@ -251,10 +248,12 @@ impl Names {
             let began = Instant::now();
             let result = if time.is_zero() { Err(Failure::Timeout) } else { self.exchange(&question, time)? };
             let known = &mut self.modules[index];
-            known.spent += began.elapsed();
             match result {
                 Ok(answer) => {
                     known.answered = true;
+                    // On a busy machine most of the time is not the module's.
+                    let used = Duration::from_nanos(answer.cpu_ns.saturating_sub(self.cpu_ns.1));
+                    known.spent += used.min(began.elapsed());
                     if answer.refused {
                         known.level = Level::Nothing;
                         self.failures.refused += 1;
@@ -317,15 +316,9 @@ impl Names {
     /// Which debug package would name more: once for each file that left code without a name, in order of appearance.
     /// Reads the package manager's lists.
     pub fn hints(&mut self) -> Vec<Hint> {
-        let wanting = self.modules.iter_mut().filter_map(|known| known.wanting.as_mut());
-        let wanting = wanting.filter(|file| file.unnamed > 0);
-        let wanting: Vec<Wanting> = wanting
-            .map(|file| {
-                let asked = file.clone();
-                file.unnamed = 0;
-                asked
-            })
-            .collect();
+        let unnamed = |file: &mut Wanting| file.unnamed > 0;
+        let wanting: Vec<Wanting> =
+            self.modules.iter_mut().filter_map(|known| known.wanting.take_if(unnamed)).collect();
         debug_package::hints(&wanting)
     }
 }

@@ -1,7 +1,6 @@
 //! What of an address space is code: the executable mappings of a process, as last read.
 
-use super::module::{Files, Module, foreign_root};
-use super::names::ModuleFile;
+use super::module::{Files, Module};
 use super::unwind::Place;
 use crate::event::{MapsLine, permission};
 use crate::procfs::{Error, ProcessFiles, monotonic_ns, parse_maps};
@@ -9,6 +8,8 @@ use std::sync::Arc;
 
 /// After a reading of maps that an unknown address asked for, none for this many times what it cost.
 const WAIT_PER_COST: u64 = 50;
+/// Processes whose files are looked at for one: its own and those before a chain of forks.
+const FOREBEARS: usize = 4;
 /// User space ends here; what lies above, or in the first page, is no address of code.
 const CODE: std::ops::Range<u64> = 0x1000..0x7fff_ffff_f000;
 
@@ -25,20 +26,22 @@ struct Mapping {
 pub struct Space {
     /// By address.
     mappings: Vec<Mapping>,
+    /// What holds the code that no file holds.
+    jit: Option<Arc<Module>>,
     /// Made anew by each exec: tells whether the process still has this mm.
     auxv: Vec<u8>,
+    /// Processes that have or had this code at these addresses, the own one first.
+    pids: Vec<u32>,
     /// Maps are not to be read before.
     due_ns: u64,
     /// The mm is, or seems to be, in no process any more.
     gone: bool,
-    /// Where the names of code are that no file holds, once they were wanted.
-    jit: Option<Option<Arc<ModuleFile>>>,
 }
 
 impl Space {
     /// What a child begins with.
     pub fn fork(&self) -> Self {
-        Self { due_ns: 0, gone: false, jit: None, ..self.clone() }
+        Self { due_ns: 0, gone: false, ..self.clone() }
     }
 
     /// The mm was torn down: what is known stays, and nothing more will be.
@@ -63,21 +66,21 @@ impl Space {
 
     /// What lies at an address. An address that is unknown is looked for in maps, if that is not too often.
     pub fn find(&mut self, pid: u32, address: u64, files: &mut Files) -> Place {
+        if self.pids.first() != Some(&pid) {
+            // Of the forebears the nearest are enough.
+            self.pids.insert(0, pid);
+            self.pids.truncate(FOREBEARS);
+        }
         let at = self.position(address).or_else(|| {
             let asks = CODE.contains(&address) && self.read(pid);
             asks.then(|| self.position(address))?
         });
         let Some(at) = at else { return if self.gone { Place::Gone } else { Place::Unmapped } };
         let Mapping { line, module } = &mut self.mappings[at];
-        match module.get_or_insert_with(|| files.module(pid, line)) {
+        match module.get_or_insert_with(|| files.module(&self.pids, line)) {
             Some(module) => Place::Code(Arc::clone(module), (address - line.start).wrapping_add(line.offset)),
-            None => Place::Jit,
+            None => Place::Jit(Arc::clone(self.jit.get_or_insert_with(|| files.jit(pid)))),
         }
-    }
-
-    /// Where a just-in-time compiler's names are, if the process still tells who it is.
-    pub fn jit(&mut self, pid: u32) -> Option<Arc<ModuleFile>> {
-        self.jit.get_or_insert_with(|| ModuleFile::jit(pid, foreign_root(pid)).map(Arc::new).ok()).clone()
     }
 
     fn position(&self, address: u64) -> Option<usize> {

@@ -23,6 +23,8 @@ const RBP: usize = 6;
 const RSP: usize = 7;
 /// The return address: the instruction pointer.
 const RA: usize = 16;
+/// Below the stack pointer as much belongs to the function that runs.
+const RED_ZONE: u64 = 128;
 /// Which of `StackRecord::regs` (`struct pt_regs`) is which, in DWARF's order.
 const FROM_PT_REGS: [usize; 17] = [10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16];
 /// Where a signal frame has them, seen from the stack pointer in its trampoline; the same order.
@@ -66,6 +68,8 @@ impl Registers {
 #[derive(Clone, Copy, Debug)]
 pub struct StackCopy<'a> {
     start: u64,
+    /// What lies below means nothing.
+    low: u64,
     end: u64,
     absent: u32,
     bytes: &'a [u8],
@@ -75,7 +79,8 @@ impl<'a> StackCopy<'a> {
     /// The pages that follow a record.
     #[must_use]
     pub const fn new(record: &StackRecord, bytes: &'a [u8]) -> Self {
-        Self { start: record.start, end: record.end, absent: record.absent, bytes }
+        let low = record.regs[19].saturating_sub(RED_ZONE);
+        Self { start: record.start, low, end: record.end, absent: record.absent, bytes }
     }
 
     /// The word at an address.
@@ -94,6 +99,9 @@ impl<'a> StackCopy<'a> {
             if whole && address >= self.end && self.end > self.start { StackEnd::BadUnwindInfo } else { StackEnd::Deep }
         };
         let size = usize::from(size.min(8));
+        if address < self.low {
+            return Err(outside());
+        }
         let at = address.checked_sub(self.start).and_then(|at| usize::try_from(at).ok()).ok_or_else(outside)?;
         let found = self.bytes.get(at..).and_then(|rest| rest.get(..size)).ok_or_else(outside)?;
         let missing = |at: usize| self.absent.checked_shr((at >> 12) as u32).unwrap_or(0) & 1 != 0;
@@ -112,7 +120,7 @@ pub enum Place {
     /// Code of a file, and where in the file.
     Code(Arc<Module>, u64),
     /// Code that no file holds.
-    Jit,
+    Jit(Arc<Module>),
     /// No code.
     Unmapped,
     /// Nobody knows: the process is gone.
@@ -178,7 +186,7 @@ impl Unwinder {
                     let offset = if exact { *offset } else { offset.wrapping_add(1) };
                     step(&mut self.rows, &registers, copy, module, address, offset, &mut find)
                 }
-                Place::Jit => Err(StackEnd::Jit),
+                Place::Jit(_) => Err(StackEnd::Jit),
                 Place::Unmapped => Err(StackEnd::Unmapped),
                 Place::Gone => Err(StackEnd::Gone),
             };
@@ -222,6 +230,10 @@ fn step(
 ) -> Result<Step, StackEnd> {
     let (Some(image), Some(bias)) = (module.image(), module.bias()) else { return Err(StackEnd::NoModule) };
     let in_file = address.wrapping_sub(bias);
+    // At its very begin a program was not called; what its row says holds from the second instruction on.
+    if in_file == image.entry() {
+        return Err(StackEnd::Root);
+    }
     match rows.find(module.code(), image, in_file) {
         Found::Row(row) => step_by_row(&row, rows.rules(&row), image, registers, copy),
         Found::Bad => Err(StackEnd::BadUnwindInfo),

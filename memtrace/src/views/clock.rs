@@ -34,7 +34,7 @@ impl Clock {
     }
 
     /// Date and `12:00:03.120` in the given zone.
-    pub(super) fn date_and_time(self, ts_ns: u64, offset: UtcOffset) -> (String, String) {
+    pub(crate) fn date_and_time(self, ts_ns: u64, offset: UtcOffset) -> (String, String) {
         let t = self.wall(ts_ns).to_offset(offset);
         (date(t), format!("{:02}:{:02}:{:02}.{:03}", t.hour(), t.minute(), t.second(), t.millisecond()))
     }
@@ -45,7 +45,7 @@ fn date(t: OffsetDateTime) -> String {
 }
 
 /// `UTC` or `UTC+02:00`.
-pub(super) fn zone_name(offset: UtcOffset) -> String {
+pub(crate) fn zone_name(offset: UtcOffset) -> String {
     let (hours, minutes, _) = offset.as_hms();
     if offset.is_utc() {
         "UTC".to_owned()

@@ -57,14 +57,14 @@ fn escape_char(out: &mut String, character: char) {
 
 /// Characters that reorder, hide or break text: bidirectional controls, zero-width ones, line and
 /// paragraph separators, tags, interlinear annotations, soft hyphen.
-pub(super) const fn deceives(c: char) -> bool {
+pub(crate) const fn deceives(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// The last component of a path.
-pub(super) fn basename(path: &[u8]) -> &[u8] {
+pub(crate) fn basename(path: &[u8]) -> &[u8] {
     match path.iter().rposition(|&b| b == b'/') {
         Some(slash) if slash + 1 < path.len() => &path[slash + 1..],
         _ => path,

@@ -2,7 +2,7 @@
 //! Integer arithmetic throughout, so that every machine prints the same digits.
 
 /// The minus sign that lines up with `+`.
-pub(super) const MINUS: char = '−';
+pub(crate) const MINUS: char = '−';
 
 const KIB: u128 = 1 << 10;
 const MIB: u128 = 1 << 20;
@@ -10,7 +10,7 @@ const GIB: u128 = 1 << 30;
 const TIB: u128 = 1 << 40;
 
 /// `96.0 MiB`, `244 KiB`, `512 B`, `0`.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let bytes = u128::from(bytes);
     // Each unit is left when its rounded figure would have four digits before the point.
     if bytes == 0 {
@@ -36,7 +36,7 @@ const fn rounded(value: u128, unit: u128, steps: u128) -> u128 {
 }
 
 /// `+60.2 MiB`, `−96.0 MiB`, `±0`.
-pub(super) fn signed_size(bytes: i64) -> String {
+pub(crate) fn signed_size(bytes: i64) -> String {
     match bytes {
         0 => "±0".to_owned(),
         1.. => format!("+{}", size(bytes.unsigned_abs())),
@@ -45,18 +45,18 @@ pub(super) fn signed_size(bytes: i64) -> String {
 }
 
 /// A size that is never negative on a healthy kernel; when it is, the sign is shown.
-pub(super) fn level(bytes: i64) -> String {
+pub(crate) fn level(bytes: i64) -> String {
     if bytes < 0 { signed_size(bytes) } else { size(bytes.unsigned_abs()) }
 }
 
 /// `33,255,424`, `−33,255,424`.
-pub(super) fn exact(bytes: i64) -> String {
+pub(crate) fn exact(bytes: i64) -> String {
     let digits = count(bytes.unsigned_abs());
     if bytes < 0 { format!("{MINUS}{digits}") } else { digits }
 }
 
 /// `15,411`.
-pub(super) fn count(n: u64) -> String {
+pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
@@ -69,12 +69,12 @@ pub(super) fn count(n: u64) -> String {
 }
 
 /// `15,411 minor faults`, `1 minor fault`.
-pub(super) fn counted(n: u64, one: &str, many: &str) -> String {
+pub(crate) fn counted(n: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(n), if n == 1 { one } else { many })
 }
 
 /// `850 ns`, `1.9 µs`, `31 ms`, `5.0 s`, `5 min 12 s`, `3 h 02 min`.
-pub(super) fn duration(ns: u64) -> String {
+pub(crate) fn duration(ns: u64) -> String {
     const SECOND: u64 = 1_000_000_000;
     match ns {
         0..1_000 => format!("{ns} ns"),
@@ -98,7 +98,7 @@ fn unit(ns: u64, unit: u64, name: &str) -> String {
 }
 
 /// `part` of `whole` in percent: `15 %`, below ten with one decimal, `under 0.1 %`; `None` when there is no whole.
-pub(super) fn percent(part: u64, whole: u64) -> Option<String> {
+pub(crate) fn percent(part: u64, whole: u64) -> Option<String> {
     if whole == 0 {
         return None;
     }

@@ -3,15 +3,15 @@
 //! They read no clock, no environment and no file, so a replayed trace prints what the live session printed.
 
 mod clock;
-mod escape;
+pub(crate) mod escape;
 pub mod fold;
-mod human;
+pub(crate) mod human;
 mod json;
 #[cfg(test)]
 mod sample;
 mod text;
 pub mod verdict;
-mod words;
+pub(crate) mod words;
 
 pub use clock::Clock;
 pub use escape::escape;
@@ -39,23 +39,23 @@ pub trait View {
 
 /// What every view needs of the session to turn pages and monotonic times into bytes and wall times.
 #[derive(Clone, Copy, Debug)]
-struct Scale {
-    clock: Clock,
+pub(crate) struct Scale {
+    pub(crate) clock: Clock,
     page_size: i64,
 }
 
 impl Scale {
-    fn of(meta: &Meta) -> Self {
+    pub(crate) fn of(meta: &Meta) -> Self {
         Self { clock: Clock::of(meta), page_size: i64::try_from(meta.page_size).unwrap_or(i64::MAX) }
     }
 
     /// Pages to bytes. Saturates: an absurd trace must not panic.
-    const fn bytes(self, pages: i64) -> i64 {
+    pub(crate) const fn bytes(self, pages: i64) -> i64 {
         pages.saturating_mul(self.page_size)
     }
 
     /// All four classes in bytes.
-    const fn amounts(self, pages: Amounts) -> Amounts {
+    pub(crate) const fn amounts(self, pages: Amounts) -> Amounts {
         Amounts {
             anon: self.bytes(pages.anon),
             file: self.bytes(pages.file),

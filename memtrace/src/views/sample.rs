@@ -325,7 +325,15 @@ pub(in crate::views) fn end() -> EndReport {
         end: End { ts_ns: BEGIN + 5_000 * MS, reason: EndReason::Exited { code: Some(0) } },
         total: closing(),
         lost: LOST,
-        own: Own { cpu_ns: 20 * MS, bpf_ns: Some(1_200_000), bpf_runs: Some(33_000), max_rss: 12_582_912 },
+        own: Own {
+            cpu_ns: 20 * MS,
+            bpf_ns: Some(1_200_000),
+            bpf_runs: Some(33_000),
+            max_rss: 12_582_912,
+            copies: 61,
+            copied_bytes: 499_712,
+            unwind_ns: 310_000,
+        },
         mms: 1,
         stacks: StackSums {
             grown: 16_461,

@@ -46,7 +46,7 @@ pub const fn cause_phrase(cause: Cause) -> &'static str {
 }
 
 /// The system call says more than the cause does: `fault.anon` inside `read`, but not `munmap` inside `munmap`.
-pub(super) const fn syscall_adds(cause: Cause) -> bool {
+pub(crate) const fn syscall_adds(cause: Cause) -> bool {
     !matches!(
         cause,
         Cause::Fork
@@ -64,7 +64,7 @@ pub(super) const fn syscall_adds(cause: Cause) -> bool {
 }
 
 /// One mapping, for a sentence: `heap`, `library libc.so.6`, `anonymous mapping [anon: work_mem]`.
-pub(super) fn mapping_phrase(mapping: &MappingRef) -> String {
+pub(crate) fn mapping_phrase(mapping: &MappingRef) -> String {
     let noun = match mapping.kind {
         Kind::Heap => return "heap".to_owned(),
         Kind::Stack => return "main thread's stack".to_owned(),
@@ -96,7 +96,7 @@ pub(super) fn mapping_phrase(mapping: &MappingRef) -> String {
 }
 
 /// Each cause of loss: name in the NDJSON contract, count, what it means.
-pub(super) const fn losses(lost: Lost) -> [(&'static str, u64, &'static str); 7] {
+pub(crate) const fn losses(lost: Lost) -> [(&'static str, u64, &'static str); 7] {
     [
         ("records", lost.records, "changes whose record had no room: their causes are known, their mappings are not"),
         ("ring", lost.ring, "mapping and task events that had no room: the address space was read again"),
@@ -136,12 +136,12 @@ pub(super) const fn stack_end_phrase(end: StackEnd) -> &'static str {
 }
 
 /// The call's name, or `syscall_N`.
-pub(super) fn syscall_label(nr: u32) -> String {
+pub(crate) fn syscall_label(nr: u32) -> String {
     syscalls::name(nr).map_or_else(|| format!("syscall_{nr}"), str::to_owned)
 }
 
 /// `rw-p`, as `/proc/PID/maps` prints it.
-pub(super) fn permissions(bits: u8) -> String {
+pub(crate) fn permissions(bits: u8) -> String {
     let letter = |bit: u8, letter: char| if bits & bit != 0 { letter } else { '-' };
     let shared = if bits & permission::SHARED != 0 { 's' } else { 'p' };
     [letter(permission::READ, 'r'), letter(permission::WRITE, 'w'), letter(permission::EXECUTE, 'x'), shared]
@@ -152,20 +152,20 @@ pub(super) fn permissions(bits: u8) -> String {
 /// All time in memtrace's BPF programs divided by the target's faults: an upper bound of what a fault paid,
 /// because the programs also run for other events and other processes. `None` where not measured, and where most runs
 /// were for others: then it would say nothing about the target. (A fault that brings a page makes two runs.)
-pub(super) fn bpf_ns_per_fault(own: Own, faults: Faults) -> Option<u64> {
+pub(crate) fn bpf_ns_per_fault(own: Own, faults: Faults) -> Option<u64> {
     let faults = faults.minor.saturating_add(faults.major);
     let runs_tell = own.bpf_runs.is_some_and(|runs| runs <= faults.saturating_mul(4));
     own.bpf_ns.filter(|_| runs_tell)?.checked_div(faults)
 }
 
 /// The kernel's release without the build's suffix: `6.18` of `6.18.44-amd64`.
-pub(super) fn kernel_series(release: &str) -> String {
+pub(crate) fn kernel_series(release: &str) -> String {
     let digits: Vec<&str> = release.splitn(3, ['.', '-']).take(2).collect();
     escape(digits.join(".").as_bytes(), 40)
 }
 
 /// What `wait` would tell of an exit code.
-pub(super) fn exit_phrase(code: u32) -> String {
+pub(crate) fn exit_phrase(code: u32) -> String {
     match code & 0x7f {
         0 => format!("exited with status {}", code >> 8 & 0xff),
         signal => format!("was killed by {}", signal_name(signal)),
@@ -173,7 +173,7 @@ pub(super) fn exit_phrase(code: u32) -> String {
 }
 
 /// `SIGKILL`, or `signal 40`.
-pub(super) fn signal_name(signal: u32) -> String {
+pub(crate) fn signal_name(signal: u32) -> String {
     const NAMES: [&str; 31] = [
         "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
         "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",

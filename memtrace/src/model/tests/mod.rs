@@ -3,6 +3,7 @@
 mod audits;
 mod kinds;
 mod mappings;
+mod residency;
 mod sessions;
 mod stacks;
 

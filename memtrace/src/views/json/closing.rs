@@ -176,7 +176,7 @@ impl<'a> EndLine<'a> {
             mms: end.mms,
             books: BooksFields::of(&end.total, scale),
             lost: LostFields(end.lost),
-            stacks: StacksFields::of(&end.stacks, scale),
+            stacks: StacksFields::of(&end.stacks, end.own, scale),
             bursts: end.bursts,
             own: OwnFields::of(end.own, end.total.faults),
         }

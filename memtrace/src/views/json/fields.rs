@@ -195,10 +195,13 @@ pub(super) struct StacksFields {
     without_bytes: i64,
     failures: BTreeMap<&'static str, u64>,
     failed_bytes: BTreeMap<&'static str, i64>,
+    copies: u64,
+    copied_bytes: u64,
+    unwind_ns: u64,
 }
 
 impl StacksFields {
-    pub(super) fn of(sums: &StackSums, scale: Scale) -> Self {
+    pub(super) fn of(sums: &StackSums, own: Own, scale: Scale) -> Self {
         let bytes = |pages: u64| scale.bytes(i64::try_from(pages).unwrap_or(i64::MAX));
         Self {
             grown_bytes: bytes(sums.grown),
@@ -206,6 +209,9 @@ impl StacksFields {
             without_bytes: bytes(sums.without),
             failures: sums.failures.iter().map(|(end, &(stacks, _))| (end.name(), stacks)).collect(),
             failed_bytes: sums.failures.iter().map(|(end, &(_, pages))| (end.name(), bytes(pages))).collect(),
+            copies: own.copies,
+            copied_bytes: own.copied_bytes,
+            unwind_ns: own.unwind_ns,
         }
     }
 }

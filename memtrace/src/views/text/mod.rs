@@ -155,7 +155,10 @@ impl Session {
         if self.options.bursts_only && !matches!(report, Report::Burst(_)) {
             return;
         }
-        if !matches!(report, Report::Closing(_) | Report::End(_) | Report::Overview(_) | Report::Process(_)) {
+        if !matches!(
+            report,
+            Report::Closing(_) | Report::End(_) | Report::Overview(_) | Report::Process(_) | Report::Tick { .. }
+        ) {
             self.release_held();
         }
         match report {
@@ -165,7 +168,7 @@ impl Session {
             Report::Mapping(change) => self.mapping(change),
             Report::Process(change) => self.process(&change.task),
             Report::Audit(audit) => self.audit(audit),
-            Report::Stack(_) | Report::Residency(_) => {}
+            Report::Stack(_) | Report::Residency(_) | Report::Tick { .. } => {}
             Report::Burst(burst) => self.burst(burst),
             Report::Loss { ts_ns, lost } => self.loss(*ts_ns, *lost),
             Report::Closing(closing) => {

@@ -107,7 +107,7 @@ impl Pending {
         } else {
             self.has_unexplained |= !statement.unexplained.is_zero();
         }
-        self.lost = add_lost(self.lost, statement.lost);
+        self.lost = self.lost + statement.lost;
         for entry in &statement.entries {
             let gross = entry.delta.gross();
             self.gross = self.gross.saturating_add(gross);
@@ -145,18 +145,6 @@ impl Merged {
             self.largest = gross;
             entry.syscall = more.syscall;
         }
-    }
-}
-
-fn add_lost(a: Lost, b: Lost) -> Lost {
-    Lost {
-        records: a.records.saturating_add(b.records),
-        ring: a.ring.saturating_add(b.ring),
-        skipped: a.skipped.saturating_add(b.skipped),
-        threads: a.threads.saturating_add(b.threads),
-        mms: a.mms.saturating_add(b.mms),
-        undecodable: a.undecodable.saturating_add(b.undecodable),
-        stacks: a.stacks.saturating_add(b.stacks),
     }
 }
 
