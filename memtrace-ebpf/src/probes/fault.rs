@@ -17,8 +17,10 @@ use memtrace_common::{Cause, FILE, RecordKey, RecordValue, TaskRecord, Thread, k
 
 /// Error code bit: the page was present, the access was not allowed.
 const PRESENT: u64 = 1;
-/// One fault in so many is timed and counted for the pace, and its return addresses are compared.
+/// One fault in so many is timed and counted for the pace.
 const SAMPLED: u32 = 16;
+/// Of one fault in so many the return addresses are compared: a prime, so that callers that take turns each get their part.
+const COMPARED: u32 = 13;
 /// Error code bit: it was a write.
 const WRITE: u64 = 2;
 
@@ -57,7 +59,7 @@ fn start(ctx: &BtfTracePointContext, mode: u32) -> i32 {
         let regs = if mode == 0 { Regs(ctx.arg::<u64>(1) as *const u8) } else { task.regs() };
         (*th).nr = if mode == 0 { -1 } else { regs.syscall() };
         let (ip, sp) = (regs.ip(), regs.sp());
-        if sampled || ip != (*th).ip || sp != (*th).sp {
+        if (*th).faults % COMPARED == 0 || ip != (*th).ip || sp != (*th).sp {
             (*th).ip = ip;
             (*th).sp = sp;
             // To read the user's memory may be a fault in kernel mode, which would find this very program running, and
