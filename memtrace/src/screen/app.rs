@@ -209,6 +209,9 @@ impl App {
     /// is that it had none.
     pub fn ended(&mut self) {
         self.over = true;
+        if !self.options.replay {
+            self.note = Some("it is over: ← goes back in time, q leaves".to_owned());
+        }
         let untouched = self.scope.cursor.is_none() && self.scope.range.is_none();
         let Some(process) = self.current().filter(|_| self.options.replay && untouched) else { return };
         if process.moments.last().is_none_or(|last| last.closing.amounts.res() > 0) {

@@ -41,7 +41,9 @@ impl Names {
         let lead = self.intern(folded.first().map_or_else(|| "?".to_owned(), |call| call.name()));
         let first = folded.first;
         let frames = folded.calls.iter().enumerate().take(FRAMES).map(|(index, call)| {
-            let hidden = matches!(call.role, Role::Plumbing | Role::Entry) && first != Some(index);
+            // What has no name says little between names that do; the one that wanted the memory is shown in any case.
+            let quiet = matches!(call.role, Role::Plumbing | Role::Entry) || call.symbol.is_none();
+            let hidden = quiet && first != Some(index);
             (self.intern(call.name()), hidden)
         });
         let frames = frames.collect();

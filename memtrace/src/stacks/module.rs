@@ -115,14 +115,15 @@ pub struct Files {
 }
 
 impl Files {
-    /// The module behind an executable mapping of a process. `None` when no file holds the code.
-    pub fn module(&mut self, pid: u32, line: &MapsLine) -> Option<Arc<Module>> {
+    /// The module behind an executable mapping of a process, which is to be found under the first of `pids`; of the
+    /// others it has inherited the mapping. `None` when no file holds the code.
+    pub fn module(&mut self, pids: &[u32], line: &MapsLine) -> Option<Arc<Module>> {
         let found = match line.name.as_slice() {
             b"[vdso]" => self.vdso(line.end - line.start),
             // The kernel's own code at a fixed address: three functions that return at once.
             b"[vsyscall]" => None,
             _ if line.inode == 0 => return None,
-            _ => self.file(pid, line),
+            _ => self.file(pids, line),
         };
         let loaded = found.as_ref().and_then(|code| {
             let image = code.image.as_ref()?;
@@ -162,12 +163,12 @@ impl Files {
         (*own == length).then(|| code.clone())
     }
 
-    fn file(&mut self, pid: u32, line: &MapsLine) -> Option<Code> {
+    fn file(&mut self, pids: &[u32], line: &MapsLine) -> Option<Code> {
         let mapped = (line.device, line.inode);
-        let at = match open(pid, line) {
+        let at = match open(pids, line) {
             Some((file, identity)) => match self.known.iter().position(|known| known.identity == identity) {
                 Some(at) => at,
-                None => self.add(pid, file, identity, line),
+                None => self.add(pids, file, identity, line),
             },
             // The process is gone, but its parent or a sibling may have had the same file.
             None => match self.known.iter().rposition(|known| known.mapped == mapped) {
@@ -182,7 +183,7 @@ impl Files {
         self.known.last().map(|known| known.code.clone())
     }
 
-    fn add(&mut self, pid: u32, file: File, identity: Identity, line: &MapsLine) -> usize {
+    fn add(&mut self, pids: &[u32], file: File, identity: Identity, line: &MapsLine) -> usize {
         let for_names = file.try_clone();
         let mut image = Image::read(Bytes::File(file, identity.size)).map(Arc::new);
         let weight = image.as_ref().map_or(0, |image| image.weight());
@@ -192,7 +193,8 @@ impl Files {
         self.refused += u64::from(image.is_none());
         let named = image.as_ref().and_then(|image| {
             let (path, build_id) = (line.name.clone(), image.build_id().to_vec());
-            ModuleFile::file(for_names.ok()?, path, build_id, open_root(pid)).ok().map(Arc::new)
+            let root = pids.iter().find_map(|pid| open_root(*pid));
+            ModuleFile::file(for_names.ok()?, path, build_id, root).ok().map(Arc::new)
         });
         let code = Code { number: self.number(), image, named };
         self.known.push(Known { identity, mapped: (line.device, line.inode), code });
@@ -220,15 +222,31 @@ fn has_no_path(name: &[u8]) -> bool {
     [b"/memfd:".as_slice(), b"/dev/zero", b"/SYSV", b"anon_inode:"].iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Opens what a process has mapped. `None` when the process is gone, or the file is none that may be opened.
-fn open(pid: u32, line: &MapsLine) -> Option<(File, Identity)> {
+/// Opens what a process has mapped, or its parent at the same place. `None` when both are gone and the file is not where
+/// they had it, or is none that may be opened.
+fn open(pids: &[u32], line: &MapsLine) -> Option<(File, Identity)> {
+    // Who it was forked from may be another program by now, and the file at a path another file.
+    let same_inode = |(_, identity): &(File, Identity)| identity.inode == line.inode;
     // Leads to the very file, deleted or in another mount namespace; wants a capability.
-    let exact = PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", line.start, line.end));
-    open_regular(&exact).or_else(|| {
-        let name = Path::new(std::ffi::OsStr::from_bytes(&line.name));
-        let path = Path::new(&format!("/proc/{pid}/root")).join(name.strip_prefix("/").ok()?);
-        open_regular(&path).filter(|(_, identity)| identity.inode == line.inode)
-    })
+    let exact = |pid| open_regular(&PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", line.start, line.end)));
+    let name = Path::new(std::ffi::OsStr::from_bytes(&line.name));
+    let below = |root: &Path| {
+        let path = root.join(name.strip_prefix("/").ok()?);
+        open_regular(&path).filter(same_inode)
+    };
+    let as_it_sees = |pid| below(Path::new(&format!("/proc/{pid}/root")));
+    let as_we_see = || {
+        let same = |identity: &Identity| {
+            let (major, minor) = (libc::major(identity.device), libc::minor(identity.device));
+            u64::from(major) << 32 | u64::from(minor) == line.device
+        };
+        below(Path::new("/")).filter(|(_, identity)| same(identity))
+    };
+    let (own, before) = pids.split_first()?;
+    exact(*own)
+        .or_else(|| before.iter().find_map(|pid| exact(*pid).filter(same_inode)))
+        .or_else(|| pids.iter().find_map(|pid| as_it_sees(*pid)))
+        .or_else(as_we_see)
 }
 
 /// Looks before it opens: to open a device or a pipe may have effects.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 /// After a reading of maps that an unknown address asked for, none for this many times what it cost.
 const WAIT_PER_COST: u64 = 50;
+/// Processes whose files are looked at for one: its own and those before a chain of forks.
+const FOREBEARS: usize = 4;
 /// User space ends here; what lies above, or in the first page, is no address of code.
 const CODE: std::ops::Range<u64> = 0x1000..0x7fff_ffff_f000;
 
@@ -28,6 +30,8 @@ pub struct Space {
     jit: Option<Arc<Module>>,
     /// Made anew by each exec: tells whether the process still has this mm.
     auxv: Vec<u8>,
+    /// Processes that have or had this code at these addresses, the own one first.
+    pids: Vec<u32>,
     /// Maps are not to be read before.
     due_ns: u64,
     /// The mm is, or seems to be, in no process any more.
@@ -62,13 +66,18 @@ impl Space {
 
     /// What lies at an address. An address that is unknown is looked for in maps, if that is not too often.
     pub fn find(&mut self, pid: u32, address: u64, files: &mut Files) -> Place {
+        if self.pids.first() != Some(&pid) {
+            // Of the forebears the nearest are enough.
+            self.pids.insert(0, pid);
+            self.pids.truncate(FOREBEARS);
+        }
         let at = self.position(address).or_else(|| {
             let asks = CODE.contains(&address) && self.read(pid);
             asks.then(|| self.position(address))?
         });
         let Some(at) = at else { return if self.gone { Place::Gone } else { Place::Unmapped } };
         let Mapping { line, module } = &mut self.mappings[at];
-        match module.get_or_insert_with(|| files.module(pid, line)) {
+        match module.get_or_insert_with(|| files.module(&self.pids, line)) {
             Some(module) => Place::Code(Arc::clone(module), (address - line.start).wrapping_add(line.offset)),
             None => Place::Jit(Arc::clone(self.jit.get_or_insert_with(|| files.jit(pid)))),
         }

@@ -95,6 +95,43 @@ pub(in crate::screen) fn rows(view: &View<'_>, by_since: bool) -> Vec<Row> {
     rows
 }
 
+/// Columns of an amount and of a cause.
+const AMOUNT: usize = 12;
+const CAUSE: usize = 15;
+
+/// What there is room for.
+#[derive(Clone, Copy)]
+struct Columns {
+    now: bool,
+    since: bool,
+    mapping: usize,
+}
+
+impl Columns {
+    /// Where there is no room for both amounts, the one that sorts.
+    fn of(app: &App, width: usize) -> Self {
+        let both = width >= 76 && !app.is_all();
+        let since = !app.is_all() && (both || app.by_since);
+        Self { now: both || !since, since, mapping: if width >= 100 { 28 } else { 16 } }
+    }
+
+    fn used(self) -> usize {
+        AMOUNT * (usize::from(self.now) + usize::from(self.since)) + 2 + CAUSE + 1 + self.mapping + 1
+    }
+
+    fn titles(self, app: &App) -> String {
+        let mut text = String::new();
+        for (shown, name, sorts) in
+            [(self.now, app.stretch_name(), !app.by_since), (self.since, "all".to_owned(), app.by_since)]
+        {
+            if shown {
+                text.push_str(&right(&format!("{}{name}", if sorts { "▾" } else { "" }), AMOUNT));
+            }
+        }
+        format!("{text}  {} {} who", left("why", CAUSE), left("where", self.mapping))
+    }
+}
+
 pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
     let (theme, scale) = (app.theme, view.scale);
     let rows = rows(view, app.by_since);
@@ -146,39 +183,26 @@ pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
         pieces.iter_mut().for_each(|(text, _)| *text = words::compact(text));
     }
     head.push(line(pieces));
-    let both = !app.is_all();
-    let mapping_columns = if width >= 100 { 28 } else { 16 };
-    let arrow = |this: bool| if this { "▾" } else { "" };
-    head.push(line(vec![(
-        format!(
-            "{} {}  {} {} {}",
-            right(&format!("{}{}", arrow(!app.by_since), app.stretch_name()), 11),
-            if both { right(&format!("{}all", arrow(app.by_since)), 11) } else { String::new() },
-            left("why", 15),
-            left("where", mapping_columns),
-            "who"
-        ),
-        theme.faint(),
-    )]));
+    let columns = Columns::of(app, width);
+    head.push(line(vec![(columns.titles(app), theme.faint())]));
     let keys = rows.iter().map(Row::key).collect();
     let rows = Arc::new(rows);
     let listed = Arc::clone(&rows);
     let row = move |index: usize, width: usize| {
         let Some(row) = listed.get(index) else { return line(Vec::new()) };
-        let (now, since) = (scale.bytes(row.delta.res()), scale.bytes(row.since.res()));
-        let moved = |bytes: i64, amounts: Amounts| if amounts.is_zero() { "·".to_owned() } else { signed_size(bytes) };
         let who = row.short.as_ref().or(row.lead.as_ref()).map_or_else(|| actor(&row.entry), |short| short.to_string());
         let mapping = row.mapping.as_ref().map_or_else(|| "·".to_owned(), |mapping| words::mapping(mapping));
-        line(vec![
-            (right(&moved(now, row.delta), 11), theme.change(now)),
-            (if both { format!(" {}", right(&moved(since, row.since), 11)) } else { String::new() }, Style::new()),
-            (format!("  {}", left(words::cause(row.cause), 15)), Style::new()),
-            (format!(" {}", left(&mapping, mapping_columns)), Style::new()),
-            (
-                format!(" {}", left(&who, width.saturating_sub(if both { 42 } else { 30 } + mapping_columns))),
-                Style::new(),
-            ),
-        ])
+        let mut pieces: Vec<(String, Style)> = Vec::with_capacity(5);
+        for amounts in [columns.now.then_some(row.delta), columns.since.then_some(row.since)].into_iter().flatten() {
+            let bytes = scale.bytes(amounts.res());
+            let text = if amounts.is_zero() { "·".to_owned() } else { signed_size(bytes) };
+            let style = if pieces.is_empty() { theme.change(bytes) } else { Style::new() };
+            pieces.push((right(&text, AMOUNT), style));
+        }
+        pieces.push((format!("  {}", left(words::cause(row.cause), CAUSE)), Style::new()));
+        pieces.push((format!(" {}", left(&mapping, columns.mapping)), Style::new()));
+        pieces.push((format!(" {}", left(&who, width.saturating_sub(columns.used()))), Style::new()));
+        line(pieces)
     };
     let detail = move |index: usize, width: usize| {
         let Some(row) = rows.get(index) else { return Vec::new() };

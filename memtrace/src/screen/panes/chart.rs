@@ -70,12 +70,16 @@ impl App {
                 ((u128::from(ts_ns - from) * columns as u128 / u128::from(to - from)) as usize).min(columns - 1)
             })
         };
+        // Before its first change it was as it was at attach.
+        let attached = process.overview.as_ref().map(|overview| overview.ts_ns);
+        let changed = process.moments.first().map(|first| first.start_ns);
+        let began = attached.into_iter().chain(changed).min();
         let mut amounts: Vec<Option<Amounts>> = Vec::with_capacity(columns);
         for column in 0..columns {
             let (start, end) = (time_of(column), time_of(column + 1));
             let most =
                 process.moments.between(start, end).map(|s| s.closing.amounts).max_by_key(|amounts| amounts.res());
-            let first = process.moments.first().is_some_and(|first| first.start_ns <= end);
+            let first = began.is_some_and(|began| began <= end);
             amounts.push(most.or_else(|| first.then(|| process.balance(end).map(|b| b.amounts)).flatten()));
         }
         let peak = amounts.iter().flatten().map(|amounts| amounts.res()).max().unwrap_or(0).max(1);

@@ -85,7 +85,7 @@ pub(super) fn page(app: &App, view: &View<'_>) -> Page {
     let arrow = if callees { " ◂ " } else { " ▸ " };
     let row = move |index: usize, width: usize| -> Line<'static> {
         let Some(branch) = branches.get(index) else { return Line::default() };
-        let share = percent(branch.weight, total).unwrap_or_default();
+        let share = percent(branch.weight, total).unwrap_or_default().replace("under ", "<");
         let sign = match branch.open {
             Some(true) => "▾ ",
             Some(false) => "▹ ",
@@ -100,7 +100,7 @@ pub(super) fn page(app: &App, view: &View<'_>) -> Page {
         line(vec![(begin, Style::new()), (left(&names, room), style)])
     };
     let view_name = if app.callees { "who touched ◂ callers" } else { "callers ▸ who touched" };
-    let folded = if app.unfolded { "" } else { ", plumbing folded" };
+    let folded = if app.unfolded { "" } else { ", plumbing and nameless folded" };
     let what = match measure {
         Measure::Faults => format!("{} faults", count(total)),
         _ => format!("{} {}", amount_of(total, scale), measure.name()),

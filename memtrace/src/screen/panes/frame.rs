@@ -55,6 +55,10 @@ impl App {
             format!(" = anon {} + file {} + shmem {}", level(amounts.anon), level(amounts.file), level(amounts.shmem)),
             plain,
         ));
+        let command = meta.cmdline.split(|&byte| byte == 0).collect::<Vec<_>>().join(&b' ');
+        if !narrow(width) && pid == meta.pid && !command.is_empty() {
+            first.push((format!("   {}", escape(&command, width)), theme.faint()));
+        }
         let virt = virt.map_or_else(|| "?".to_owned(), level);
         let shr = level(amounts.file.saturating_add(amounts.shmem));
         second.push((format!(" VIRT {virt}  SHR {shr}  SWAP {}", level(amounts.swap)), plain));
@@ -124,9 +128,7 @@ impl App {
             return vec![(format!(" {note} "), theme.mark())];
         }
         let mut pieces: Vec<Piece> = Vec::new();
-        if let Some(end) = &self.end {
-            pieces.push((end_words(&end.end.reason), theme.mark()));
-        } else if self.leaving {
+        if self.leaving && !self.over {
             pieces.push(("ending the session …".to_owned(), theme.mark()));
         }
         if let Some(meta) = &self.meta {
@@ -170,6 +172,9 @@ impl App {
             if let Some(share) = percent(own.cpu_ns.saturating_add(own.bpf_ns.unwrap_or(0)), wall) {
                 pieces.push((format!("own {share}"), plain));
             }
+        }
+        if let Some(end) = &self.end {
+            pieces.push((end_words(&end.end.reason), theme.mark()));
         }
         let mut joined: Vec<Piece> = vec![(" ".to_owned(), plain)];
         for (index, piece) in pieces.into_iter().enumerate() {
@@ -243,7 +248,7 @@ pub(super) fn end_words(reason: &EndReason) -> String {
         EndReason::Exited { code: Some(code) } => exit_phrase(*code),
         EndReason::Exited { code: None } => "ended".to_owned(),
         EndReason::Interrupted => "ended by request".to_owned(),
-        EndReason::Duration => "the session's time is over".to_owned(),
+        EndReason::Duration => "the time is over".to_owned(),
         EndReason::OutputClosed => "the output was closed".to_owned(),
         EndReason::Truncated => "the recording is cut here".to_owned(),
     }

@@ -163,6 +163,7 @@ pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
     let keys = rows.iter().map(|row| row.area.mapping.id).collect();
     let read = view.process.reading(view.to).map(|reading| reading.ts_ns);
     let both = width >= 76 && !app.is_all();
+    let sized = width >= 64;
     let listed = Arc::clone(&rows);
     let row = move |index: usize, width: usize| {
         let Some(row) = listed.get(index) else { return line(Vec::new()) };
@@ -176,12 +177,15 @@ pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
             true => "·".to_owned(),
             false => signed_size(scale.bytes(amounts.res())),
         };
-        let mut pieces = vec![(format!(" {} ", right(&size(row.size()), 10)), Style::new())];
+        let mut pieces = vec![(" ".to_owned(), Style::new())];
+        if sized {
+            pieces.push((format!("{} ", right(&size(row.size()), 10)), Style::new()));
+        }
         pieces.extend(bar(row.area.inside.as_ref().and(makeup), theme));
         let now = scale.bytes(row.delta.res());
         pieces.push((format!(" {}", right(&resident, 10)), Style::new()));
         pieces.push((format!(" {}", right(&change(row.delta), 11)), theme.change(now)));
-        let mut used = 1 + 10 + 1 + BAR + 1 + 10 + 1 + 11;
+        let mut used = 1 + if sized { 11 } else { 0 } + BAR + 1 + 10 + 1 + 11;
         if both {
             pieces.push((format!(" {}", right(&change(row.since), 11)), Style::new()));
             used += 12;
@@ -192,9 +196,10 @@ pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
     };
     let detail_rows = Arc::clone(&rows);
     let now_ns = view.to;
+    let read_at = read.map_or_else(String::new, |ts_ns| app.time(ts_ns, false));
     let detail = move |index: usize, width: usize| {
         let Some(row) = detail_rows.get(index) else { return Vec::new() };
-        describe(row, scale, now_ns).iter().flat_map(|text| faint(theme, text, width)).collect()
+        describe(row, scale, now_ns, &read_at).iter().flat_map(|text| faint(theme, text, width)).collect()
     };
     let known = match read {
         Some(ts_ns) => format!("smaps {} + ledger", app.time(ts_ns, false)),
@@ -203,8 +208,8 @@ pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
     let title = format!("2 mappings · {} by {} · {known}{}", rows.len(), app.order.name(), part(app));
     let mut page = Page::list(title, keys, Box::new(row));
     let shown = app.stretch_name();
-    let mut columns =
-        format!(" {} {} {} {}", right("size", 10), left("in memory", BAR), right("RES", 10), right(&shown, 11));
+    let extent = if sized { format!("{} ", right("size", 10)) } else { String::new() };
+    let mut columns = format!(" {extent}{} {} {}", left("in memory", BAR), right("RES", 10), right(&shown, 11));
     if both {
         columns.push_str(&format!(" {}", right("all", 11)));
     }
@@ -240,11 +245,12 @@ fn bar(makeup: Option<Makeup>, theme: Theme) -> Vec<(String, Style)> {
 }
 
 /// The chosen mapping in sentences.
-fn describe(row: &Row, scale: Scale, now_ns: u64) -> Vec<String> {
+fn describe(row: &Row, scale: Scale, now_ns: u64, read: &str) -> Vec<String> {
     let mapping = &row.area.mapping;
     let mut first = format!(
-        "{} {:#x}–{:#x} {}",
+        "{} {} {:#x}–{:#x} {}",
         mapping_phrase(mapping),
+        size(row.size()),
         mapping.start,
         mapping.end,
         permissions(mapping.permissions)
@@ -264,7 +270,7 @@ fn describe(row: &Row, scale: Scale, now_ns: u64) -> Vec<String> {
         if makeup.swapped > 0 {
             text.push_str(&format!(", swapped out {}", size(makeup.swapped)));
         }
-        text.push_str(&format!("; PSS {}, dirty {}", size(pss), size(dirty)));
+        text.push_str(&format!("; PSS {}, dirty {} at {read}", size(pss), size(dirty)));
         lines.push(text);
     } else if mapping.kind == Kind::Several {
         lines.push("a range over several mappings; the kernel does not say how much of each".to_owned());
