@@ -114,7 +114,13 @@ pub(in crate::screen) fn meta() -> Meta {
 }
 
 pub(in crate::screen) fn tick(n: u64) -> Report {
-    let own = Own { cpu_ns: n * MS / 2, bpf_ns: Some(n * MS / 10), bpf_runs: Some(1000), max_rss: 12 << 20, ..Own::default() };
+    let own = Own {
+        cpu_ns: n * MS / 2,
+        bpf_ns: Some(n * MS / 10),
+        bpf_runs: Some(1000),
+        max_rss: 12 << 20,
+        ..Own::default()
+    };
     Report::Tick { ts_ns: BEGIN + n * 100 * MS, own }
 }
 
