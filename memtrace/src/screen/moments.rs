@@ -166,7 +166,7 @@ impl Moments {
     /// Joins the older half in pairs.
     fn join(&mut self) {
         let newer = self.list.split_off(self.list.len() / 4 * 2);
-        let older = std::mem::replace(&mut self.list, VecDeque::new());
+        let older = std::mem::take(&mut self.list);
         for pair in older.into_iter().collect::<Vec<_>>().chunks(2) {
             let Some(mut tally) = Tally::of(pair) else { continue };
             tally.limit(ENTRIES_JOINED);

@@ -49,9 +49,12 @@ impl Row {
     }
 }
 
+/// What a row is told by: cause, mapping, first telling function.
+type Key<'a> = (Cause, Option<u64>, Option<&'a Arc<str>>);
+
 /// Largest first.
 pub(in crate::screen) fn rows(view: &View<'_>, by_since: bool) -> Vec<Row> {
-    let mut rows: BTreeMap<(Cause, Option<u64>, Option<&Arc<str>>), Row> = BTreeMap::new();
+    let mut rows: BTreeMap<Key<'_>, Row> = BTreeMap::new();
     for (entries, now) in
         [(Box::new(view.entries()) as Box<dyn Iterator<Item = &Entry>>, true), (Box::new(view.entries_since()), false)]
     {

@@ -158,7 +158,7 @@ fn key() -> impl Strategy<Value = KeyEvent> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Take(Report),
+    Take(Box<Report>),
     Press(KeyEvent),
     Draw(u16, u16),
 }
@@ -166,7 +166,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let sizes = prop_oneof![Just((80, 24)), Just((200, 60)), (1_u16..260, 1_u16..80)];
     prop_oneof![
-        4 => report().prop_map(Step::Take),
+        4 => report().prop_map(|report| Step::Take(Box::new(report))),
         4 => key().prop_map(Step::Press),
         2 => sizes.prop_map(|(width, height)| Step::Draw(width, height)),
     ]

@@ -1,6 +1,6 @@
 //! What is seen.
 
-use super::sample::{self, BEGIN, MM, MS, PID};
+use super::sample::{self, BEGIN, MM, PID};
 use super::*;
 use crate::event::{EndReason, StackEnd};
 use crate::statement::{Kind, MappingRef, Residency, Resident, Statement};
@@ -21,6 +21,7 @@ fn every_pane_in_the_smallest_terminal() {
 fn everything_at_once_in_a_large_one() {
     let mut app = joined();
     insta::assert_snapshot!("wide", seen(&mut app, WIDE));
+    insta::assert_snapshot!("usual", seen(&mut app, (120, 40)));
     press(&mut app, "?");
     assert!(seen(&mut app, WIDE).contains("mark a moment"));
 }
@@ -189,5 +190,4 @@ fn loss_and_gaps_are_alarming() {
     assert!(text.contains("lost 12 (records)") && text.contains("unexplained 8 KiB"), "{text}");
     press(&mut app, "6");
     assert!(seen(&mut app, NARROW).contains("changes whose record had no room"));
-    let _ = MS;
 }
