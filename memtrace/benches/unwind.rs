@@ -47,8 +47,11 @@ fn unwind(c: &mut Criterion) {
         let (record, bytes) = copy_below(frames);
         let mut stacks = Stacks::new();
         stacks.copied(MM, &record, &bytes);
-        let depth = stacks.take_events().iter().filter(|event| matches!(event, Event::Code(_))).count();
-        group.bench_function(BenchmarkId::new("known", format!("{depth} places")), |b| {
+        let depth = match stacks.take_events().last() {
+            Some(Event::Stack(stack)) => stack.frames.len(),
+            other => panic!("{other:?}"),
+        };
+        group.bench_function(BenchmarkId::new("known", format!("{depth} frames")), |b| {
             b.iter(|| {
                 stacks.copied(MM, black_box(&record), black_box(&bytes));
                 if stacks.counts().ends[0] % 1024 == 0 {
@@ -56,7 +59,7 @@ fn unwind(c: &mut Criterion) {
                 }
             });
         });
-        group.bench_function(BenchmarkId::new("first", format!("{depth} places")), |b| {
+        group.bench_function(BenchmarkId::new("first", format!("{depth} frames")), |b| {
             b.iter(|| Stacks::new().copied(MM, black_box(&record), black_box(&bytes)));
         });
     }
