@@ -47,10 +47,11 @@ impl Sizes {
     /// For one process, or a process and its children; with or without stacks.
     #[must_use]
     pub const fn of(follow: bool, stacks: bool) -> Self {
-        let (slots, records, ring_bytes, paths) =
-            if follow { (4096, 65536, 8 << 20, 131_072) } else { (8, 32768, 4 << 20, 65536) };
+        // Many children that begin at once copy many stacks at once.
+        let (slots, records, ring_bytes, paths, copies_bytes) =
+            if follow { (4096, 65536, 8 << 20, 131_072, 64 << 20) } else { (8, 32768, 4 << 20, 65536, 16 << 20) };
         // The kernel wants at least a page, and something in the table.
-        let (paths, copies_bytes) = if stacks { (paths, 16 << 20) } else { (64, 4096) };
+        let (paths, copies_bytes) = if stacks { (paths, copies_bytes) } else { (64, 4096) };
         Self { slots, threads: 16384, records, ring_bytes, paths, copies_bytes }
     }
 }
