@@ -305,14 +305,17 @@ impl Story {
         large.map(|(_, first, last)| (*first, *last)).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
     }
 
-    /// What left meanwhile, in proportion to the time where that reaches further.
+    /// What left meanwhile, in proportion to the time where that reaches further. Entries that are no faults often have no
+    /// time but their first.
     fn add_loss(&mut self, entry: &Entry, start_ns: u64, end_ns: u64) {
-        if entry.first_ns >= end_ns || entry.last_ns < start_ns {
-            return;
-        }
-        let inside = entry.last_ns.min(end_ns) - entry.first_ns.max(start_ns);
-        let whole = entry.last_ns.saturating_sub(entry.first_ns);
-        let share = if whole == 0 { Share::ALL } else { Share { part: inside, whole } };
+        let share = match belongs(entry, start_ns, end_ns) {
+            Belongs::Wholly | Belongs::Beside => Share::ALL,
+            Belongs::Partly => Share {
+                part: entry.last_ns.min(end_ns).saturating_sub(entry.first_ns.max(start_ns)),
+                whole: entry.last_ns.saturating_sub(entry.first_ns).max(1),
+            },
+            Belongs::Not => return,
+        };
         let lost = Amounts {
             anon: entry.delta.anon.min(0),
             file: entry.delta.file.min(0),
