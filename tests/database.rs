@@ -5,6 +5,7 @@ use crate::runner::skip;
 use crate::target::Target;
 use crate::tool::PATIENCE;
 use anyhow::{Context, Result, bail, ensure};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -67,6 +68,15 @@ impl Postgres {
         );
         std::fs::write(cluster.data.join("postgresql.auto.conf"), settings)?;
         Ok(cluster)
+    }
+
+    /// Another value for a setting, before the server starts.
+    ///
+    /// # Errors
+    /// The settings cannot be written.
+    pub fn set(&self, name: &str, value: &str) -> Result<()> {
+        let mut settings = std::fs::OpenOptions::new().append(true).open(self.data.join("postgresql.auto.conf"))?;
+        Ok(writeln!(settings, "{name} = {value}")?)
     }
 
     /// Starts the server and waits until it accepts connections.
