@@ -78,8 +78,8 @@ impl Stack {
     }
 
     /// It went this way. The path is told from the inside out, in words: `NAME` is a function of the program (or of its own
-    /// libraries) once, `NAME{N}` `N` times, `NAME+` at least once; `*` is one or more frames of other modules, `*a|b` with
-    /// `a` or `b` in the innermost one's name; `~` is any frames, or none. An inlined function counts like a frame.
+    /// libraries; `a|b`: either, where two symbols share an address) once, `NAME{N}` `N` times, `NAME+` at least once; `*` is one or more frames of other modules, `*a|b` with
+    /// `a` or `b` in the innermost one's name; `·` is a space in a name; `~` is any frames, or none. An inlined function counts like a frame.
     #[must_use]
     pub fn went(&self, program: &str, path: &str) -> bool {
         fits(&path.split(' ').collect::<Vec<_>>(), &self.steps(program), false)
@@ -124,7 +124,14 @@ impl Stack {
             }
             text.push_str(" ← ");
         }
-        text + &self.end
+        text.push_str(&self.end);
+        // The innermost and the outermost of a deep recursion say enough.
+        if text.chars().count() > 600 {
+            let (head, tail): (String, String) =
+                (text.chars().take(350).collect(), text.chars().skip(text.chars().count() - 200).collect());
+            return format!("{head} … {tail}");
+        }
+        text
     }
 }
 
@@ -151,11 +158,13 @@ fn fits(words: &[&str], steps: &[Step<'_>], cut: bool) -> bool {
         };
         return names.split('|').any(|name| innermost.contains(name)) && fits(rest, &steps[1..], cut);
     }
-    let (name, times) = match word.split_once('{') {
-        Some((name, times)) => (name, times.trim_end_matches('}').parse().ok()),
+    let repeated = word.rsplit_once('{').and_then(|(name, times)| Some((name, times.strip_suffix('}')?.parse().ok()?)));
+    let (name, times) = match repeated {
+        Some((name, times)) => (name, Some(times)),
         None => (word.trim_end_matches('+'), (!word.ends_with('+')).then_some(1)),
     };
-    let run = steps.iter().take_while(|step| matches!(step, Step::Own(own) if *own == name)).count();
+    let is = |own: &str| name.split('|').any(|name| name.replace('·', " ") == own);
+    let run = steps.iter().take_while(|step| matches!(step, Step::Own(own) if is(own))).count();
     let whole = times.is_none_or(|times: usize| run == times || cut && run == steps.len() && run < times);
     run > 0 && whole && fits(rest, &steps[run..], cut)
 }
@@ -248,6 +257,8 @@ mod tests {
         for path in ["* dig{3} main * _start", "*memcpy dig+ main * _start", "dig+ main * _start", "* dig+ main *"] {
             assert!(!deep.went("paths", path), "{path}");
         }
+        let rust = stack(&[("paths", "<A as B>::c"), ("paths", "d::{{closure}}")]);
+        assert!(rust.went("paths", "<A·as·B>::c d::{{closure}}"));
         let cut = Stack { end: "deep".to_owned(), complete: false, frames: deep.frames[..3].to_vec() };
         assert!(cut.began("paths", "* dig{40} main") && cut.began("paths", "*memset dig+ main"));
         assert!(

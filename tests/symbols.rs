@@ -149,8 +149,16 @@ impl Module {
         if returned { at(address - 1).chain(at(address)).collect() } else { at(address).collect() }
     }
 
-    /// What the call before this return address calls by name.
+    /// What the call before this return address calls by name; what a module's own resolver chooses has the resolver's.
     fn called(&self, offset: u64) -> Option<&str> {
+        let name = self.linked(offset)?;
+        let Some(resolver) = name.strip_prefix("*ABS*+") else {
+            return Some(name);
+        };
+        Some(&self.symbols.get(&hex(resolver).ok()?)?.first()?.1)
+    }
+
+    fn linked(&self, offset: u64) -> Option<&str> {
         let address = self.address(offset)?;
         let at = usize::try_from(offset).ok()?;
         let relative = i32::from_le_bytes(self.bytes.get(at.checked_sub(4)?..at)?.try_into().ok()?);

@@ -174,8 +174,8 @@ pub struct Thread {
     pub state: u32,
     /// System call of a kernel-mode fault, −1 for none.
     pub nr: i32,
-    /// Faults seen, for sampling.
-    pub faults: u32,
+    /// Faults to come that are not sampled.
+    pub unsampled: u32,
     /// Cached VMA.
     pub vma_start: u64,
     /// Its end.
@@ -200,6 +200,23 @@ pub struct Thread {
     pub calls: u64,
     /// Value of `calls` in the mmap call that has begun to populate; `u64::MAX` for none.
     pub populating: u64,
+    /// Code paths of its last faults, by hash of `ip`: programs that fault much do so at a few places in turn.
+    pub recent: [Recent; RECENT],
+}
+
+/// Code paths that a thread remembers.
+pub const RECENT: usize = 16;
+
+/// A code path that need not be looked up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Recent {
+    /// User instruction.
+    pub ip: u64,
+    /// User stack pointer.
+    pub sp: u64,
+    /// As [`crate::StackKey::stack`]; 0 when it is to be looked up again.
+    pub stack: u64,
 }
 
 /// A task that reclaims memory now.

@@ -223,7 +223,8 @@ pub struct StackKey {
 pub const STACK_RETURNS: usize = 6;
 
 /// What the program knows of a path once it has unwound its copy: where its return addresses lie. The probes look
-/// whether they are still there; the first that is not makes another path.
+/// whether they are still there; the first that is not makes another path. Those more than 2 KiB behind the first are
+/// not compared.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct StackPath {

@@ -57,6 +57,11 @@ pub static STACKS: LruHashMap<StackKey, StackPath> = LruHashMap::with_max_entrie
 /// Copies of stacks. However many there are, the lives of mms have their own room.
 #[map]
 pub static STACK_COPIES: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+/// Bytes of a stack in which return addresses are compared.
+pub const STACK_WINDOW: usize = 2048;
+/// Those bytes.
+#[map]
+pub static STACK_WORDS: PerCpuArray<[u8; STACK_WINDOW]> = PerCpuArray::with_max_entries(1, 0);
 /// What was lost.
 #[map]
 pub static LOSSES: PerCpuArray<Losses> = PerCpuArray::with_max_entries(1, 0);

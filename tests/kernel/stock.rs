@@ -238,7 +238,7 @@ fn stock_redis() -> Result<()> {
     let server = Target::start(Command::new(&command[0]).args(&command[1..]))?;
     redis_up(&dir)?;
     let tool = Tool::attach(server.pid(), &["--follow"])?;
-    let keys = sized(150_000, 1_000_000).to_string();
+    let keys = sized(190_000, 1_000_000).to_string();
     redis(&dir, &["debug", "populate", &keys, "key", "700"])?;
     redis_benchmark(&dir, sized(60_000, 400_000))?;
     redis(&dir, &["eval", "for i = 1, 200000 do redis.call('hset', 'h' .. i % 100, i, 'value') end return 1", "0"])?;
@@ -252,17 +252,17 @@ import json, re, sqlite3, sys, threading
 print("ready", flush=True)
 sys.stdin.buffer.read(1)
 scale = int(sys.argv[1])
-words = {str(i): [i] * (i % 50) for i in range(60000 * scale)}
-text = json.dumps([{"id": i, "name": "name %d" % i, "tags": [str(j) for j in range(5)]} for i in range(40000 * scale)])
+words = {str(i): [i] * (i % 50) for i in range(100000 * scale)}
+text = json.dumps([{"id": i, "name": "name %d" % i, "tags": [str(j) for j in range(5)]} for i in range(60000 * scale)])
 parsed = json.loads(text)
 found = re.findall(r'"name (\d+)"', text)
 database = sqlite3.connect(":memory:")
 database.execute("create table t (i integer, s text)")
-database.executemany("insert into t values (?, ?)", ((i, "text %d" % i) for i in range(150000 * scale)))
+database.executemany("insert into t values (?, ?)", ((i, "text %d" % i) for i in range(250000 * scale)))
 database.execute("create index x on t (s)")
 kept = []
 def work(which):
-    kept.append([bytearray(b"x" * (1000 + (i * 37 + which) % 9000)) for i in range(2000 * scale)])
+    kept.append([bytearray(b"x" * (1000 + (i * 37 + which) % 9000)) for i in range(3000 * scale)])
 threads = [threading.Thread(target=work, args=(which,)) for which in range(4)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()

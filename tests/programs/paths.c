@@ -315,32 +315,36 @@ FUNCTION static void late(size_t pages)
     late_work(region(pages), pages);
     told("fault.anon", pages, "late_touch late_work late main * _start");
     late_lazy(region(pages), pages);
-    told("fault.anon", pages, "late_touch late_resolve * late_lazy late main * _start");
+    told("fault.anon", pages, "late_touch late_resolve|late_picked * late_lazy late main * _start");
 }
 
-FUNCTION static void replaced_call(void *library, const char *name, size_t pages)
+FUNCTION static void swapped(int which, size_t pages)
 {
-    void (*work)(char *, size_t) = (void (*)(char *, size_t))dlsym(library, name);
-    if (work == NULL)
+    static void *library;
+    char path[4096], chain[64];
+    if (library != NULL)
+        dlclose(library);
+    snprintf(path, sizeof path, "%s.swap%d.so", self, which);
+    library = dlopen(path, RTLD_NOW);
+    if (library == NULL)
         die(dlerror());
+    void (*work)(char *, size_t) = (void (*)(char *, size_t))dlsym(library, which == 1 ? "swap1_work" : "swap2_work");
     work(region(pages), pages);
+    snprintf(chain, sizeof chain, "swap%d_touch swap%d_work swapped swap%d main * _start", which, which, which);
+    told("fault.anon", pages, chain);
+}
+
+/* Two libraries of one size: the second takes the place of the first, most likely at the same addresses. */
+FUNCTION static void swap1(size_t pages)
+{
+    swapped(1, pages);
     KEEP;
 }
 
-/* Two libraries of one size, one after the other, most likely at the same addresses. */
-FUNCTION static void replaced(size_t pages)
+FUNCTION static void swap2(size_t pages)
 {
-    char path[4096];
-    for (int which = 1; which <= 2; which++) {
-        snprintf(path, sizeof path, "%s.swap%d.so", self, which);
-        void *library = dlopen(path, RTLD_NOW);
-        if (library == NULL)
-            die(dlerror());
-        replaced_call(library, which == 1 ? "swap1_work" : "swap2_work", pages);
-        dlclose(library);
-    }
-    told("fault.anon", pages, "swap1_touch swap1_work replaced_call replaced main * _start");
-    told("fault.anon", pages, "swap2_touch swap2_work replaced_call replaced main * _start");
+    swapped(2, pages);
+    KEEP;
 }
 
 FUNCTION static void cow_child(char *inherited, size_t pages)
@@ -641,17 +645,21 @@ FUNCTION static void shrunk(size_t pages)
     close(file);
 }
 
-FUNCTION static void births(size_t pages)
+/* Protections that nothing else here has: neither merges with a neighbour. */
+FUNCTION static void births(const char *name, size_t pages)
 {
-    /* Protections that nothing else here has: neither merges with a neighbour. */
-    char *a = mapper_a(pages, PROT_EXEC);
-    char *b = mapper_b(2 * pages, PROT_READ | PROT_WRITE | PROT_EXEC);
-    mapping("born", a, "*mmap mapper_a births main * _start");
-    mapping("born", b, "*mmap mapper_b births main * _start");
-    unmap(a, pages);
-    raw_unmap(b, 2 * pages);
-    mapping("died", a, "*munmap unmap births main * _start");
-    mapping("died", b, "raw_unmap births main * _start");
+    if (strcmp(name, "births_a") == 0) {
+        char *start = mapper_a(pages, PROT_EXEC);
+        mapping("born", start, "*mmap mapper_a births main * _start");
+        unmap(start, pages);
+        mapping("died", start, "*munmap unmap births main * _start");
+    } else {
+        char *start = mapper_b(pages, PROT_READ | PROT_WRITE | PROT_EXEC);
+        mapping("born", start, "*mmap mapper_b births main * _start");
+        raw_unmap(start, pages);
+        mapping("died", start, "raw_unmap births main * _start");
+    }
+    KEEP;
 }
 
 /* ---- What cannot be complete, and should say so. ---- */
@@ -659,6 +667,7 @@ FUNCTION static void births(size_t pages)
 FUNCTION static void too_deep(size_t pages)
 {
     recurse(600, region(pages), pages);
+    told("fault.anon", -1, "recurse+");
     told("fault.anon", pages, "touch recurse{600} too_deep main * _start");
 }
 
@@ -717,7 +726,7 @@ static const struct {
     {"direct", direct},       {"recursion", recursion}, {"variable", variable},   {"pointers", pointers},
     {"sorted", sorted},       {"copied", copied},       {"filled", filled},       {"read_into", read_into},
     {"signalled", signalled}, {"tripped", tripped},     {"bared", bared},         {"threads", threads},
-    {"late", late},           {"replaced", replaced},   {"forked", forked},       {"vforked", vforked},
+    {"late", late},           {"swap1", swap1},         {"swap2", swap2},   {"forked", forked},       {"vforked", vforked},
     {"execed", execed},       {"shrunk", shrunk},       {"mapped_file", mapped_file}, {"heaped", heaped},
     {"too_deep", too_deep},   {"alternate", alternate}, {"compiled", compiled},   {"brief", brief},
 };
@@ -746,8 +755,8 @@ int main(int count, char **arguments)
         said = 0;
         int known = 0;
         say("{\"done\":\"%s\",\"mappings\":[", name);
-        if (strcmp(name, "births") == 0) {
-            births(pages);
+        if (strncmp(name, "births_", 7) == 0) {
+            births(name, pages);
             known = 1;
         }
         say("],\"paths\":[");

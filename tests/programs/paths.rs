@@ -110,7 +110,7 @@ fn run(step: &str, pages: usize) -> Option<(String, i64)> {
         }
         "dynamic" => {
             dynamic(black_box(&Square), pages);
-            (with_tail("~ paths::touch <paths::Square as paths::Shape>::fill paths::dynamic"), exact)
+            (with_tail("~ paths::touch <paths::Square·as·paths::Shape>::fill paths::dynamic"), exact)
         }
         "recursion" => {
             black_box(recurse(30, pages));

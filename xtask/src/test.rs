@@ -23,6 +23,8 @@ const WATCHED: &[(&str, &str)] = &[
     ("stress-ng", "stress-ng"),
     ("java", "default-jre-headless"),
     ("python3", "python3"),
+    ("gcc", "gcc"),
+    ("objdump", "binutils"),
 ];
 
 /// One line of the summary.

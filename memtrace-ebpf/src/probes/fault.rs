@@ -9,7 +9,7 @@ use crate::maps::{MMS, SLOTS, THREADS, emit, epoch, lose, maybe_traced};
 use crate::slot::head;
 use crate::{record, stack, vma};
 use aya_ebpf::{
-    helpers::bpf_ktime_get_ns,
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns},
     macros::{btf_tracepoint, perf_event},
     programs::{BtfTracePointContext, PerfEventContext},
 };
@@ -17,8 +17,10 @@ use memtrace_common::{Cause, FILE, RecordKey, RecordValue, TaskRecord, Thread, k
 
 /// Error code bit: the page was present, the access was not allowed.
 const PRESENT: u64 = 1;
-/// One fault in so many is timed and counted for the pace, and its return addresses are compared.
+/// One fault in so many, on average, is timed and counted for the pace, and its return addresses are compared.
 const SAMPLED: u32 = 16;
+/// After one sample in so many, on average, all code paths are looked up again that the thread remembers.
+const DOUBTED: u32 = 4;
 /// Error code bit: it was a write.
 const WRITE: u64 = 2;
 
@@ -51,8 +53,15 @@ fn start(ctx: &BtfTracePointContext, mode: u32) -> i32 {
             book_unchanged(task, th, 0);
         }
         (*th).address = ctx.arg(0);
-        (*th).faults += 1;
-        let sampled = (*th).faults & (SAMPLED - 1) == 0;
+        let sampled = (*th).unsampled == 0;
+        (*th).unsampled = (*th).unsampled.wrapping_sub(1);
+        if sampled {
+            let random = bpf_get_prandom_u32();
+            (*th).unsampled = gap(random);
+            if random & (DOUBTED - 1) == 0 {
+                stack::doubt(th);
+            }
+        }
         // In user mode the tracepoint's own registers are the user's.
         let regs = if mode == 0 { Regs(ctx.arg::<u64>(1) as *const u8) } else { task.regs() };
         (*th).nr = if mode == 0 { -1 } else { regs.syscall() };
@@ -60,9 +69,12 @@ fn start(ctx: &BtfTracePointContext, mode: u32) -> i32 {
         if sampled || ip != (*th).ip || sp != (*th).sp {
             (*th).ip = ip;
             (*th).sp = sp;
+            (*th).stack = if sampled { 0 } else { stack::remembered(th) };
             // To read the user's memory may be a fault in kernel mode, which would find this very program running, and
             // the kernel skips it and counts it. A fault in kernel mode has its path looked up when it is booked.
-            (*th).stack = if mode == 0 { stack::path(task, regs, (*th).slot) } else { 0 };
+            if (*th).stack == 0 && mode == 0 {
+                stack::look_up(th, task, regs);
+            }
         }
         (*th).fault_count = count;
         let mut state = ((*th).state & thread::VMA_HAS_OPS) | thread::STARTED | mode;
@@ -210,6 +222,13 @@ pub fn of(task: Task, mm: u64) -> Option<*mut Thread> {
     THREADS.get_ptr_mut(tid)
 }
 
+/// Faults that are not sampled before the next one that is: any number, or of a program that faults in turns always the
+/// same turn would be sampled.
+#[inline(always)]
+fn gap(random: u32) -> u32 {
+    ((u64::from(random) * u64::from(2 * SAMPLED - 1)) >> 32) as u32
+}
+
 static NEW_THREAD: Thread = unsafe { core::mem::zeroed() };
 
 #[inline(never)]
@@ -230,8 +249,8 @@ fn register(task: Task, mm: u64, tid: u32) -> i32 {
         (*th).slot = slot;
         (*th).populating = u64::MAX;
         (*th).nr = -1;
-        // Threads that take few faults are sampled as often as others.
-        (*th).faults = tid & (SAMPLED - 1);
+        // As if it had faulted before, so that threads with few faults are sampled as often as others.
+        (*th).unsampled = gap(bpf_get_prandom_u32()).min(gap(bpf_get_prandom_u32()));
     }
     emit(TaskRecord {
         head: head(kind::THREAD_SEEN, slot, tid, tgid),

@@ -152,7 +152,7 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
         // Before anything else is done: what follows is our time, not the fault's.
         let now = if (*th).start_ns != 0 { bpf_ktime_get_ns() } else { 0 };
         if (*th).stack == 0 {
-            (*th).stack = stack::path(task, task.regs(), index);
+            stack::look_up(th, task, task.regs());
         }
         let place = vma::of_fault(th, slot, task);
         let cause = match member {

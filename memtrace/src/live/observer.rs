@@ -9,13 +9,13 @@ use super::reading;
 use crate::decode::{Decoder, Raw};
 use crate::event::{Closing, CodeId, Event, Lost, Maps, MmId, Own, Smaps, Tick, Why};
 use crate::procfs::{ProcessFiles, monotonic_ns, parse_maps};
-use crate::stacks::{ModuleFile, Stacks};
+use crate::stacks::Stacks;
+use crate::stacks::names::NewCode;
 use crate::units::Amounts;
 use anyhow::{Context as _, Result};
 use memtrace_common::{Cause, Losses, Overflow, RecordKey, RecordValue, kind, nr};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::sync::Arc;
 
 /// How long a thread's name is believed.
 const COMM_BELIEVED_NS: u64 = 1_000_000_000;
@@ -135,7 +135,7 @@ impl Observer {
     }
 
     /// Where the names of code are that was new since the last call.
-    pub fn take_new_code(&mut self) -> HashMap<CodeId, Arc<ModuleFile>> {
+    pub fn take_new_code(&mut self) -> HashMap<CodeId, NewCode> {
         self.stacks.take_new_code()
     }
 

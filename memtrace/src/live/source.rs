@@ -8,11 +8,10 @@ use crate::cli::TraceOptions;
 use crate::event::{CodeId, Event, MmId};
 use crate::hints::Failure;
 use crate::procfs::ProcessFiles;
-use crate::stacks::ModuleFile;
+use crate::stacks::names::NewCode;
 use anyhow::Result;
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::sync::Arc;
 
 /// The source of a session's events.
 pub enum Source {
@@ -101,7 +100,7 @@ impl Source {
     }
 
     /// Where the names of code are that was new since the last call.
-    pub fn take_new_code(&mut self) -> HashMap<CodeId, Arc<ModuleFile>> {
+    pub fn take_new_code(&mut self) -> HashMap<CodeId, NewCode> {
         match self {
             Self::Probes(observer) => observer.take_new_code(),
             Self::Poller(_) => HashMap::new(),

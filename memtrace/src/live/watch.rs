@@ -4,8 +4,8 @@
 use super::session::Session;
 use crate::cli::{Target, TraceOptions};
 use crate::event::{CodeId, Event};
-use crate::stacks::ModuleFile;
 use crate::stacks::names::Names;
+use crate::stacks::names::NewCode;
 use anyhow::{Context as _, Result, anyhow};
 use std::collections::HashMap;
 use std::io;
@@ -46,7 +46,7 @@ const INTERVALS_WAITING: usize = 64;
 pub(super) struct Interval {
     pub(super) events: Vec<Event>,
     /// Where the names of the code are that is new.
-    pub(super) code: HashMap<CodeId, Arc<ModuleFile>>,
+    pub(super) code: HashMap<CodeId, NewCode>,
 }
 
 /// Where a session puts its intervals.

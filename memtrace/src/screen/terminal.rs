@@ -81,7 +81,16 @@ fn show(feed: &Receiver<Feed>, stop: &dyn Fn(), signal: &Signals, screen: &mut S
             screen.terminal.draw(|frame| app.draw(frame)).context("failed to draw on the terminal")?;
             (drawn, stale, asked) = (Instant::now(), false, false);
         }
-        if !event::poll(PATIENCE).context("failed to read the terminal")? {
+        if !wait_for_input()? {
+            // The terminal is gone: there is nobody to show anything.
+            stop();
+            while !app.over {
+                std::thread::sleep(PATIENCE);
+                take(feed, app);
+            }
+            return Ok(());
+        }
+        if !event::poll(Duration::ZERO).context("failed to read the terminal")? {
             continue;
         }
         asked = true;
@@ -100,6 +109,21 @@ fn show(feed: &Receiver<Feed>, stop: &dyn Fn(), signal: &Signals, screen: &mut S
             Reaction::Save(save) => app.saved(write(&save)),
         }
     }
+}
+
+/// Waits a moment for input. False when the terminal is gone, from which crossterm would read nothing for ever.
+fn wait_for_input() -> Result<bool> {
+    let mut input = libc::pollfd { fd: libc::STDIN_FILENO, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd; standard input need not even be open.
+    if unsafe { libc::poll(&raw mut input, 1, PATIENCE.as_millis() as libc::c_int) } < 0 {
+        let error = io::Error::last_os_error();
+        return if error.kind() == io::ErrorKind::Interrupted {
+            Ok(true)
+        } else {
+            Err(error).context("failed to wait")
+        };
+    }
+    Ok(input.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) == 0)
 }
 
 /// Takes what is there; true when something was.

@@ -19,7 +19,7 @@ mod space;
 mod tests;
 mod unwind;
 
-pub use names::ModuleFile;
+use names::NewCode;
 
 use crate::decode::StackNumbers;
 use crate::event::{Code, CodeId, Event, MapsLine, MmId, Stack, StackEnd, StackId};
@@ -67,7 +67,7 @@ pub struct Stacks {
     /// How a stack ends of which nothing but the innermost frame is known.
     unknown: StackEnd,
     events: Vec<Event>,
-    new_code: HashMap<CodeId, Arc<ModuleFile>>,
+    new_code: HashMap<CodeId, NewCode>,
     new_paths: Vec<(StackKey, StackPath)>,
     ends: [u64; StackEnd::ALL.len()],
     scratch: Vec<u32>,
@@ -188,7 +188,7 @@ impl Stacks {
     }
 
     /// Of the [`Event::Code`]s since the last call, where their names are; those that have none anywhere are left out.
-    pub fn take_new_code(&mut self) -> HashMap<CodeId, Arc<ModuleFile>> {
+    pub fn take_new_code(&mut self) -> HashMap<CodeId, NewCode> {
         std::mem::take(&mut self.new_code)
     }
 
@@ -239,7 +239,7 @@ impl Stacks {
         let id = CodeId(self.next_code);
         self.next_code += 1;
         if let Some(named) = module.and_then(|module| module.named()) {
-            self.new_code.insert(id, Arc::clone(named));
+            self.new_code.insert(id, NewCode { file: Arc::clone(named), after_call: !exact });
         }
         self.events.push(Event::Code(Code {
             id,

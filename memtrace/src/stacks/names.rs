@@ -24,7 +24,7 @@ use crate::event::{Code, CodeId, Event};
 use debug_package::Wanting;
 use module_file::{Identity, Kind};
 use question::{Answer, Named, Place, Question};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -59,6 +59,16 @@ pub struct Failures {
     pub refused: u64,
     /// Times that no process could be started.
     pub unstarted: u64,
+}
+
+/// Where the name of a code is to be found.
+#[derive(Clone, Debug)]
+pub struct NewCode {
+    /// What has it.
+    pub file: Arc<ModuleFile>,
+    /// The address is the one after a call: of the function that holds the byte before. Else it is the instruction's own,
+    /// as in a leaf or in what a signal interrupted.
+    pub after_call: bool,
 }
 
 /// How much of a module is still read.
@@ -136,30 +146,24 @@ impl Names {
         }
     }
 
-    /// Fills `symbols` and `symbol_offset` of each [`Event::Code`], as far as they are known. `modules` has those of the
+    /// Fills `symbols` and `symbol_offset` of each [`Event::Code`], as far as they are known. `new` has those of the
     /// codes in `events`; a code without one stays as it is. Calls of earlier batches name leaves of this one as long as
     /// their module is kept by the caller.
     ///
-    /// Whether a code is where a call returns to, and which call reached an unnamed leaf, is seen from the
-    /// [`Event::Stack`]s in `events`: a stack should come with its new codes.
-    pub fn name_all(&mut self, events: &mut [Event], modules: &HashMap<CodeId, Arc<ModuleFile>>) {
-        let mut callers: HashSet<CodeId> = HashSet::new();
-        for event in events.iter() {
-            if let Event::Stack(stack) = event {
-                callers.extend(stack.frames.iter().skip(1));
-            }
-        }
+    /// Which call reached an unnamed leaf is seen from the [`Event::Stack`]s in `events`: a stack should come with its
+    /// new codes.
+    pub fn name_all(&mut self, events: &mut [Event], new: &HashMap<CodeId, NewCode>) {
         let mut asked: BTreeMap<usize, Vec<(usize, Place)>> = BTreeMap::new();
         let mut fresh = HashMap::new();
         for (index, event) in events.iter().enumerate() {
             let Event::Code(code) = event else { continue };
-            let Some(file) = modules.get(&code.id) else { continue };
+            let Some(&NewCode { ref file, after_call }) = new.get(&code.id) else { continue };
             let module = self.module(file);
             let at = if matches!(file.kind, Kind::PerfMap { .. }) { code.ip } else { code.offset };
             self.codes.insert(code.id, (module, at));
             fresh.insert(code.id, index);
             if code.symbols.is_empty() {
-                asked.entry(module).or_default().push((index, Place { at, after_call: callers.contains(&code.id) }));
+                asked.entry(module).or_default().push((index, Place { at, after_call }));
             }
         }
         for (module, wanted) in asked {

@@ -108,8 +108,9 @@ const fn all(faults: Faults) -> u64 {
 pub fn time_in_faults(burst: &Burst) -> Option<(u64, u64)> {
     let total = burst.latency.estimated_total_ns(all(burst.faults))?;
     let rose = burst.threads.iter().filter(|part| all(part.faults) >= all(burst.faults) / THREAD).count();
-    let wall = burst.ts_ns.saturating_sub(burst.start_ns);
-    Some((total, wall.saturating_mul(rose.max(1) as u64)))
+    let wall = burst.ts_ns.saturating_sub(burst.start_ns).saturating_mul(rose.max(1) as u64);
+    // A few samples of a short burst may promise more time than there was.
+    Some((total.min(wall), wall))
 }
 
 /// What a stack does for a query, where one of its functions says so.

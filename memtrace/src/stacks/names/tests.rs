@@ -144,11 +144,15 @@ fn text(event: &Event) -> String {
     if names.is_empty() { names } else { format!("{names}+{}", code.symbol_offset) }
 }
 
+fn new(id: u32, module: &Arc<ModuleFile>, after_call: bool) -> (CodeId, NewCode) {
+    (CodeId(id), NewCode { file: Arc::clone(module), after_call })
+}
+
 /// What one module's offsets are called, each as a leaf.
 fn named(names: &mut Names, module: &Arc<ModuleFile>, offsets: &[u64]) -> Vec<String> {
     let mut events: Vec<Event> = (0..).zip(offsets).map(|(id, &offset)| code(id, offset)).collect();
-    let modules = (0..).zip(offsets).map(|(id, _)| (CodeId(id), Arc::clone(module))).collect();
-    names.name_all(&mut events, &modules);
+    let codes = (0..).zip(offsets).map(|(id, _)| new(id, module, false)).collect();
+    names.name_all(&mut events, &codes);
     events.iter().map(text).collect()
 }
 
@@ -221,11 +225,13 @@ fn the_symbol_table_names_hidden_functions_and_a_return_belongs_to_its_call() {
         ["hidden+0".to_owned(), format!("hidden+{}", size - 1)]
     );
     // A call that is the last instruction returns to the first byte after its function.
-    let mut events = [code(10, start + 1), code(11, start + size), stack(0, &[10, 11])];
-    let modules = [10, 11].map(|id| (CodeId(id), program.module())).into();
-    names.name_all(&mut events, &modules);
+    let mut events = [code(10, start + 1), code(11, start + size), code(12, start), stack(0, &[10, 11, 12])];
+    let codes = [(10, false), (11, true), (12, false)].map(|(id, after_call)| new(id, &program.module(), after_call));
+    names.name_all(&mut events, &codes.into());
     assert_eq!(text(&events[0]), "hidden+1");
     assert_eq!(text(&events[1]), format!("hidden+{size}"));
+    // What a signal interrupted at its first instruction had called nobody.
+    assert_eq!(text(&events[2]), "hidden+0");
     clean(&names);
 }
 
@@ -380,17 +386,17 @@ fn an_unnamed_leaf_is_named_by_the_call_that_reached_it() {
             code(3, malloc),
             stack(1, &[2, 3]),
         ];
-        let modules = [(0, &libc), (1, &program_file), (2, &libc), (3, &program_file)];
-        let modules = modules.map(|(id, module)| (CodeId(id), Arc::clone(module))).into();
-        names.name_all(&mut events, &modules);
+        let codes = [(0, &libc, false), (1, &program_file, true), (2, &libc, false), (3, &program_file, true)];
+        let codes = codes.map(|(id, module, after_call)| new(id, module, after_call));
+        names.name_all(&mut events, &codes.into());
         assert_eq!(text(&events[0]), "memcpy+0", "{flags:?}");
         assert_eq!(text(&events[3]), "", "malloc is no indirect function: this is code of another");
         clean(&names);
 
         // The caller may be of an earlier batch; a leaf in a module that does not define the function stays unnamed.
         let mut events = [code(4, unnamed), stack(2, &[4, 1]), code(5, program.span("hidden").0), stack(3, &[5, 1])];
-        let modules = [(4, &libc), (5, &program_file)].map(|(id, module)| (CodeId(id), Arc::clone(module))).into();
-        names.name_all(&mut events, &modules);
+        let codes = [(4, &libc), (5, &program_file)].map(|(id, module)| new(id, module, false));
+        names.name_all(&mut events, &codes.into());
         assert_eq!((text(&events[0]), text(&events[2])), ("memcpy+0".to_owned(), String::new()));
     }
 }

@@ -39,10 +39,9 @@ impl Session {
         self.told_line("", Look::Plain, &format!("{}.", sentence(&verdict(burst))));
 
         let shown = |share: u64| share.saturating_mul(100) >= weights.whole;
-        for part in burst.stacks.iter().filter(|part| shown(weights.part(part))).take(SHOWN) {
-            let code = part.of.as_deref().map(|stack| short(stack, NAMES)).unwrap_or_default();
-            let code = if code.is_empty() { "code that is not known".to_owned() } else { code };
-            self.told_line(&share(weights.part(part), weights), Look::Plain, &code);
+        for (code, weight) in code(burst, weights).into_iter().filter(|(_, weight)| shown(*weight)).take(SHOWN) {
+            let code = if code.is_empty() { "code that is not known" } else { &code };
+            self.told_line(&share(weight, weights), Look::Plain, code);
         }
         if burst.mappings.len() > 1 {
             for part in burst.mappings.iter().filter(|part| shown(weights.part(part))).take(SHOWN) {
@@ -92,6 +91,21 @@ impl Session {
         }
         text
     }
+}
+
+/// Code paths, heaviest first; stacks that read alike are one.
+fn code(burst: &Burst, weights: Weights) -> Vec<(String, u64)> {
+    let mut lines: Vec<(String, u64)> = Vec::new();
+    for part in &burst.stacks {
+        let line = part.of.as_deref().map(|stack| short(stack, NAMES)).unwrap_or_default();
+        let weight = weights.part(part);
+        match lines.iter_mut().find(|(known, _)| *known == line) {
+            Some((_, sum)) => *sum = sum.saturating_add(weight),
+            None => lines.push((line, weight)),
+        }
+    }
+    lines.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
+    lines
 }
 
 /// `  92 %  `.

@@ -125,7 +125,7 @@ fn inlining_without_end_is_cut_or_costs_its_debugging_information() {
         let Some(program) = nested(depth, origin) else { return };
         let (offset, _) = program.span("main");
         let mut events = [code(depth, offset + 1)];
-        names.name_all(&mut events, &[(CodeId(depth), program.module())].into());
+        names.name_all(&mut events, &[new(depth, &program.module(), false)].into());
         let found = text(&events[0]);
         let functions = found.split('<').count();
         match (depth, origin) {
