@@ -304,7 +304,7 @@ impl Decoder {
             stack: stacks.number(occupant.mm, occupant.pid, key.tid, key.stack, value.ip),
             nr: u32::try_from(key.nr).ok(),
             detail: key.detail,
-            faults: u64::from(value.faults),
+            faults: faults(value.faults),
             major: u64::from(value.major),
             kernel_mode: u64::from(value.kernel_mode),
             latency: Latency {
@@ -343,6 +343,12 @@ impl Decoder {
 
 fn name(comm: &[u8; 16]) -> Vec<u8> {
     comm.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
+}
+
+/// A fault that turns out to be a major one is taken from the record that it was counted in. Where that was another one (it
+/// slept, and somebody looked meanwhile), the record is one below zero, which no number of faults is.
+fn faults(counted: u32) -> u64 {
+    u64::try_from(counted.cast_signed()).unwrap_or(0)
 }
 
 #[cfg(test)]

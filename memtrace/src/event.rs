@@ -684,6 +684,41 @@ pub enum EndReason {
     Truncated,
 }
 
+/// A module that left code without a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unnamed {
+    /// Its path, as maps has it: any bytes.
+    pub module: Vec<u8>,
+    /// Places in it that have no name.
+    pub places: u64,
+    /// What to type to get names.
+    pub advice: String,
+}
+
+/// Why places have no names though their module could have held some. All zero is the normal case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameFailures {
+    /// Modules, or their debugging information, that took too long to read.
+    pub timeouts: u64,
+    /// Modules, or their debugging information, that ended the process that read them.
+    pub crashes: u64,
+    /// Places at which debugging information could not be read.
+    pub unreadable: u64,
+    /// Modules that are no ELF file of the right kind, or too large.
+    pub refused: u64,
+    /// Times that no process could be started.
+    pub unstarted: u64,
+}
+
+/// How naming went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Naming {
+    /// Modules that left code without names, in order of appearance.
+    pub unnamed: Vec<Unnamed>,
+    /// What went wrong.
+    pub failures: NameFailures,
+}
+
 /// Last event of a session.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct End {
@@ -691,4 +726,14 @@ pub struct End {
     pub ts_ns: u64,
     /// Why.
     pub reason: EndReason,
+    /// How naming went.
+    pub naming: Naming,
+}
+
+impl End {
+    /// An end of which nothing is to be said but when and why.
+    #[must_use]
+    pub fn new(ts_ns: u64, reason: EndReason) -> Self {
+        Self { ts_ns, reason, naming: Naming::default() }
+    }
 }

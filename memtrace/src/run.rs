@@ -321,7 +321,7 @@ impl Recording {
         let Some(cut) = cut else { return Ok(None) };
         // Where only the file's own end is missing, the session has its end already.
         if !ended {
-            take(Event::End(End { ts_ns: last_ns, reason: EndReason::Truncated }))?;
+            take(Event::End(End::new(last_ns, EndReason::Truncated)))?;
         }
         let path = crate::views::escape(self.path.as_bytes(), 500);
         Ok(Some(format!("{path}: {cut}; everything before it was replayed")))

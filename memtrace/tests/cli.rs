@@ -46,7 +46,7 @@ fn trace() -> Vec<u8> {
         follow: false,
     };
     let mut writer = Writer::new(Vec::new()).expect("a Vec takes everything");
-    for event in [Event::Meta(meta), Event::End(End { ts_ns: 2, reason: EndReason::Duration })] {
+    for event in [Event::Meta(meta), Event::End(End::new(2, EndReason::Duration))] {
         writer.push(&event).expect("a Vec takes everything");
     }
     writer.finish().expect("a Vec takes everything")

@@ -79,7 +79,7 @@ fn record(path: &Path) {
             lost: Lost::default(),
             own: Own::default(),
         }),
-        Event::End(End { ts_ns: 3_000, reason: EndReason::Duration }),
+        Event::End(End::new(3_000, EndReason::Duration)),
     ];
     for event in &events {
         writer.push(event).expect("events can be written");

@@ -177,7 +177,7 @@ impl Session {
             last.extend(overview.map(Event::Overview));
         }
         let reason = if exited { EndReason::Exited { code: self.code } } else { reason };
-        last.push(Event::End(End { ts_ns: monotonic_ns(), reason }));
+        last.push(Event::End(End::new(monotonic_ns(), reason)));
         self.give(intervals, last);
         Ok(outcome)
     }

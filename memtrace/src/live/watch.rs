@@ -3,7 +3,7 @@
 
 use super::session::Session;
 use crate::cli::{Target, TraceOptions};
-use crate::event::{CodeId, Event};
+use crate::event::{CodeId, Event, Naming, Unnamed};
 use crate::stacks::names::Names;
 use crate::stacks::names::NewCode;
 use anyhow::{Context as _, Result, anyhow};
@@ -75,6 +75,9 @@ pub fn watch(target: &Target, options: &TraceOptions, stop: &Stop, sink: &mut Si
         for Interval { mut events, code } in &intervals {
             names.name_all(&mut events, &code);
             count_cost(&mut events, names.cpu_ns());
+            if let Some(Event::End(end)) = events.last_mut() {
+                end.naming = naming(&mut names);
+            }
             taken = sink(&events);
             if taken.is_err() {
                 break;
@@ -87,6 +90,12 @@ pub fn watch(target: &Target, options: &TraceOptions, stop: &Stop, sink: &mut Si
             _ => outcome,
         }
     })
+}
+
+fn naming(names: &mut Names) -> Naming {
+    let unnamed = names.hints().into_iter();
+    let unnamed = unnamed.map(|hint| Unnamed { advice: hint.line(), places: hint.unnamed, module: hint.module });
+    Naming { unnamed: unnamed.collect(), failures: names.failures() }
 }
 
 /// Who reads symbols is a process of its own: what it costs is our cost.

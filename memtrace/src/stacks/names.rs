@@ -20,6 +20,7 @@ mod worker;
 pub use debug_package::{Advice, Hint};
 pub use module_file::ModuleFile;
 
+use crate::event::NameFailures as Failures;
 use crate::event::{Code, CodeId, Event};
 use debug_package::Wanting;
 use module_file::{Identity, Kind};
@@ -44,21 +45,6 @@ pub fn read_symbols_if_asked() -> Option<ExitCode> {
         return None;
     }
     Some(reader::serve().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
-}
-
-/// Why places have no names though their module could have held some. All zero is the normal case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Failures {
-    /// Modules, or their debugging information, that took too long to read.
-    pub timeouts: u64,
-    /// Modules, or their debugging information, that ended the process that read them.
-    pub crashes: u64,
-    /// Places at which debugging information could not be read.
-    pub unreadable: u64,
-    /// Modules that are no ELF file of the right kind, or too large.
-    pub refused: u64,
-    /// Times that no process could be started.
-    pub unstarted: u64,
 }
 
 /// Where the name of a code is to be found.

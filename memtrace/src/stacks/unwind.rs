@@ -195,6 +195,13 @@ impl Unwinder {
                 Ok(step) => step,
                 Err(end) => return end,
             };
+            // Nobody calls a signal's trampoline: the handler returns to its begin, and its name starts there.
+            if let Some(trampoline) = self.frames.last_mut().filter(|frame| step.signal && !frame.exact) {
+                trampoline.exact = true;
+                if let Place::Code(_, offset) = &mut trampoline.place {
+                    *offset = offset.wrapping_add(1);
+                }
+            }
             comparing &= !step.signal && returns < STACK_RETURNS;
             if comparing && let Some(slot) = step.slot {
                 // The lower half of a return address is never 0 but where somebody mapped code there on purpose.

@@ -123,8 +123,8 @@ fn event(n: u64) -> Event {
                 unwind_ns: x,
             },
         }),
-        11 => Event::End(End { ts_ns, reason: EndReason::Exited { code: Some(1) } }),
-        _ => Event::End(End { ts_ns, reason: EndReason::Truncated }),
+        11 => Event::End(End::new(ts_ns, EndReason::Exited { code: Some(1) })),
+        _ => Event::End(End::new(ts_ns, EndReason::Truncated)),
     }
 }
 

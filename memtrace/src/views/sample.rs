@@ -2,8 +2,8 @@
 //! Its books close; the tests rely on that.
 
 use crate::event::{
-    End, EndReason, Latency, Lost, Meta, MmId, Mode, Overview, Own, StackEnd, StackId, Symbol, Task, TaskWhat,
-    permission,
+    End, EndReason, Latency, Lost, Meta, MmId, Mode, NameFailures, Naming, Overview, Own, StackEnd, StackId, Symbol,
+    Task, TaskWhat, Unnamed, permission,
 };
 use crate::statement::{
     Audit, AuditDifference, Balance, Birth, Burst, ClosingStatement, CodeSum, EndReport, Entry, Faults, Frame, Kind,
@@ -322,7 +322,17 @@ pub(in crate::views) fn closing() -> ClosingStatement {
 
 pub(in crate::views) fn end() -> EndReport {
     EndReport {
-        end: End { ts_ns: BEGIN + 5_000 * MS, reason: EndReason::Exited { code: Some(0) } },
+        end: End {
+            naming: Naming {
+                unnamed: vec![Unnamed {
+                    module: b"/usr/lib/postgresql/15/bin/postgres".to_vec(),
+                    places: 31,
+                    advice: "apt install postgresql-15-dbgsym (from the debian-debug archive)".into(),
+                }],
+                failures: NameFailures { timeouts: 1, ..NameFailures::default() },
+            },
+            ..End::new(BEGIN + 5_000 * MS, EndReason::Exited { code: Some(0) })
+        },
         total: closing(),
         lost: LOST,
         own: Own {

@@ -359,7 +359,7 @@ proptest! {
     ) {
         let mut stream = vec![meta(page_size)];
         stream.extend(events);
-        stream.push(Event::End(End { ts_ns: 3000, reason: EndReason::Truncated }));
+        stream.push(Event::End(End::new(3000, EndReason::Truncated)));
         let run = || -> Result<Vec<Report>, TestCaseError> {
             let (mut model, mut out) = (Model::new(), Vec::new());
             for event in &stream {

@@ -26,8 +26,8 @@
 //! is known, to one sample a thread and a moment at each end; it is told as [`Burst::uncertain`]. Between a burst's first and
 //! last interval nothing is divided.
 //!
-//! The start is the first time of its first entry of weight, and the end the last time of the last, where they lie within
-//! 8 ms of the pace's; else the moment.
+//! The start is the first time of the paths that have half as many faults as the largest or more, and the end their last,
+//! where they lie within 8 ms of the pace's; else the moment.
 
 mod pace;
 mod story;

@@ -5,15 +5,13 @@ use crate::event::{Latency, StackId};
 use crate::statement::{Burst, Entry, Faults, MappingRef, Part, Stack};
 use crate::units::Amounts;
 use memtrace_common::Cause;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How far an entry may reach beyond a burst's moments and still be wholly its own, four moments.
 const SLACK_NS: u64 = 4 * MOMENT_NS;
 /// A fault in so many is in the pace.
 const SAMPLE: u64 = 16;
-/// An entry with at least this part of the burst's faults says when it began and ended.
-const WEIGHT: u64 = 64;
 /// Rows of each kind that a burst in progress has at most, and that it is told with.
 const ROWS: usize = 1_024;
 const ROWS_TOLD: usize = 16;
@@ -216,23 +214,17 @@ pub(super) struct Story {
     stacks: Rows<Option<StackId>, Option<Arc<Stack>>>,
     displaced: Amounts,
     given_back: Amounts,
-    /// First and last time of its entries of weight.
-    span: Option<(u64, u64)>,
+    /// Of each path that is wholly its own: faults, first and last time.
+    paths: BTreeMap<Path, (u64, u64, u64)>,
 }
 
 impl Story {
     /// Adds what of these intervals belongs to a burst in this window.
     pub(super) fn add(&mut self, intervals: &[Interval], window: Window) {
         let (start_ns, end_ns) = (window.start.saturating_mul(MOMENT_NS), window.end.saturating_mul(MOMENT_NS));
-        let mut own: BTreeMap<Path, u64> = BTreeMap::new();
-        let mut faults = 0_u64;
-        for entry in intervals.iter().flat_map(|interval| &interval.entries) {
-            if is_fault(entry.cause) && belongs(entry, start_ns, end_ns) == Belongs::Wholly {
-                let sum = own.entry(path(entry)).or_default();
-                *sum = sum.saturating_add(all(entry.faults));
-                faults = faults.saturating_add(all(entry.faults));
-            }
-        }
+        let whole = |entry: &&Entry| is_fault(entry.cause) && belongs(entry, start_ns, end_ns) == Belongs::Wholly;
+        let entries = intervals.iter().flat_map(|interval| &interval.entries);
+        let own: BTreeSet<Path> = entries.filter(whole).map(path).collect();
         for interval in intervals {
             let dividing = Dividing::of(interval, window, start_ns, end_ns);
             let mut touched = false;
@@ -245,11 +237,9 @@ impl Story {
                 }
                 match belongs {
                     Belongs::Wholly | Belongs::Beside => {
-                        let Some(&weight) = own.get(&path(entry)) else { continue };
-                        self.add_entry(entry, Share::ALL);
-                        if weight >= (faults / WEIGHT).max(1) {
-                            let (first, last) = self.span.unwrap_or((u64::MAX, 0));
-                            self.span = Some((first.min(entry.first_ns), last.max(entry.last_ns)));
+                        if own.contains(&path(entry)) {
+                            self.add_entry(entry, Share::ALL);
+                            self.note_times(entry);
                         }
                     }
                     Belongs::Partly => self.add_part(entry, dividing.share(interval, entry)),
@@ -290,6 +280,31 @@ impl Story {
         self.stacks.add(stack, entry.stack.clone(), delta, faults);
     }
 
+    fn note_times(&mut self, entry: &Entry) {
+        let (faults, first, last) = self.paths.entry(path(entry)).or_insert((0, u64::MAX, 0));
+        *faults = faults.saturating_add(all(entry.faults));
+        (*first, *last) = ((*first).min(entry.first_ns), (*last).max(entry.last_ns));
+        if self.paths.len() > 2 * ROWS {
+            let half = self.half_of_largest();
+            self.paths.retain(|_, (faults, ..)| *faults >= half);
+            if self.paths.len() > ROWS {
+                self.paths.clear();
+            }
+        }
+    }
+
+    /// Half of the faults of the path that has most.
+    fn half_of_largest(&self) -> u64 {
+        self.paths.values().map(|(faults, ..)| *faults).max().unwrap_or_default() / 2
+    }
+
+    /// First and last time of the paths that have most faults.
+    fn span(&self) -> Option<(u64, u64)> {
+        let half = self.half_of_largest();
+        let large = self.paths.values().filter(|(faults, ..)| *faults >= half);
+        large.map(|(_, first, last)| (*first, *last)).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+    }
+
     /// What left meanwhile, in proportion to the time where that reaches further.
     fn add_loss(&mut self, entry: &Entry, start_ns: u64, end_ns: u64) {
         if entry.first_ns >= end_ns || entry.last_ns < start_ns {
@@ -312,7 +327,7 @@ impl Story {
     pub(super) fn told(self, window: Window) -> Burst {
         let (start, end) = (window.start.saturating_mul(MOMENT_NS), window.end.saturating_mul(MOMENT_NS));
         let near = |exact: u64, pace: u64| if exact.abs_diff(pace) <= SLACK_NS { exact } else { pace };
-        let (first, last) = self.span.unwrap_or((start, end));
+        let (first, last) = self.span().unwrap_or((start, end));
         let start_ns = near(first, start);
         Burst {
             delta: self.delta,

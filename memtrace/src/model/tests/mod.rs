@@ -230,7 +230,7 @@ impl Session {
 
     pub(super) fn end(&mut self) -> EndReport {
         let ts_ns = self.later();
-        self.apply(Event::End(End { ts_ns, reason: EndReason::Interrupted }));
+        self.apply(Event::End(End::new(ts_ns, EndReason::Interrupted)));
         match self.out.last() {
             Some(Report::End(end)) => end.clone(),
             other => panic!("no end: {other:?}"),

@@ -293,7 +293,7 @@ pub(in crate::screen) fn end(reason: EndReason) -> Report {
         unexplained: Amounts::ZERO,
     };
     Report::End(EndReport {
-        end: End { ts_ns: BEGIN + 3000 * MS, reason },
+        end: End::new(BEGIN + 3000 * MS, reason),
         total: closing,
         lost: Lost::default(),
         own: Own { cpu_ns: 15 * MS, bpf_ns: Some(2 * MS), bpf_runs: Some(33_000), max_rss: 12 << 20, ..Own::default() },

@@ -1,7 +1,8 @@
 //! The last lines of an mm and of a session: sums by cause, mapping and code.
 
 use super::fields::{
-    Delta, ExitFields, FaultFields, LatencyFields, Level, LostFields, MappingFields, OwnFields, StacksFields,
+    Delta, ExitFields, FaultFields, LatencyFields, Level, LostFields, MappingFields, NamesFields, OwnFields,
+    StacksFields,
 };
 use super::untrusted::{Hex, Text};
 use crate::event::{EndReason, MmId, StackId};
@@ -157,6 +158,7 @@ pub(super) struct EndLine<'a> {
     lost: LostFields,
     stacks: StacksFields,
     bursts: usize,
+    names: NamesFields<'a>,
     own: OwnFields,
 }
 
@@ -178,6 +180,7 @@ impl<'a> EndLine<'a> {
             lost: LostFields(end.lost),
             stacks: StacksFields::of(&end.stacks, end.own, scale),
             bursts: end.bursts,
+            names: NamesFields::of(&end.end.naming),
             own: OwnFields::of(end.own, end.total.faults),
         }
     }

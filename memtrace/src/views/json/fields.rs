@@ -1,7 +1,7 @@
 //! The objects that several lines share: amounts, faults, mappings, code, losses, cost.
 
 use super::untrusted::{Address, Hex, Text};
-use crate::event::{Latency, Lost, Own, StackId, Symbol};
+use crate::event::{Latency, Lost, NameFailures, Naming, Own, StackId, Symbol};
 use crate::statement::{Balance, Faults, Frame, MappingRef, Stack, StackSums};
 use crate::units::Amounts;
 use crate::views::Scale;
@@ -213,6 +213,33 @@ impl StacksFields {
             copied_bytes: own.copied_bytes,
             unwind_ns: own.unwind_ns,
         }
+    }
+}
+
+#[derive(Serialize)]
+struct UnnamedFields<'a> {
+    module: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    module_hex: Option<Hex<'a>>,
+    places: u64,
+    advice: &'a str,
+}
+
+#[derive(Serialize)]
+pub(super) struct NamesFields<'a> {
+    unnamed: Vec<UnnamedFields<'a>>,
+    failures: NameFailures,
+}
+
+impl<'a> NamesFields<'a> {
+    pub(super) fn of(naming: &'a Naming) -> Self {
+        let unnamed = naming.unnamed.iter().map(|unnamed| UnnamedFields {
+            module: Text(&unnamed.module),
+            module_hex: Hex::twin(&unnamed.module),
+            places: unnamed.places,
+            advice: &unnamed.advice,
+        });
+        Self { unnamed: unnamed.collect(), failures: naming.failures }
     }
 }
 

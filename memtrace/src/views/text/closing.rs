@@ -83,6 +83,7 @@ impl Session {
         self.books(&end.total);
         self.lost(end);
         self.stacks(&end.stacks);
+        self.names(&end.end.naming);
         self.audits_line();
         self.own(end.own, end.total.faults, span);
         self.next_steps(&end.total);

@@ -3,7 +3,7 @@
 
 use super::closing::{bytes, faults};
 use super::{Look, Session};
-use crate::event::{StackEnd, StackId};
+use crate::event::{NameFailures, Naming, StackEnd, StackId};
 use crate::statement::{ClosingStatement, Entry, Faults, MappingRef, Stack, StackSums, Sum};
 use crate::views::escape::{basename, escape};
 use crate::views::fold::{Role, fold, short};
@@ -19,6 +19,8 @@ const NAMES: usize = 4;
 const SHOWN: usize = 3;
 /// Functions of a session that are listed; the rest is summed.
 const FUNCTIONS: usize = 5;
+/// Modules without names that are listed.
+const MODULES: usize = 3;
 /// Column at which what follows a label begins at the end of a session.
 const INDENT: usize = 13;
 /// Functions of a whole stack that are listed.
@@ -196,6 +198,42 @@ impl Session {
     }
 
     /// `stacks       99.9 % of what grew has a complete one; 15 are not: deep 12, jit 3`
+    /// Where names were missing, and what would bring them.
+    pub(super) fn names(&mut self, naming: &Naming) {
+        let NameFailures { timeouts, crashes, unreadable, refused, unstarted } = naming.failures;
+        let failed: Vec<String> = [
+            ("took too long to read", timeouts),
+            ("ended their reader", crashes),
+            ("places unreadable", unreadable),
+            ("refused", refused),
+            ("without a reader", unstarted),
+        ]
+        .into_iter()
+        .filter(|&(_, n)| n > 0)
+        .map(|(what, n)| format!("{what} {}", count(n)))
+        .collect();
+        let mut lines: Vec<String> = naming
+            .unnamed
+            .iter()
+            .take(MODULES)
+            .map(|unnamed| {
+                let module = escape(basename(&unnamed.module), 48);
+                let places = counted(unnamed.places, "place", "places");
+                format!("{places} in {module} without one: {}", escape(unnamed.advice.as_bytes(), 200))
+            })
+            .collect();
+        if naming.unnamed.len() > MODULES {
+            lines.push(format!("and {} modules more", count((naming.unnamed.len() - MODULES) as u64)));
+        }
+        if !failed.is_empty() {
+            lines.push(format!("symbols and debugging information: {}", failed.join(", ")));
+        }
+        for (i, line) in lines.iter().enumerate() {
+            let label = if i == 0 { "names        " } else { "             " };
+            self.sheet.wrapped((Look::Plain, label), INDENT, (Look::Plain, line));
+        }
+    }
+
     pub(super) fn stacks(&mut self, sums: &StackSums) {
         if sums.grown == 0 || self.without_probes() {
             return;
