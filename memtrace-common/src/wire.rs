@@ -18,10 +18,19 @@ pub mod place {
     pub const INODE: u8 = 4;
     /// Number of a mapping call of this thread whose address is known only when it returns; see [`super::SyscallRecord::call`].
     pub const CALL: u8 = 5;
-    /// No place but a time, `ns >> MOMENT_SHIFT`: the record counts sampled faults then, for finding bursts. Its cause means nothing.
-    pub const MOMENT: u8 = 6;
-    /// A moment lasts 2²¹ ns, about 2.1 ms.
-    pub const MOMENT_SHIFT: u32 = 21;
+}
+
+/// A moment lasts 2²¹ ns, about 2.1 ms.
+pub const MOMENT_SHIFT: u32 = 21;
+
+/// A moment of an mm, in which its sampled faults are counted, for finding bursts.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct MomentKey {
+    /// `ns >> MOMENT_SHIFT`.
+    pub moment: u64,
+    /// Slot of the mm.
+    pub slot: u64,
 }
 
 /// Identity of one merged record: all changes of an epoch that are equal in this.

@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
 };
 use memtrace_common::{
-    Cause, Control, Cpu, Losses, Overflow, Reclaimer, RecordKey, RecordValue, Slot, StackKey, StackPath, Thread,
+    Cause, Control, Cpu, Losses, MomentKey, Overflow, Reclaimer, RecordKey, RecordValue, Slot, StackKey, StackPath, Thread,
 };
 
 /// Interval number and whom to attach to.
@@ -39,6 +39,12 @@ pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(16384, 0);
 /// Tasks that reclaim memory now.
 #[map]
 pub static RECLAIMERS: HashMap<u32, Reclaimer> = HashMap::with_max_entries(4096, 0);
+/// Sampled faults by moment, of even intervals: apart from the records, whose room they must not take.
+#[map]
+pub static MOMENTS_0: LruHashMap<MomentKey, u64> = LruHashMap::with_max_entries(8192, 0);
+/// The same of odd intervals.
+#[map]
+pub static MOMENTS_1: LruHashMap<MomentKey, u64> = LruHashMap::with_max_entries(8192, 0);
 /// Records of even intervals.
 #[map]
 pub static RECORDS_0: HashMap<RecordKey, RecordValue> = HashMap::with_max_entries(32768, 0);

@@ -1,10 +1,10 @@
 //! Merged records: booking an amount under its key, and moving it when a later event tells the true cause.
 
 use crate::kernel::{add, add_u32};
-use crate::maps::{OVERFLOW, RECORDS_0, RECORDS_1, epoch, lose};
+use crate::maps::{MOMENTS_0, MOMENTS_1, OVERFLOW, RECORDS_0, RECORDS_1, epoch, lose};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use memtrace_common::{Cause, HIST_BUCKETS, Overflow, RecordKey, RecordValue, place};
+use memtrace_common::{Cause, HIST_BUCKETS, MOMENT_SHIFT, MomentKey, Overflow, RecordKey, RecordValue};
 
 /// What a new record starts from; in read-only data, so that it costs no stack.
 static EMPTY: RecordValue = unsafe { core::mem::zeroed() };
@@ -103,23 +103,20 @@ pub fn shift(
     let _ = book(epoch, to, ip, member, pages, faults);
 }
 
-/// Counts `faults` of an mm at a time, for finding bursts. Without room nothing is missing from the books.
+/// Counts `faults` of an mm at a time, for finding bursts. In an interval of many moments the oldest make room.
 #[inline(never)]
 pub fn pace(slot: u32, now_ns: u64, faults: u32) -> i32 {
-    let key = RecordKey {
-        stack: 0,
-        place: now_ns >> place::MOMENT_SHIFT,
-        tid: 0,
-        life: 0,
-        slot: slot as u16,
-        nr: 0,
-        cause: 0,
-        place_kind: place::MOMENT,
-        detail: 0,
+    let moments = if epoch() & 1 == 0 { &MOMENTS_0 } else { &MOMENTS_1 };
+    let key = MomentKey { moment: now_ns >> MOMENT_SHIFT, slot: u64::from(slot) };
+    let count = match moments.get_ptr_mut(&key) {
+        Some(count) => count,
+        None => {
+            let _ = moments.insert(&key, &0, u64::from(BPF_NOEXIST));
+            let Some(count) = moments.get_ptr_mut(&key) else { return 0 };
+            count
+        }
     };
-    if let Some(record) = at(epoch(), &key, 0) {
-        unsafe { add_u32(&raw mut (*record).faults, faults) };
-    }
+    unsafe { add(count.cast(), i64::from(faults)) };
     0
 }
 

@@ -8,8 +8,8 @@ use crate::event::{
 };
 use crate::units::Amounts;
 use memtrace_common::{
-    Cause, Head, MmRecord, NO_SLOT, Overflow, RecordKey, RecordValue, STACK_PAGES, StackRecord, SyscallRecord,
-    TaskRecord, kind, place, why,
+    Cause, Head, MOMENT_SHIFT, MmRecord, MomentKey, NO_SLOT, Overflow, RecordKey, RecordValue, STACK_PAGES,
+    StackRecord, SyscallRecord, TaskRecord, kind, place, why,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -251,21 +251,21 @@ impl Decoder {
         }))
     }
 
-    /// A merged record as an event; `None` when nothing sits in its slot, which is counted, and for what
-    /// [`Self::take_paces`] tells of.
+    /// Takes the sampled faults of a moment; [`Self::take_paces`] tells of them.
+    pub fn decode_moment(&mut self, key: &MomentKey, faults: u64) {
+        if let Some(occupant) = u16::try_from(key.slot).ok().and_then(|slot| self.occupants.get(&slot)) {
+            let faults = u32::try_from(faults).unwrap_or(u32::MAX);
+            self.moments.entry(occupant.mm).or_default().push((key.moment << MOMENT_SHIFT, faults));
+        }
+    }
+
+    /// A merged record as an event; `None` when nothing sits in its slot, which is counted.
     pub fn decode_record(
         &mut self,
         key: &RecordKey,
         value: &RecordValue,
         stacks: &mut impl StackNumbers,
     ) -> Option<Event> {
-        if key.place_kind == place::MOMENT {
-            if let Some(occupant) = self.occupants.get(&key.slot) {
-                let begin_ns = key.place << place::MOMENT_SHIFT;
-                self.moments.entry(occupant.mm).or_default().push((begin_ns, value.faults));
-            }
-            return None;
-        }
         let (Some(occupant), Some(cause)) = (self.occupants.get(&key.slot), Cause::from_code(key.cause)) else {
             self.undecodable += 1;
             return None;
@@ -374,15 +374,13 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_no_changes_and_come_in_order_of_time() {
+    fn moments_come_in_order_of_time() {
         let mut decoder = Decoder::default();
         decoder.decode_opened(&MmRecord::zeroed());
-        for (place, slot, faults) in [(9, 0, 32), (7, 0, 16), (8, 3, 16)] {
-            let key = RecordKey { place, slot, place_kind: place::MOMENT, ..RecordKey::zeroed() };
-            let value = RecordValue { faults, ..RecordValue::zeroed() };
-            assert_eq!(decoder.decode_record(&key, &value, &mut ()), None);
+        for (moment, slot, faults) in [(9, 0, 32), (7, 0, 16), (8, 3, 16)] {
+            decoder.decode_moment(&MomentKey { moment, slot }, faults);
         }
-        let moments = vec![(7 << place::MOMENT_SHIFT, 16), (9 << place::MOMENT_SHIFT, 32)];
+        let moments = vec![(7 << MOMENT_SHIFT, 16), (9 << MOMENT_SHIFT, 32)];
         assert_eq!(decoder.take_paces(), [Event::Pace(Pace { mm: MmId(0), moments })]);
         assert_eq!((decoder.take_paces().len(), decoder.undecodable()), (0, 0));
     }

@@ -8,8 +8,12 @@ use crate::stacks::Stacks;
 use aya::maps::{MapData, RingBuf};
 use memtrace_common::StackRecord;
 
+/// Copies are unwound for so long at a time. What is still in the ring then comes with the next turn, or has no room.
+const TURN_NS: u64 = 25_000_000;
 /// What waits is tried again when something comes, but not before this time.
 const TRY_AGAIN_NS: u64 = 5_000_000;
+/// If no more than this waits.
+const TRIED_BYTES: usize = 1 << 20;
 /// As much may wait. What comes beyond is unwound with the mappings that are known then.
 const WAITING_BYTES: usize = 32 << 20;
 
@@ -58,9 +62,12 @@ impl Copies {
                 self.lost += unknown.len() as u64;
                 self.bytes = 0;
             }
+            if monotonic_ns().saturating_sub(began_ns) > TURN_NS {
+                break;
+            }
         }
         let now = monotonic_ns();
-        if came && now.saturating_sub(self.tried_ns) > TRY_AGAIN_NS {
+        if came && self.bytes <= TRIED_BYTES && now.saturating_sub(self.tried_ns) > TRY_AGAIN_NS {
             self.tried_ns = now;
             self.waiting.retain(|(record, bytes)| {
                 !decoder.mm(&record.head).is_some_and(|mm| stacks.copied_just_now(mm, record, bytes))
@@ -78,7 +85,9 @@ impl Copies {
         let began_ns = monotonic_ns();
         let last_ns = std::mem::replace(&mut self.last_ns, now_ns);
         let mut unknown = self.deliver(decoder, stacks);
+        let all = unknown.len();
         unknown.retain(|(record, _)| record.head.ts_ns > last_ns);
+        self.lost += (all - unknown.len()) as u64;
         self.bytes = unknown.iter().map(|(_, bytes)| bytes.len()).sum();
         self.waiting = unknown;
         self.cost.ns += monotonic_ns().saturating_sub(began_ns);

@@ -13,7 +13,7 @@ use crate::stacks::Stacks;
 use crate::stacks::names::NewCode;
 use crate::units::Amounts;
 use anyhow::{Context as _, Result};
-use memtrace_common::{Cause, Losses, Overflow, RecordKey, RecordValue, kind, nr};
+use memtrace_common::{Cause, Losses, MomentKey, Overflow, RecordKey, RecordValue, kind, nr};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
@@ -118,8 +118,13 @@ impl Observer {
         self.open_new_processes(&opened);
         self.opened.extend(opened);
         self.copies.read(&mut self.probes.copies, &mut self.decoder, &mut self.stacks);
+        self.learn_paths();
+    }
+
+    /// Tells the probes how to tell code paths apart. Where that fails, two of equal depth are one.
+    fn learn_paths(&mut self) {
         if let Err(error) = self.probes.learn_paths(&self.stacks.take_paths()) {
-            log::debug!("paths of code cannot be told apart: {error:#}");
+            log::info!("paths of code cannot be told apart: {error:#}");
         }
     }
 
@@ -196,7 +201,7 @@ impl Observer {
         self.copies.hand_over(now, &self.decoder, &mut self.stacks);
         self.decode_ring_until(before, now, &mut timed);
         self.drain_records(ended, &mut timed)?;
-        self.probes.learn_paths(&self.stacks.take_paths())?;
+        self.learn_paths();
         let overflowed = losses.records != self.losses.records;
         if overflowed || self.overflowed {
             self.drain_overflow(ended, now, &mut timed)?;
@@ -276,7 +281,11 @@ impl Observer {
                 timed.push((value.first_ns, event));
             }
         })
-        .context("failed to drain the records")
+        .context("failed to drain the records")?;
+        batch::drain::<MomentKey, u64>(&self.probes.moments[(ended & 1) as usize], |key, faults| {
+            decoder.decode_moment(key, *faults);
+        })
+        .context("failed to drain the moments")
     }
 
     fn drain_overflow(&mut self, ended: u32, now: u64, timed: &mut Vec<(u64, Event)>) -> Result<()> {

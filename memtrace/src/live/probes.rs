@@ -180,6 +180,8 @@ pub struct Probes {
     processes: HashMap<MapData, u32, u32>,
     /// Records of even and of odd intervals.
     pub records: [MapData; 2],
+    /// Sampled faults by moment, of even and of odd intervals.
+    pub moments: [MapData; 2],
     /// What could not be hung up, with the reason.
     pub missing: Vec<(String, String)>,
     epoch: u32,
@@ -244,6 +246,7 @@ impl Probes {
             losses: PerCpuArray::try_from(take("LOSSES")?)?,
             processes: HashMap::try_from(take("PROCESSES")?)?,
             records: [map_data(take("RECORDS_0")?)?, map_data(take("RECORDS_1")?)?],
+            moments: [map_data(take("MOMENTS_0")?)?, map_data(take("MOMENTS_1")?)?],
             missing: Vec::new(),
             epoch: 0,
             stacks: options.stacks,
@@ -414,7 +417,7 @@ impl Probes {
 
 fn map_data(map: aya::maps::Map) -> Result<MapData> {
     match map {
-        aya::maps::Map::HashMap(data) => Ok(data),
+        aya::maps::Map::HashMap(data) | aya::maps::Map::LruHashMap(data) => Ok(data),
         _ => Err(anyhow!("the record maps are no hash maps")),
     }
 }

@@ -83,6 +83,8 @@ pub fn watch(target: &Target, options: &TraceOptions, stop: &Stop, sink: &mut Si
                 break;
             }
         }
+        // It would notice only when it has something to say.
+        stop.stop();
         drop(intervals);
         let outcome = session.join().map_err(|_| anyhow!("the session's thread panicked"))?;
         match taken {

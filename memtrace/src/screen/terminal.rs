@@ -59,6 +59,9 @@ pub fn run(feed: Receiver<Feed>, stop: Box<dyn Fn() + '_>, options: Options) -> 
     let mut screen = Screen::enter()?;
     let mut app = App::new(options);
     let outcome = show(&feed, &*stop, &signal, &mut screen, &mut app);
+    if outcome.is_err() {
+        stop();
+    }
     screen.leave();
     outcome?;
     Ok(Left { closing: app.closing(), signal: signal.caught() })
@@ -90,23 +93,23 @@ fn show(feed: &Receiver<Feed>, stop: &dyn Fn(), signal: &Signals, screen: &mut S
             }
             return Ok(());
         }
-        if !event::poll(Duration::ZERO).context("failed to read the terminal")? {
-            continue;
-        }
-        asked = true;
-        let Event::Key(key) = event::read().context("failed to read the terminal")? else { continue };
-        match app.key(key) {
-            Reaction::Draw => {}
-            // Who asks twice does not want to wait for the session.
-            Reaction::Quit if leaving => return Ok(()),
-            Reaction::Quit => {
-                leaving = true;
-                if !app.over {
-                    stop();
+        // Keys come in batches: when the terminal has no more, crossterm may still have some.
+        while event::poll(Duration::ZERO).context("failed to read the terminal")? {
+            asked = true;
+            let Event::Key(key) = event::read().context("failed to read the terminal")? else { continue };
+            match app.key(key) {
+                Reaction::Draw => {}
+                // Who asks twice does not want to wait for the session.
+                Reaction::Quit if leaving => return Ok(()),
+                Reaction::Quit => {
+                    leaving = true;
+                    if !app.over {
+                        stop();
+                    }
                 }
+                Reaction::Suspend => screen.suspend()?,
+                Reaction::Save(save) => app.saved(write(&save)),
             }
-            Reaction::Suspend => screen.suspend()?,
-            Reaction::Save(save) => app.saved(write(&save)),
         }
     }
 }

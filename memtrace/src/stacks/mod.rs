@@ -13,7 +13,6 @@ mod elf;
 mod expression;
 mod module;
 pub mod names;
-mod numbers;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -23,9 +22,9 @@ use names::NewCode;
 
 use crate::decode::StackNumbers;
 use crate::event::{Code, CodeId, Event, MapsLine, MmId, Stack, StackEnd, StackId};
+use crate::recent::Recent;
 use memtrace_common::{StackKey, StackPath, StackRecord};
 use module::Files;
-use numbers::Recent;
 use space::Space;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,7 +32,7 @@ use unwind::{Frame, Place, Registers, StackCopy, Unwinder};
 
 /// Stacks, code paths and places in code that are known at once. What was not used while half as many new ones came is
 /// forgotten, and would have a new number: numbers are never used again.
-const KNOWN_MAX: usize = 1 << 20;
+const KNOWN_MAX: usize = 1 << 17;
 /// The code segment of 64-bit programs.
 const CS_64: u64 = 0x33;
 
@@ -213,7 +212,7 @@ impl Stacks {
         key.push(end as u32);
         let id = self.stacks.get(key.as_slice()).unwrap_or_else(|| {
             let id = StackId(self.next_stack);
-            self.next_stack += 1;
+            self.next_stack = self.next_stack.wrapping_add(1);
             let frames = key[..key.len() - 1].iter().map(|code| CodeId(*code)).collect();
             self.events.push(Event::Stack(Stack { id, frames, end }));
             self.stacks.insert(key.as_slice().into(), id);
@@ -237,7 +236,7 @@ impl Stacks {
             return id;
         }
         let id = CodeId(self.next_code);
-        self.next_code += 1;
+        self.next_code = self.next_code.wrapping_add(1);
         if let Some(named) = module.and_then(|module| module.named()) {
             self.new_code.insert(id, NewCode { file: Arc::clone(named), after_call: !exact });
         }

@@ -22,6 +22,7 @@ pub use module_file::ModuleFile;
 
 use crate::event::NameFailures as Failures;
 use crate::event::{Code, CodeId, Event};
+use crate::recent::Recent;
 use debug_package::Wanting;
 use module_file::{Identity, Kind};
 use question::{Answer, Named, Place, Question};
@@ -33,6 +34,8 @@ use worker::{Failure, Worker};
 
 /// First argument of the process that reads symbols.
 const READER: &str = "__read-symbols";
+/// Places that are known at once: calls of later batches lead to new leaves.
+const CODES_MAX: usize = 1 << 17;
 /// What an answer may hold of one place, whoever gave it.
 const MAX_SYMBOLS: usize = 64;
 
@@ -93,7 +96,7 @@ pub struct Names {
     ids: HashMap<Identity, usize>,
     modules: Vec<Known>,
     /// Module and offset of each code, for the calls that stacks of later batches have.
-    codes: HashMap<CodeId, (usize, u64)>,
+    codes: Recent<CodeId, (usize, u64)>,
     failures: Failures,
     /// Of readers that have ended, and of the one that runs.
     cpu_ns: (u64, u64),
@@ -126,7 +129,7 @@ impl Names {
             worker: None,
             ids: HashMap::new(),
             modules: Vec::new(),
-            codes: HashMap::new(),
+            codes: Recent::new(CODES_MAX),
             failures: Failures::default(),
             cpu_ns: (0, 0),
         }
@@ -176,7 +179,7 @@ impl Names {
             .collect();
         for (leaf, caller) in pairs {
             let Some(&index) = fresh.get(&leaf) else { continue };
-            let (Some(&(module, _)), Some(&(calling, returns_to))) = (self.codes.get(&leaf), self.codes.get(&caller))
+            let (Some((module, _)), Some((calling, returns_to))) = (self.codes.get(&leaf), self.codes.get(&caller))
             else {
                 continue;
             };

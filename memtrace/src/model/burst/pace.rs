@@ -1,7 +1,7 @@
 //! When faults come much faster than before: the rule of the module's head, on counts per moment. Integers only, so that a
 //! replay finds the same.
 
-use memtrace_common::place::MOMENT_SHIFT;
+use memtrace_common::MOMENT_SHIFT;
 use std::collections::VecDeque;
 
 /// A moment lasts this long.

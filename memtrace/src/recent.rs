@@ -1,4 +1,4 @@
-//! A table that does not grow without end.
+//! A table that does not grow without end: code paths, stacks and places in code of a session of days.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -12,23 +12,27 @@ pub struct Recent<K, V> {
     capacity: usize,
 }
 
-impl<K: Hash + Eq, V: Copy> Recent<K, V> {
+impl<K: Hash + Eq, V: Clone> Recent<K, V> {
+    /// An empty one.
+    #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self { young: HashMap::new(), old: HashMap::new(), capacity }
     }
 
+    /// The value, which is remembered for longer now.
     pub fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
     {
         if let Some(value) = self.young.get(key) {
-            return Some(*value);
+            return Some(value.clone());
         }
         let (key, value) = self.old.remove_entry(key)?;
-        self.insert(key, value);
+        self.insert(key, value.clone());
         Some(value)
     }
 
+    /// Makes room if there is none.
     pub fn insert(&mut self, key: K, value: V) {
         if self.young.len() >= self.capacity / 2 {
             self.old = std::mem::take(&mut self.young);
