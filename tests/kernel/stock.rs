@@ -264,7 +264,7 @@ database.executemany("insert into t values (?, ?)", ((i, "text %d" % i) for i in
 database.execute("create index x on t (s)")
 kept = []
 def work(which):
-    kept.append([bytearray(b"x" * (1000 + (i * 37 + which) % 9000)) for i in range(3000 * scale)])
+    kept.append([bytearray(b"x" * (1000 + (i * 37 + which) % 9000)) for i in range(5000 * scale)])
 threads = [threading.Thread(target=work, args=(which,)) for which in range(4)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
@@ -318,7 +318,7 @@ fn has_debug_file(module: &str) -> Result<bool> {
     if !module.starts_with('/') {
         return Ok(false);
     }
-    let notes = Command::new(program(&["readelf"], "binutils")?).args(["-nW", module]).output()?;
+    let notes = Command::new(program(&["readelf"], "binutils")?).args(["-n", module]).output()?;
     let notes = String::from_utf8_lossy(&notes.stdout).into_owned();
     let Some(id) = notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: ")) else {
         return Ok(false);
