@@ -365,10 +365,12 @@ fn story(story: &Story) -> Result<()> {
     }
     let mut cluster = Postgres::create()?;
     cluster.start()?;
-    let (mut session, backend) = cluster.session()?;
+    let (mut session, _) = cluster.session()?;
     session.send(&format!("{}\nselect 'prepared';\n", story.prepare.replace("$N", &rows)))?;
     session.wait_for_line("prepared", LONG)?;
-    let tool = Tool::attach(backend, &[])?;
+    // A backend that is born under the tool's eyes has been quiet until then; one that it comes to is listened to first.
+    let tool = Tool::attach(cluster.pid().context("a server")?, &["--follow"])?;
+    let (mut session, backend) = cluster.session()?;
     session.send(&format!("{}\nselect 'finished';\n", story.run.replace("$N", &rows)))?;
     session.wait_for_line("finished", LONG)?;
     let outcome = close_stopped(tool, backend)?;
@@ -399,9 +401,10 @@ fn story(story: &Story) -> Result<()> {
     let mut told = false;
     for burst in bursts {
         println!("    burst: {}", burst["verdict"]);
-        let top = burst["top"].as_array().and_then(|top| top.first());
-        told |= top.and_then(|top| top["stack_id"].as_u64()).is_some_and(went);
+        // A scan's first touch of the server's buffers may be larger, and is told as what it is.
+        let top = burst["top"].as_array().context("top")?;
+        told |= top.iter().filter_map(|path| path["stack_id"].as_u64()).any(went);
     }
-    ensure!(told, "no burst's first stack holds {node:?}");
+    ensure!(told, "no burst's stacks hold {node:?}");
     Ok(())
 }
