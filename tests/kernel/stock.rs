@@ -264,7 +264,7 @@ database.executemany("insert into t values (?, ?)", ((i, "text %d" % i) for i in
 database.execute("create index x on t (s)")
 kept = []
 def work(which):
-    kept.append([bytearray(b"x" * (1000 + (i * 37 + which) % 9000)) for i in range(3000 * scale)])
+    kept.append([bytearray(b"x" * (1000 + (i * 37 + which) % 9000)) for i in range(5000 * scale)])
 threads = [threading.Thread(target=work, args=(which,)) for which in range(4)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
@@ -318,7 +318,7 @@ fn has_debug_file(module: &str) -> Result<bool> {
     if !module.starts_with('/') {
         return Ok(false);
     }
-    let notes = Command::new(program(&["readelf"], "binutils")?).args(["-nW", module]).output()?;
+    let notes = Command::new(program(&["readelf"], "binutils")?).args(["-n", module]).output()?;
     let notes = String::from_utf8_lossy(&notes.stdout).into_owned();
     let Some(id) = notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: ")) else {
         return Ok(false);
@@ -365,10 +365,12 @@ fn story(story: &Story) -> Result<()> {
     }
     let mut cluster = Postgres::create()?;
     cluster.start()?;
-    let (mut session, backend) = cluster.session()?;
+    let (mut session, _) = cluster.session()?;
     session.send(&format!("{}\nselect 'prepared';\n", story.prepare.replace("$N", &rows)))?;
     session.wait_for_line("prepared", LONG)?;
-    let tool = Tool::attach(backend, &[])?;
+    // A backend that is born under the tool's eyes has been quiet until then; one that it comes to is listened to first.
+    let tool = Tool::attach(cluster.pid().context("a server")?, &["--follow"])?;
+    let (mut session, backend) = cluster.session()?;
     session.send(&format!("{}\nselect 'finished';\n", story.run.replace("$N", &rows)))?;
     session.wait_for_line("finished", LONG)?;
     let outcome = close_stopped(tool, backend)?;
@@ -399,9 +401,10 @@ fn story(story: &Story) -> Result<()> {
     let mut told = false;
     for burst in bursts {
         println!("    burst: {}", burst["verdict"]);
-        let top = burst["top"].as_array().and_then(|top| top.first());
-        told |= top.and_then(|top| top["stack_id"].as_u64()).is_some_and(went);
+        // A scan's first touch of the server's buffers may be larger, and is told as what it is.
+        let top = burst["top"].as_array().context("top")?;
+        told |= top.iter().filter_map(|path| path["stack_id"].as_u64()).any(went);
     }
-    ensure!(told, "no burst's first stack holds {node:?}");
+    ensure!(told, "no burst's stacks hold {node:?}");
     Ok(())
 }

@@ -746,6 +746,8 @@ int main(int count, char **arguments)
         touch(region(pages), pages);
         return 0;
     }
+    if (count > 2 && strcmp(arguments[1], "to") == 0 && freopen(arguments[2], "w", stdout) == NULL)
+        die(arguments[2]);
     if (pipe2(releases, O_CLOEXEC) != 0)
         die("pipe");
     alarm(1800);
