@@ -1,6 +1,6 @@
 //! Merged records: booking an amount under its key, and moving it when a later event tells the true cause.
 
-use crate::kernel::{add, add_u32};
+use crate::kernel::add;
 use crate::maps::{MOMENTS_0, MOMENTS_1, OVERFLOW, RECORDS_0, RECORDS_1, epoch, lose};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;

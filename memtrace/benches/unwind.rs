@@ -54,7 +54,7 @@ fn unwind(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("known", format!("{depth} frames")), |b| {
             b.iter(|| {
                 stacks.copied(MM, black_box(&record), black_box(&bytes));
-                if stacks.counts().ends[0] % 1024 == 0 {
+                if stacks.counts().ends[0].is_multiple_of(1024) {
                     stacks.take_paths();
                 }
             });

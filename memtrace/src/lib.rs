@@ -17,8 +17,6 @@ pub mod live;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod model;
 pub mod procfs;
-#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
-mod recent;
 pub mod run;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod screen;

@@ -46,7 +46,7 @@ pub enum Report {
     /// The session's answer for one mm, sum of all its statements. One per mm, at the end (or when the mm is gone).
     Closing(ClosingStatement),
     /// The session ended: the answer for the process that was asked for (and, with `follow`, its children).
-    End(EndReport),
+    End(Box<EndReport>),
 }
 
 /// What a mapping is; see design: mapping kinds.

@@ -106,6 +106,10 @@ impl Compiler {
                 command
             }
         };
+        // Profiles of the caller's build are not for the probes: the verifier takes what these have been tried with.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CARGO_PROFILE_")) {
+            command.env_remove(name);
+        }
         for name in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
             command.env_remove(name);
         }

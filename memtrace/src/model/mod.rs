@@ -137,7 +137,7 @@ impl Model {
                 let mut total = std::mem::take(&mut self.total);
                 total.fold();
                 let total = total.statement(mm, pid, comm, start_ns, end.ts_ns, &self.code);
-                out.push(Report::End(EndReport {
+                out.push(Report::End(Box::new(EndReport {
                     end: end.clone(),
                     total,
                     lost: self.lost,
@@ -145,7 +145,7 @@ impl Model {
                     mms: self.mms,
                     stacks: self.code.sums.clone(),
                     bursts: self.bursts.0,
-                }));
+                })));
             }
         }
     }

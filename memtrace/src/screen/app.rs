@@ -67,7 +67,7 @@ pub struct App {
     pub(super) names: Names,
     pub(super) bursts: VecDeque<Arc<Burst>>,
     pub(super) bursts_seen: u64,
-    pub(super) end: Option<EndReport>,
+    pub(super) end: Option<Box<EndReport>>,
     /// No more reports will come.
     pub(super) over: bool,
     pub(super) leaving: bool,

@@ -13,6 +13,7 @@ mod elf;
 mod expression;
 mod module;
 pub mod names;
+mod recent;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -22,9 +23,9 @@ use names::NewCode;
 
 use crate::decode::StackNumbers;
 use crate::event::{Code, CodeId, Event, MapsLine, MmId, Stack, StackEnd, StackId};
-use crate::recent::Recent;
 use memtrace_common::{StackKey, StackPath, StackRecord};
 use module::Files;
+use recent::Recent;
 use space::Space;
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -20,9 +20,9 @@ mod worker;
 pub use debug_package::{Advice, Hint};
 pub use module_file::ModuleFile;
 
+use super::recent::Recent;
 use crate::event::NameFailures as Failures;
 use crate::event::{Code, CodeId, Event};
-use crate::recent::Recent;
 use debug_package::Wanting;
 use module_file::{Identity, Kind};
 use question::{Answer, Named, Place, Question};

@@ -384,6 +384,6 @@ pub(in crate::views) fn session() -> Vec<Report> {
         Report::Audit(audit(false)),
         Report::Loss { ts_ns: BEGIN + 5_000 * MS, lost: LOST },
         Report::Closing(closing()),
-        Report::End(end()),
+        Report::End(Box::new(end())),
     ]
 }

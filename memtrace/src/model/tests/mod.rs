@@ -232,7 +232,7 @@ impl Session {
         let ts_ns = self.later();
         self.apply(Event::End(End::new(ts_ns, EndReason::Interrupted)));
         match self.out.last() {
-            Some(Report::End(end)) => end.clone(),
+            Some(Report::End(end)) => (**end).clone(),
             other => panic!("no end: {other:?}"),
         }
     }

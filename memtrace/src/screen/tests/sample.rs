@@ -292,7 +292,7 @@ pub(in crate::screen) fn end(reason: EndReason) -> Report {
         faults: Faults { minor: 16_384, major: 0 },
         unexplained: Amounts::ZERO,
     };
-    Report::End(EndReport {
+    Report::End(Box::new(EndReport {
         end: End::new(BEGIN + 3000 * MS, reason),
         total: closing,
         lost: Lost::default(),
@@ -300,5 +300,5 @@ pub(in crate::screen) fn end(reason: EndReason) -> Report {
         mms: 1,
         stacks: StackSums { grown: 1000, complete: 997, ..StackSums::default() },
         bursts: 1,
-    })
+    }))
 }

@@ -137,7 +137,7 @@ fn exits_by_signal() {
     assert_eq!(value["exit"], serde_json::json!({"status": null, "signal": "SIGKILL"}));
     let mut end = sample::end();
     end.end.reason = EndReason::Truncated;
-    assert!(with_meta(Report::End(end))["exit"].is_null());
+    assert!(with_meta(Report::End(Box::new(end)))["exit"].is_null());
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn nothing_measured_is_not_zero() {
     let mut end = sample::end();
     end.own.bpf_ns = None;
     end.total.faults = crate::statement::Faults::default();
-    let value = with_meta(Report::End(EndReport { ..end }));
+    let value = with_meta(Report::End(Box::new(EndReport { ..end })));
     assert!(value["own"]["bpf_ns"].is_null() && value["own"]["bpf_ns_per_fault"].is_null());
 }
 

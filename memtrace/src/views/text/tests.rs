@@ -155,7 +155,7 @@ fn where_stacks_are_off_that_is_said_at_the_end() {
     };
     end.stacks = stacks(10, 0, &[(StackEnd::Off, (3, 10))], 0);
     let said = |end: &crate::statement::EndReport| {
-        let text = told(vec![Report::End(end.clone())]);
+        let text = told(vec![Report::End(Box::new(end.clone()))]);
         let from = text.lines().skip_while(|line| !line.starts_with("stacks "));
         from.take_while(|line| !line.starts_with("own")).map(str::trim).collect::<Vec<_>>().join(" ")
     };
@@ -271,7 +271,7 @@ fn a_followed_child_has_its_own_name_and_books() {
         Report::Closing(child_closing),
         Report::Statement(sample::shrinkage()),
         Report::Closing(sample::closing()),
-        Report::End(end),
+        Report::End(Box::new(end)),
     ]);
     insta::assert_snapshot!(text);
 }
@@ -280,10 +280,10 @@ fn a_followed_child_has_its_own_name_and_books() {
 fn books_that_do_not_close_are_called_so() {
     let mut end = sample::end();
     end.total.closing.amounts.anon += 1;
-    let text = told(vec![Report::End(end.clone())]);
+    let text = told(vec![Report::End(Box::new(end.clone()))]);
     assert!(text.contains("DOES NOT CLOSE: "), "{text}");
     end.total.unexplained.anon = 1;
-    let text = told(vec![Report::End(end)]);
+    let text = told(vec![Report::End(Box::new(end))]);
     assert!(text.contains("closes, not all explained: "), "{text}");
     assert!(text.contains("unexplained 4,096 B"), "{text}");
 }
@@ -316,7 +316,7 @@ fn a_new_day_gets_a_rule() {
 #[test]
 fn a_report_before_the_meta_is_refused() {
     let mut view = TextView::new(Vec::new(), TextOptions::default());
-    let error = view.render(&Report::End(sample::end())).expect_err("no page size yet");
+    let error = view.render(&Report::End(Box::new(sample::end()))).expect_err("no page size yet");
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
 
