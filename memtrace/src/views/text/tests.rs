@@ -157,7 +157,10 @@ fn where_stacks_are_off_that_is_said_at_the_end() {
     let said = |end: &crate::statement::EndReport| {
         let text = told(vec![Report::End(Box::new(end.clone()))]);
         let from = text.lines().skip_while(|line| !line.starts_with("stacks "));
-        from.take_while(|line| !line.starts_with("own")).map(str::trim).collect::<Vec<_>>().join(" ")
+        from.take_while(|line| !line.starts_with("names") && !line.starts_with("own"))
+            .map(str::trim)
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     assert_eq!(said(&end), "stacks       not copied (--no-stacks): of the code one frame is known");
     end.stacks = stacks(100_000, 99_990, &[(StackEnd::Deep, (2, 4)), (StackEnd::Jit, (1, 1))], 5);
