@@ -6,7 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
 };
 use memtrace_common::{
-    Cause, Control, Cpu, Losses, MomentKey, Overflow, Reclaimer, RecordKey, RecordValue, Slot, StackKey, StackPath, Thread,
+    Cause, Control, Cpu, Losses, MomentKey, Overflow, Reclaimer, RecordKey, RecordValue, Slot, StackKey, StackPath,
+    Thread,
 };
 
 /// Interval number and whom to attach to.

@@ -83,6 +83,7 @@ impl Books {
                 closing_only,
                 bursts_only: output.bursts_only,
                 verbose: output.verbose,
+                width: width(output.file.is_none()),
                 ..TextOptions::default()
             };
             Box::new(TextView::new(out, options))
@@ -108,6 +109,16 @@ impl Books {
 fn colored(choice: crate::cli::ColorChoice, to_stdout: bool) -> bool {
     let terminal = to_stdout && io::stdout().is_terminal();
     choice.enabled(terminal, std::env::var_os("NO_COLOR").as_deref())
+}
+
+/// Columns of text: those of the terminal, if it is narrower than what reads well.
+fn width(to_stdout: bool) -> usize {
+    let usual = TextOptions::default().width;
+    let terminal = (to_stdout && io::stdout().is_terminal()).then(ratatui::crossterm::terminal::size);
+    match terminal {
+        Some(Ok((columns, _))) => usize::from(columns).clamp(40, usual),
+        _ => usual,
+    }
 }
 
 fn create(path: &Path, force: bool) -> Result<File> {
@@ -262,7 +273,12 @@ fn watch_on_screen(target: &Target, options: &TraceOptions, output: &OutputOptio
 
 /// The answer stays on the terminal after the screen is gone.
 fn print_closing(reports: &[Report], output: &OutputOptions) -> Result<()> {
-    let options = TextOptions { color: colored(output.color, true), closing_only: true, ..TextOptions::default() };
+    let options = TextOptions {
+        color: colored(output.color, true),
+        closing_only: true,
+        width: width(true),
+        ..TextOptions::default()
+    };
     let mut view = TextView::new(BufWriter::new(io::stdout()), options);
     let printed = reports.iter().try_for_each(|report| view.render(report)).and_then(|()| view.flush());
     give_up_quietly(printed.map_err(anyhow::Error::from)).map(|_| ())

@@ -8,7 +8,7 @@ use super::process::Process;
 use super::scope::{Scope, Span, View, stretch};
 use super::theme::Theme;
 use crate::event::{EndReason, Lost, Meta, MmId, Own, TaskWhat};
-use crate::statement::{Burst, EndReport, Report, Statement};
+use crate::statement::{Audit, Burst, EndReport, Report, Statement};
 use crate::views::Scale;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -68,6 +68,8 @@ pub struct App {
     pub(super) bursts: VecDeque<Arc<Burst>>,
     pub(super) bursts_seen: u64,
     pub(super) end: Option<Box<EndReport>>,
+    /// For the closing statement, which tells those that differ.
+    audits: Vec<Audit>,
     /// No more reports will come.
     pub(super) over: bool,
     pub(super) leaving: bool,
@@ -93,6 +95,9 @@ pub struct App {
     pub(super) zoom: super::panes::Zoom,
 }
 
+/// Audits that are kept; of a longer session the later ones are counted on the screen only.
+const AUDITS: usize = 4096;
+
 impl App {
     /// A screen that knows nothing yet.
     #[must_use]
@@ -112,6 +117,7 @@ impl App {
             bursts: VecDeque::new(),
             bursts_seen: 0,
             end: None,
+            audits: Vec::new(),
             over: false,
             leaving: false,
             scope: Scope { cursor: None, span, range: None, drill: None, filter: String::new() },
@@ -163,6 +169,9 @@ impl App {
                 }
             }
             Report::Audit(audit) => {
+                if self.audits.len() < AUDITS {
+                    self.audits.push(audit.clone());
+                }
                 let process = self.process(audit.mm, audit.pid, &[]);
                 let differs = !audit.difference.is_zero() && audit.quiet || audit.differing_count > 0;
                 process.audits = (process.audits.0 + u64::from(differs), process.audits.1 + 1);
@@ -243,12 +252,19 @@ impl App {
         });
     }
 
-    /// What the session ended with, for whoever prints it after the screen is gone: meta, closings, end.
+    /// It was recorded earlier: nobody waits for its end.
+    pub(super) const fn is_replay(&self) -> bool {
+        self.options.replay
+    }
+
+    /// What the session ended with, for whoever prints it after the screen is gone: meta, audits, closings, end.
     #[must_use]
     pub fn closing(&self) -> Vec<Report> {
         let Some((meta, end)) = self.meta.as_ref().zip(self.end.as_ref()) else { return Vec::new() };
         let closings = self.processes.values().filter_map(|process| process.closing.clone()).map(Report::Closing);
-        [Report::Meta(meta.clone())].into_iter().chain(closings).chain([Report::End(end.clone())]).collect()
+        let audits = self.audits.iter().cloned().map(Report::Audit);
+        let begin = [Report::Meta(meta.clone())].into_iter().chain(audits);
+        begin.chain(closings).chain([Report::End(end.clone())]).collect()
     }
 
     fn see(&mut self, ts_ns: u64) {

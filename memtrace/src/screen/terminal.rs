@@ -77,7 +77,7 @@ fn show(feed: &Receiver<Feed>, stop: &dyn Fn(), signal: &Signals, screen: &mut S
             stop();
         }
         stale |= take(feed, app);
-        if app.over && (leaving || app.was_interrupted()) {
+        if app.over && (leaving || app.was_interrupted() && !app.is_replay()) {
             return Ok(());
         }
         if asked || stale && drawn.elapsed() >= FRAME {

@@ -228,6 +228,12 @@ pub(super) const PLUMBING: &[Family] = &[
             "rocksdb::ConcurrentArena::*",
         ],
     },
+    // Debugging information has the name of an inlined function, not its path.
+    Family {
+        only_in: &[],
+        calls_back: false,
+        names: &["write_volatile", "read_volatile", "copy_nonoverlapping", "write_bytes", "black_box"],
+    },
     // Rust's allocator, containers and glue.
     Family {
         only_in: &[],

@@ -4,7 +4,7 @@ use super::{Look, Session};
 use crate::statement::{Burst, Part};
 use crate::views::escape::escape;
 use crate::views::fold::short;
-use crate::views::human::{count, counted, duration, level, percent, signed_size};
+use crate::views::human::{count, counted, duration, level, percent, signed_size, size};
 use crate::views::verdict::{Weights, rate, time_in_faults, verdict};
 use crate::views::words::mapping_phrase;
 
@@ -45,7 +45,10 @@ impl Session {
         }
         if burst.mappings.len() > 1 {
             for part in burst.mappings.iter().filter(|part| shown(weights.part(part))).take(SHOWN) {
-                let mapping = part.of.as_deref().map_or_else(|| "no mapping".to_owned(), mapping_phrase);
+                let mapping = part.of.as_deref().map_or_else(
+                    || "no mapping".to_owned(),
+                    |m| format!("{} {} at {:#x}", mapping_phrase(m), size(m.end.saturating_sub(m.start)), m.start),
+                );
                 let amount = signed_size(scale.bytes(part.delta.res()));
                 self.told_line(&share(weights.part(part), weights), Look::Faint, &format!("{mapping}, {amount}"));
             }
