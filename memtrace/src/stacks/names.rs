@@ -223,10 +223,8 @@ impl Names {
             self.modules.push(Known { file: Weak::new(), level, answered: false, spent: Duration::ZERO, wanting });
             self.modules.len() - 1
         });
-        let known = &mut self.modules[index];
-        if known.file.strong_count() == 0 {
-            known.file = Arc::downgrade(file);
-        }
+        // The one that came with these codes lives until they are named; an earlier one may be dropped meanwhile.
+        self.modules[index].file = Arc::downgrade(file);
         index
     }
 
