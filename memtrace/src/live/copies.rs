@@ -9,7 +9,7 @@ use aya::maps::{MapData, RingBuf};
 use memtrace_common::StackRecord;
 
 /// Copies are unwound for so long at a time. What is still in the ring then comes with the next turn, or has no room.
-const TURN_NS: u64 = 25_000_000;
+const TURN_NS: u64 = 200_000_000;
 /// What waits is tried again when something comes, but not before this time.
 const TRY_AGAIN_NS: u64 = 5_000_000;
 /// If no more than this waits.

@@ -232,7 +232,7 @@ pub(super) const PLUMBING: &[Family] = &[
     Family {
         only_in: &[],
         calls_back: false,
-        names: &["write_volatile", "read_volatile", "copy_nonoverlapping", "write_bytes", "black_box"],
+        names: &["write_volatile*", "read_volatile*", "copy_nonoverlapping*", "write_bytes*", "black_box*"],
     },
     // Rust's allocator, containers and glue.
     Family {

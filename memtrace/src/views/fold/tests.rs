@@ -137,6 +137,7 @@ fn role_of(module: &str, name: &str) -> Role {
 
 #[test]
 fn plumbing_by_name() {
+    assert_eq!(role_of("workload", "write_volatile<u8>"), Role::Plumbing);
     for name in [
         "malloc",
         "__libc_malloc",
