@@ -1,7 +1,7 @@
 //! Growing by touching files, and being populated on request.
 
 use crate::Scene;
-use crate::region::{READ_WRITE, Region, evict, make_file};
+use crate::region::{READ_WRITE, Region, cache, evict, make_file};
 use crate::stage::{Check, Expect, Stage};
 use memtrace_tests::pages::page_size;
 use std::os::fd::AsRawFd;
@@ -24,6 +24,7 @@ pub const SCENES: &[(&str, Scene)] = &[
 fn single(stage: &mut Stage) {
     let file = make_file(&stage.dir, 320);
     stage.settle();
+    cache(&file);
     let region = Region::file(&file, 320, libc::MAP_SHARED);
     stage.begin();
     region.write();
@@ -34,6 +35,7 @@ fn single(stage: &mut Stage) {
 fn around(stage: &mut Stage) {
     let file = make_file(&stage.dir, 640);
     stage.settle();
+    cache(&file);
     let region = Region::file(&file, 640, libc::MAP_PRIVATE);
     stage.begin();
     region.read_each(16);
@@ -68,6 +70,7 @@ fn cow_mapped(stage: &mut Stage) {
 fn cow_unmapped(stage: &mut Stage) {
     let file = make_file(&stage.dir, 320);
     stage.settle();
+    cache(&file);
     let region = Region::file(&file, 320, libc::MAP_PRIVATE);
     stage.begin();
     region.write();

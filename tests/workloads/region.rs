@@ -168,6 +168,13 @@ pub fn make_file(dir: &Path, pages: usize) -> File {
     file
 }
 
+/// Has all of the file in the page cache again: a machine that reclaims ahead of need may have taken pages.
+pub fn cache(file: &File) {
+    use std::os::unix::fs::FileExt as _;
+    let mut bytes = vec![0; file.metadata().expect("an open file").len() as usize];
+    file.read_exact_at(&mut bytes, 0).expect("the file can be read");
+}
+
 /// Throws the file's pages out of the page cache; `false` when some stayed.
 pub fn evict(file: &File, pages: usize) -> bool {
     // SAFETY: no memory is involved.
