@@ -26,6 +26,8 @@ pub struct Copies {
     tried_ns: u64,
     /// End of the last interval.
     last_ns: u64,
+    /// The last turn was over before the ring was empty. The kernel wakes nobody for what is in it already.
+    more: bool,
     /// Copies whose mm nobody knew when there was no room for more.
     lost: u64,
     cost: Cost,
@@ -47,6 +49,7 @@ impl Copies {
     pub fn read(&mut self, ring: &mut RingBuf<MapData>, decoder: &mut Decoder, stacks: &mut Stacks) {
         let began_ns = monotonic_ns();
         let mut came = false;
+        self.more = false;
         while let Some(item) = ring.next() {
             came = true;
             let Some((record, bytes)) = decoder.parse_stack(&item) else { continue };
@@ -63,6 +66,7 @@ impl Copies {
                 self.bytes = 0;
             }
             if monotonic_ns().saturating_sub(began_ns) > TURN_NS {
+                self.more = true;
                 break;
             }
         }
@@ -85,12 +89,16 @@ impl Copies {
         let began_ns = monotonic_ns();
         let last_ns = std::mem::replace(&mut self.last_ns, now_ns);
         let mut unknown = self.deliver(decoder, stacks);
-        let all = unknown.len();
+        // Their mms are gone, and nothing was booked on them since: an entry that had wanted one says so by its stack's end.
         unknown.retain(|(record, _)| record.head.ts_ns > last_ns);
-        self.lost += (all - unknown.len()) as u64;
         self.bytes = unknown.iter().map(|(_, bytes)| bytes.len()).sum();
         self.waiting = unknown;
         self.cost.ns += monotonic_ns().saturating_sub(began_ns);
+    }
+
+    /// Something is left that nobody will be woken for.
+    pub const fn has_more(&self) -> bool {
+        self.more
     }
 
     /// What they cost since the session began.

@@ -106,6 +106,12 @@ impl Observer {
         self.probes.await_exec_of(pid)
     }
 
+    /// Something waits in the rings for which they will not become readable.
+    #[must_use]
+    pub const fn has_more(&self) -> bool {
+        self.copies.has_more()
+    }
+
     /// Takes what waits in the rings. To be called when one is readable, so that it does not run full between ticks.
     pub fn read_ring(&mut self) {
         while let Some(item) = self.probes.ring.next() {

@@ -219,12 +219,17 @@ impl Session {
                     None => std::future::pending().await,
                 }
             };
+            let more = self.source.has_more();
             let filling = async {
+                if more {
+                    return Ok(());
+                }
                 let Some((lives, copies)) = &rings else { return std::future::pending().await };
                 tokio::select! {
-                    guard = lives.readable() => guard,
-                    guard = copies.readable() => guard,
+                    guard = lives.readable() => guard?.clear_ready(),
+                    guard = copies.readable() => guard?.clear_ready(),
                 }
+                io::Result::Ok(())
             };
             tokio::select! {
                 biased;
@@ -241,10 +246,6 @@ impl Session {
                 }
                 () = stop.stopped() => return Ok(EndReason::Interrupted),
                 () = over => return Ok(EndReason::Duration),
-                guard = filling => {
-                    self.source.read_ring();
-                    guard.context("failed to watch the ring")?.clear_ready();
-                }
                 _ = ticks.tick() => {
                     let events = self.source.tick()?;
                     self.note_exit(&events);
@@ -258,6 +259,11 @@ impl Session {
                     if gone && !self.source.observes_any() {
                         return Ok(EndReason::Exited { code: None });
                     }
+                }
+                // After the ticks: when copies come faster than they are unwound, intervals end all the same.
+                watched = filling => {
+                    watched.context("failed to watch the ring")?;
+                    self.source.read_ring();
                 }
             }
         }

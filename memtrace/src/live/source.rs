@@ -116,6 +116,15 @@ impl Source {
         }
     }
 
+    /// Something waits for which no descriptor will become readable.
+    #[must_use]
+    pub const fn has_more(&self) -> bool {
+        match self {
+            Self::Probes(observer) => observer.has_more(),
+            Self::Poller(_) => false,
+        }
+    }
+
     /// Takes what waits.
     pub fn read_ring(&mut self) {
         if let Self::Probes(observer) = self {
