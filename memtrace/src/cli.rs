@@ -8,8 +8,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod snapshot;
 mod values;
 
+use snapshot::SnapshotArgs;
+pub use snapshot::{By, Format, PictureScale, ReadOptions, ShowOptions, SnapshotOptions, Sort, Subject};
 use values::{parse_bytes, parse_duration, parse_interval};
 
 /// How the program ends. A command started by memtrace passes its own status through instead.
@@ -70,6 +73,8 @@ pub enum Request {
         /// How to print.
         output: OutputOptions,
     },
+    /// `memtrace snapshot`: where the memory is now.
+    Snapshot(Box<SnapshotOptions>),
     /// `memtrace doctor`: what this machine allows.
     Doctor {
         /// As one JSON object.
@@ -164,7 +169,7 @@ impl ColorChoice {
 #[command(
     name = "memtrace",
     version,
-    override_usage = "memtrace [OPTIONS] --pid <PID>\n       memtrace [OPTIONS] -- <COMMAND>...\n       memtrace <record|replay|doctor> ...",
+    override_usage = "memtrace [OPTIONS] --pid <PID>\n       memtrace [OPTIONS] -- <COMMAND>...\n       memtrace <record|replay|snapshot|doctor> ...",
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     after_help = AFTER_HELP
@@ -212,6 +217,11 @@ enum Sub {
         #[command(flatten)]
         talk: TalkArgs,
     },
+    /// Say where a process's memory is now: by kind, mapping, file and physical page. Loads no probes.
+    #[command(
+        override_usage = "memtrace snapshot [OPTIONS] --pid <PID> [--pid <PID>...]\n       memtrace snapshot [OPTIONS] --name <NAME>\n       memtrace snapshot [OPTIONS] --cgroup <PATH>\n       memtrace snapshot [OPTIONS] --diff <BEFORE> <AFTER>"
+    )]
+    Snapshot(Box<SnapshotArgs>),
     /// Say what this machine allows, and what to type if it does not.
     Doctor {
         /// One JSON object on standard output.
@@ -339,6 +349,7 @@ where
             }
             Request::Replay { file, output: output.options(&talk) }
         }
+        Some(Sub::Snapshot(arguments)) => Request::Snapshot(Box::new(arguments.options()?)),
         Some(Sub::Doctor { json, color }) => Request::Doctor { json, color },
     })
 }

@@ -20,6 +20,7 @@ pub mod procfs;
 pub mod run;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod screen;
+pub mod snapshot;
 #[cfg(feature = "live")]
 pub mod stacks;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]

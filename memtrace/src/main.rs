@@ -7,10 +7,6 @@ fn main() -> ExitCode {
     if let Some(code) = memtrace::stacks::names::read_symbols_if_asked() {
         return code;
     }
-    #[cfg(feature = "live")]
-    if let Some(code) = memtrace::stacks::names::read_symbols_if_asked() {
-        return code;
-    }
     let request = match memtrace::cli::parse(std::env::args_os()) {
         Ok(request) => request,
         Err(error) => error.exit(),

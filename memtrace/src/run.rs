@@ -1,6 +1,8 @@
 //! Wires the rooms: a request becomes a session, its events go through the model into a view. The only room that
 //! knows everyone.
 
+mod snapshot;
+
 use crate::cli::{ExitCode, OutputOptions, Request};
 #[cfg(feature = "live")]
 use crate::cli::{Target, TraceOptions};
@@ -41,6 +43,7 @@ pub fn run(request: Request) -> Result<u8> {
         #[cfg(not(feature = "live"))]
         Request::Watch { .. } | Request::Record { .. } | Request::Doctor { .. } => Err(Failure::NoLiveFeature.into()),
         Request::Replay { file, output } => replay(&file, &output),
+        Request::Snapshot(options) => snapshot::run(&options),
     }
 }
 

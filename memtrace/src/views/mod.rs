@@ -9,6 +9,7 @@ pub(crate) mod human;
 mod json;
 #[cfg(test)]
 mod sample;
+pub mod snapshot;
 mod text;
 pub mod verdict;
 pub(crate) mod words;

@@ -1,0 +1,259 @@
+//! `memtrace snapshot`: its flags and what they mean.
+
+use super::values::{parse_duration, parse_interval};
+use super::{ColorChoice, usage};
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `memtrace snapshot`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotOptions {
+    /// Whose memory.
+    pub subject: Subject,
+    /// How it is read.
+    pub reading: ReadOptions,
+    /// Again and again, at this distance: then what changed.
+    pub watch: Option<Duration>,
+    /// With `watch`: end after this.
+    pub duration: Option<Duration>,
+    /// How it is shown.
+    pub show: ShowOptions,
+    /// The picture as SVG, to this file.
+    pub svg: Option<PathBuf>,
+    /// Text, JSON or CSV to this file instead of stdout.
+    pub file: Option<PathBuf>,
+    /// Overwrite files.
+    pub force: bool,
+    /// Colours.
+    pub color: ColorChoice,
+}
+
+/// Whose memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// These processes.
+    Pids(Vec<u32>),
+    /// All processes of this name (comm, or the last part of the program's path).
+    Name(String),
+    /// All processes of this cgroup and those below it.
+    Cgroup(PathBuf),
+    /// Two snapshots that were written with `--json`.
+    Files(PathBuf, PathBuf),
+}
+
+/// How a snapshot is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// Longest time that one call may hold the target's mmap_lock.
+    pub max_hold: Duration,
+    /// Read everything, however long it holds.
+    pub full: bool,
+    /// Read what pictures need.
+    pub page_map: bool,
+}
+
+/// How a snapshot is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShowOptions {
+    /// Format.
+    pub format: Format,
+    /// A table of these instead of the summary.
+    pub by: Option<By>,
+    /// Order of tables, largest first (addresses and names ascending).
+    pub sort: Sort,
+    /// Only rows whose kind, name or path contains this.
+    pub filter: Option<String>,
+    /// Rows of a table; `None` for all.
+    pub top: Option<usize>,
+    /// Draw the address space.
+    pub picture: bool,
+    /// Scale of pictures.
+    pub scale: PictureScale,
+}
+
+/// Format of what is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+    /// One line a row.
+    Csv,
+}
+
+/// What a row of a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// heap, stacks, libraries, …
+    Kind,
+    /// One mapping.
+    Mapping,
+    /// One file, with what of it is in the page cache.
+    File,
+    /// `rw-p`, `r-xp`, …
+    Permissions,
+}
+
+/// Order of tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// Resident.
+    #[default]
+    Rss,
+    /// Address space.
+    Size,
+    /// Proportional share.
+    Pss,
+    /// Mapped by nobody else.
+    Private,
+    /// Mapped more than once.
+    Shared,
+    /// Dirty.
+    Dirty,
+    /// Swapped out.
+    Swap,
+    /// Address.
+    Address,
+    /// Name.
+    Name,
+}
+
+/// How the lengths of mappings become lengths in a picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PictureScale {
+    /// A mapping of twice the size is a step longer: small ones stay visible.
+    #[default]
+    Log,
+    /// In proportion.
+    Linear,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SnapshotArgs {
+    /// The process; several for what they share (`--pid A --pid B`).
+    #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    pids: Vec<u32>,
+    /// All processes of this name, such as postgres.
+    #[arg(long, value_name = "NAME", conflicts_with = "pids")]
+    name: Option<String>,
+    /// All processes of this cgroup and those below it, such as /sys/fs/cgroup/system.slice/db.service.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["pids", "name"])]
+    cgroup: Option<PathBuf>,
+    /// What changed between two snapshots that were written with --json.
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"],
+          conflicts_with_all = ["pids", "name", "cgroup", "watch", "full", "picture", "svg"])]
+    diff: Vec<PathBuf>,
+    /// Repeat at this distance, such as 2s, and print what changed by mapping.
+    #[arg(long, value_name = "TIME", value_parser = parse_interval, conflicts_with_all = ["csv", "picture", "svg"])]
+    watch: Option<Duration>,
+    /// With --watch: end after this time.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "watch")]
+    duration: Option<Duration>,
+
+    /// A table of these instead of the summary.
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "What is shown")]
+    by: Option<By>,
+    /// Order of tables.
+    #[arg(long, value_enum, value_name = "COLUMN", default_value_t, help_heading = "What is shown")]
+    sort: Sort,
+    /// Only rows whose kind, name or path contains this.
+    #[arg(long, value_name = "TEXT", help_heading = "What is shown")]
+    filter: Option<String>,
+    /// Rows of a table; 0 for all [default: 20 in text, all in JSON and CSV].
+    #[arg(long, value_name = "N", help_heading = "What is shown")]
+    top: Option<usize>,
+    /// Draw the address space: what is private, shared, swapped out, untouched.
+    #[arg(long, conflicts_with_all = ["json", "csv"], help_heading = "What is shown")]
+    picture: bool,
+    /// Scale of pictures.
+    #[arg(long, value_enum, value_name = "SCALE", default_value_t, help_heading = "What is shown")]
+    scale: PictureScale,
+
+    /// One JSON object a process (docs/ndjson.md).
+    #[arg(long, conflicts_with = "csv", help_heading = "Output")]
+    json: bool,
+    /// The rows of --by (mappings when not given) as CSV, amounts in bytes.
+    #[arg(long, help_heading = "Output")]
+    csv: bool,
+    /// Also draw the address space as SVG; of two processes side by side, shared pages linked.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    svg: Option<PathBuf>,
+    /// Write to this file instead of standard output.
+    #[arg(short = 'o', long = "output", value_name = "FILE", help_heading = "Output")]
+    file: Option<PathBuf>,
+    /// Overwrite files that are there.
+    #[arg(long, help_heading = "Output")]
+    force: bool,
+    /// Colours in the text; `auto` means on a terminal, unless NO_COLOR is set.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t, help_heading = "Output")]
+    color: ColorChoice,
+
+    /// Longest time, in milliseconds, that one call may hold the target's mmap_lock; larger targets are read from cheaper sources.
+    #[arg(long, value_name = "MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=60_000),
+          help_heading = "Cost")]
+    max_snapshot_ms: u64,
+    /// Read everything, however long it holds the target up.
+    #[arg(long, help_heading = "Cost")]
+    full: bool,
+}
+
+impl SnapshotArgs {
+    pub(super) fn options(self) -> Result<SnapshotOptions, clap::Error> {
+        let subject = match (self.name, self.cgroup, <[PathBuf; 2]>::try_from(self.diff)) {
+            (_, _, Ok([before, after])) => Subject::Files(before, after),
+            (Some(name), _, _) => Subject::Name(name),
+            (_, Some(path), _) => Subject::Cgroup(path),
+            _ if !self.pids.is_empty() => {
+                let mut pids = Vec::with_capacity(self.pids.len());
+                // Named twice is meant once.
+                for pid in self.pids {
+                    if !pids.contains(&pid) {
+                        pids.push(pid);
+                    }
+                }
+                Subject::Pids(pids)
+            }
+            _ => {
+                return Err(usage(
+                    "nothing to look at; type one of\n  memtrace snapshot --pid PID\n  memtrace snapshot --name NAME\n  \
+                     memtrace snapshot --cgroup PATH\n  memtrace snapshot --diff BEFORE.json AFTER.json",
+                ));
+            }
+        };
+        if self.svg.is_some() && self.svg == self.file {
+            return Err(usage("the SVG and the output would be the same file; give -o another"));
+        }
+        let format = match (self.json, self.csv) {
+            (true, _) => Format::Json,
+            (_, true) => Format::Csv,
+            _ => Format::Text,
+        };
+        let top = self.top.or((format == Format::Text).then_some(20)).filter(|&top| top > 0);
+        Ok(SnapshotOptions {
+            subject,
+            reading: ReadOptions {
+                max_hold: Duration::from_millis(self.max_snapshot_ms),
+                full: self.full,
+                page_map: self.picture || self.svg.is_some(),
+            },
+            watch: self.watch,
+            duration: self.duration,
+            show: ShowOptions {
+                format,
+                by: self.by,
+                sort: self.sort,
+                filter: self.filter.filter(|text| !text.is_empty()),
+                top,
+                picture: self.picture,
+                scale: self.scale,
+            },
+            svg: self.svg,
+            file: self.file,
+            force: self.force,
+            color: self.color,
+        })
+    }
+}

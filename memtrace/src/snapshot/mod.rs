@@ -1,0 +1,483 @@
+//! Where a process's memory is, at one moment: what `top`'s VIRT, RES and SHR consist of, by mapping, kind, file and
+//! physical page. No probes, no history.
+//!
+//! Amounts are bytes. `None` is *unknown*: not permitted, not offered by this kernel, or given up to keep within the
+//! budget, and then [`Process::given_up`] says so. Unknown is never 0, and nothing unknown is guessed from what is known.
+//!
+//! This room is pure but for [`read`]: a snapshot that was written as JSON is read back and compared like a fresh one.
+
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod diff;
+#[cfg(feature = "live")]
+pub mod read;
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod sharing;
+
+use crate::statement::Kind;
+
+/// One process at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Process {
+    /// Its number in our PID namespace.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot: with the pid, its identity.
+    pub start_time: u64,
+    /// Its name. Any bytes.
+    pub comm: Vec<u8>,
+    /// Its program, as `/proc/PID/exe` links; `None` where that may not be read. Any bytes.
+    pub exe: Option<Vec<u8>>,
+    /// Its command line, arguments separated by NUL, capped; empty for none. Any bytes.
+    pub cmdline: Vec<u8>,
+    /// When the counters were read, ns since 1970.
+    pub time_ns: i64,
+    /// Bytes of a page.
+    pub page_size: u64,
+    /// `R`, `S`, `T`, …; see proc(5).
+    pub state: u8,
+    /// The kernel's counters: exact, and readable for everyone. `None`: no address space (zombie, kernel thread).
+    pub counters: Option<Counters>,
+    /// The counters again, after everything else was read. What differs happened meanwhile: the bound of every sum below.
+    pub counters_after: Option<Counters>,
+    /// The whole process in one walk of its page tables.
+    pub rollup: Option<Rollup>,
+    /// The mappings by address; `None` when not even maps could be read.
+    pub mappings: Option<Vec<Mapping>>,
+    /// Files of which parts are mapped; `None` when they were not looked at.
+    pub files: Option<Vec<MappedFile>>,
+    /// What was read, and what it cost.
+    pub sources: Vec<SourceCost>,
+    /// What was not read, and why.
+    pub given_up: Vec<GivenUp>,
+}
+
+/// `/proc/PID/status` and `statm`, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Size of the address space: VIRT.
+    pub virt: u64,
+    /// Resident anonymous memory.
+    pub anon: u64,
+    /// Resident pages of files.
+    pub file: u64,
+    /// Resident shared memory.
+    pub shmem: u64,
+    /// Anonymous memory in swap.
+    pub swap: u64,
+    /// Huge pages of hugetlbfs: outside of RES.
+    pub hugetlb: u64,
+    /// `VmLck`: size of the mappings that are locked.
+    pub locked: u64,
+    /// Page tables: memory that the process costs and RES leaves out.
+    pub page_tables: u64,
+}
+
+impl Counters {
+    /// RES.
+    #[must_use]
+    pub const fn res(&self) -> u64 {
+        self.anon.saturating_add(self.file).saturating_add(self.shmem)
+    }
+
+    /// What `top` calls SHR: file + shmem, whether or not anyone else maps them.
+    #[must_use]
+    pub const fn shr(&self) -> u64 {
+        self.file.saturating_add(self.shmem)
+    }
+}
+
+/// What only a walk of the page tables says, from smaps or smaps_rollup. Bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rollup {
+    /// `Rss`, as that walk found it.
+    pub rss: u64,
+    /// Each page divided by the number of times it is mapped.
+    pub pss: u64,
+    /// Pages that are mapped once: USS is both privates.
+    pub private_clean: u64,
+    /// The same, dirty.
+    pub private_dirty: u64,
+    /// Pages that are mapped more than once (perhaps both times here).
+    pub shared_clean: u64,
+    /// The same, dirty.
+    pub shared_dirty: u64,
+    /// Anonymous pages, shared after a fork or not.
+    pub anonymous: u64,
+    /// In swap: also what shared memory mapped here has there, which the counter leaves out.
+    pub swap: u64,
+    /// The same, divided by its sharers.
+    pub swap_pss: u64,
+    /// Huge pages of hugetlbfs.
+    pub hugetlb: u64,
+    /// `Locked`: PSS of locked mappings.
+    pub locked: u64,
+    /// File and shared-memory pages that nobody else maps: in USS *and* in SHR. `None` when neither smaps nor pagemap could tell.
+    pub private_file: Option<u64>,
+}
+
+impl Rollup {
+    /// Pages that nobody else maps.
+    #[must_use]
+    pub const fn uss(&self) -> u64 {
+        self.private_clean.saturating_add(self.private_dirty)
+    }
+}
+
+/// One line of maps, and what of it is in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mapping {
+    /// First address.
+    pub start: u64,
+    /// Address after the last.
+    pub end: u64,
+    /// See [`crate::event::permission`].
+    pub permissions: u8,
+    /// Offset in the file.
+    pub offset: u64,
+    /// Device, `major << 32 | minor`.
+    pub device: u64,
+    /// Inode; 0 for none.
+    pub inode: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Path, `[heap]`, name given by prctl (without `[anon:` `]`), file whose `.bss` it is; empty for none. Any bytes.
+    pub name: Vec<u8>,
+    /// Whose anonymous memory it is, where that can be recognised.
+    pub allocator: Option<Allocator>,
+    /// For a thread's stack: the thread.
+    pub thread: Option<Thread>,
+    /// What is in memory and in swap; `None` when only maps was read.
+    pub resident: Option<Resident>,
+    /// What only smaps says; `None` when it was not read.
+    pub detail: Option<Detail>,
+}
+
+impl Mapping {
+    /// Bytes of address space.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+}
+
+/// What of a mapping is where; from smaps or from PAGEMAP_SCAN. Bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resident {
+    /// Resident, as RES counts: without zero pages, device memory and hugetlbfs.
+    pub rss: u64,
+    /// Of these, anonymous.
+    pub anonymous: u64,
+    /// In swap.
+    pub swap: u64,
+    /// Mapped by huge page-table entries.
+    pub huge: u64,
+}
+
+/// The rest of a mapping's smaps. Bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Detail {
+    /// See [`Rollup::pss`].
+    pub pss: u64,
+    /// Mapped once.
+    pub private_clean: u64,
+    /// The same, dirty.
+    pub private_dirty: u64,
+    /// Mapped more than once.
+    pub shared_clean: u64,
+    /// The same, dirty.
+    pub shared_dirty: u64,
+    /// See [`Rollup::swap_pss`].
+    pub swap_pss: u64,
+    /// PSS, if the mapping is locked.
+    pub locked: u64,
+    /// hugetlbfs: outside of RES.
+    pub hugetlb: u64,
+    /// Of the anonymous pages, those that KSM has merged.
+    pub ksm: u64,
+    /// Of the anonymous pages, those offered to the kernel with `MADV_FREE`.
+    pub lazy_free: u64,
+}
+
+/// Who made anonymous memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Allocator {
+    /// glibc's malloc: its arenas.
+    Glibc,
+    /// jemalloc, by the name it gives.
+    Jemalloc,
+    /// tcmalloc, by the name it gives.
+    Tcmalloc,
+    /// mimalloc, by the name it gives.
+    Mimalloc,
+    /// The Go runtime, by the name it gives.
+    Go,
+    /// A JVM's heap.
+    JavaHeap,
+}
+
+impl Allocator {
+    /// Name in the NDJSON contract.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Glibc => "glibc",
+            Self::Jemalloc => "jemalloc",
+            Self::Tcmalloc => "tcmalloc",
+            Self::Mimalloc => "mimalloc",
+            Self::Go => "go",
+            Self::JavaHeap => "java_heap",
+        }
+    }
+}
+
+/// A thread with its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thread {
+    /// Thread id.
+    pub tid: u32,
+    /// Its name. Any bytes.
+    pub comm: Vec<u8>,
+}
+
+/// A file of which parts are mapped: what of it is in this process, in the page cache at all, and nowhere but on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MappedFile {
+    /// Path as maps prints it. Any bytes.
+    pub path: Vec<u8>,
+    /// Device, `major << 32 | minor`.
+    pub device: u64,
+    /// Inode.
+    pub inode: u64,
+    /// Its size; `None` when it cannot be opened.
+    pub size: Option<u64>,
+    /// Bytes of it that are mapped here, each once, whichever mappings show it.
+    pub mapped: u64,
+    /// Resident here through page tables, copies on write excluded: Σ of its mappings' file pages.
+    pub resident: Option<u64>,
+    /// In the page cache, mapped by anyone or not.
+    pub page_cache: Option<u64>,
+    /// Of these, dirty and not yet being written back.
+    pub dirty: Option<u64>,
+    /// Of these, being written back now.
+    pub writeback: Option<u64>,
+    /// A writable shared mapping of it exists here: this process can make it dirty through memory.
+    pub writable_shared: bool,
+}
+
+impl MappedFile {
+    /// On disk only: in no memory at all.
+    #[must_use]
+    pub fn not_loaded(&self) -> Option<u64> {
+        Some(self.size?.next_multiple_of(4096).saturating_sub(self.page_cache?))
+    }
+}
+
+/// Where figures come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// `/proc/PID/status` and `statm`.
+    Status,
+    /// `/proc/PID/maps`.
+    Maps,
+    /// `/proc/PID/smaps`.
+    Smaps,
+    /// `/proc/PID/smaps_rollup`.
+    Rollup,
+    /// `ioctl(PAGEMAP_SCAN)`.
+    PagemapScan,
+    /// `/proc/PID/pagemap`.
+    Pagemap,
+    /// `/proc/kpagecount` and `kpageflags`.
+    Kpage,
+    /// `cachestat(2)`.
+    Cachestat,
+    /// `mincore(2)`.
+    Mincore,
+    /// `/proc/PID/task`.
+    Threads,
+}
+
+impl Source {
+    /// Name in the NDJSON contract, and in text.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Maps => "maps",
+            Self::Smaps => "smaps",
+            Self::Rollup => "smaps_rollup",
+            Self::PagemapScan => "pagemap_scan",
+            Self::Pagemap => "pagemap",
+            Self::Kpage => "kpagecount",
+            Self::Cachestat => "cachestat",
+            Self::Mincore => "mincore",
+            Self::Threads => "threads",
+        }
+    }
+}
+
+/// What a source cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceCost {
+    /// Which.
+    pub source: Source,
+    /// Wall time of all its calls.
+    pub cost_ns: u64,
+    /// The longest single call. For smaps, smaps_rollup, pagemap and PAGEMAP_SCAN the kernel holds the target's mmap_lock within it.
+    pub longest_call_ns: u64,
+    /// How many calls.
+    pub calls: u32,
+}
+
+/// Something that would have told more and was not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// What.
+    pub source: Source,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why something was not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A right is missing: `CAP_SYS_PTRACE`, `CAP_SYS_ADMIN`; empty when unknown.
+    NotPermitted {
+        /// The capability that would allow it.
+        capability: String,
+    },
+    /// One call would hold the target's mmap_lock for longer than `--max-snapshot-ms`. `--full` reads it all the same.
+    OverBudget {
+        /// Estimate of the longest call.
+        estimate_ns: u64,
+        /// The limit.
+        limit_ns: u64,
+    },
+    /// This kernel does not offer it.
+    NotOffered,
+    /// The process ended meanwhile.
+    Gone,
+    /// It failed, or its text could not be understood.
+    Failed {
+        /// What the system said. Escape it.
+        what: String,
+    },
+}
+
+/// What is in which part of a mapping: for pictures. Bytes, `private + shared + swap + untouched` is the slice's size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slice {
+    /// Resident, mapped by nobody else.
+    pub private: u64,
+    /// Resident, mapped more than once.
+    pub shared: u64,
+    /// In swap.
+    pub swap: u64,
+    /// Neither.
+    pub untouched: u64,
+}
+
+/// The pages of one process: the slices of each mapping, in the order of [`Process::mappings`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PageMap {
+    /// For each mapping its slices by address, all of `slice_bytes` but the last; empty when the mapping was not looked at.
+    pub mappings: Vec<Slices>,
+}
+
+/// One mapping in equal slices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slices {
+    /// Bytes of a slice; the last may be shorter.
+    pub slice_bytes: u64,
+    /// By address.
+    pub slices: Vec<Slice>,
+}
+
+/// Several processes together, at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Group {
+    /// Who belongs to it, in the order of the processes shown; those of which nothing could be read are left out.
+    pub pids: Vec<u32>,
+    /// Σ RES: counts a shared page once for each process.
+    pub sum_res: u64,
+    /// Σ PSS: `None` when one of them is unknown.
+    pub sum_pss: Option<u64>,
+    /// By physical page; `None` when that could not be looked at, and then [`Self::given_up`] says why.
+    pub physical: Option<Physical>,
+    /// What was not read, and why.
+    pub given_up: Vec<GivenUp>,
+    /// What was read for it.
+    pub sources: Vec<SourceCost>,
+}
+
+/// What several processes have in memory, each physical page counted once. Bytes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Physical {
+    /// RES of the group: pages that any of them maps.
+    pub res: u64,
+    /// USS of the group: pages that nobody outside maps. Would come free if all of them ended (page cache and shared memory excepted).
+    pub uss: u64,
+    /// For each process, as in [`Group::pids`]: pages that another one of the group maps as well.
+    pub shared_with_group: Vec<u64>,
+    /// For each two, by their index in [`Group::pids`], `a < b`: pages that both map. Pairs that share nothing are left out.
+    pub pairs: Vec<Pair>,
+    /// What is shared, the largest first: by file, segment or origin.
+    pub objects: Vec<SharedObject>,
+    /// For the first two processes only: which of their mappings show the same pages.
+    pub links: Vec<Link>,
+}
+
+/// Pages that two processes both map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// Index in [`Group::pids`].
+    pub a: usize,
+    /// Index in [`Group::pids`].
+    pub b: usize,
+    /// Bytes, each physical page once.
+    pub shared: u64,
+}
+
+/// A file, segment or heap whose pages more than one process of the group maps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SharedObject {
+    /// What it is, where it was seen first.
+    pub kind: Kind,
+    /// Its name. Any bytes.
+    pub name: Vec<u8>,
+    /// Device and inode; zeros for anonymous memory.
+    pub device: u64,
+    /// See `device`.
+    pub inode: u64,
+    /// How many processes of the group map pages of it.
+    pub processes: usize,
+    /// Bytes in memory, each physical page once.
+    pub res: u64,
+    /// Of these, what at least two processes of the group map.
+    pub shared: u64,
+    /// What it adds to Σ RES.
+    pub sum_res: u64,
+}
+
+/// Pages that a mapping of the first and one of the second process both show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Index of the first process's mapping.
+    pub a: usize,
+    /// Index of the second one's.
+    pub b: usize,
+    /// Bytes, each physical page once.
+    pub shared: u64,
+}
+
+/// What one `memtrace snapshot` saw.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// The processes, in the order asked for.
+    pub processes: Vec<Process>,
+    /// For each process its pages, where a picture was asked for.
+    pub page_maps: Vec<Option<PageMap>>,
+    /// Together, when there are several.
+    pub group: Option<Group>,
+    /// Processes that were selected by name or cgroup and ended before they could be read.
+    pub vanished: usize,
+}

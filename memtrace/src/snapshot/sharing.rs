@@ -1,0 +1,1 @@
+//! Which physical pages several processes really share. Fed with page-frame numbers, it knows no file and no process.

@@ -1,0 +1,1 @@
+//! Snapshots as text, NDJSON, CSV and pictures.
