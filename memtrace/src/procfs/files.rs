@@ -1,8 +1,8 @@
 //! The files of one process, through a handle that cannot be confused by a reused pid.
 
 use super::{
-    Error, Malformed, ReadCost, Rollup, SmapsSize, Statm, Status, page_size, parse_rollup, parse_stat, parse_statm,
-    parse_status, private_file, private_file_pages_of_pagemap, visit_maps, visit_smaps,
+    Error, Malformed, Pagemap, ReadCost, Rollup, SmapsSize, Statm, Status, page_size, parse_rollup, parse_stat,
+    parse_statm, parse_status, private_file, private_file_pages_of_pagemap, visit_maps, visit_smaps,
 };
 use crate::event::{MmId, Overview};
 use crate::procfs::monotonic_ns;
@@ -166,6 +166,15 @@ impl ProcessFiles {
         let mut buffer = Vec::new();
         self.read_all("smaps_rollup", &mut buffer)?;
         parse_rollup(&buffer).map_err(|source| self.malformed(source))
+    }
+
+    /// Opens pagemap, of the address space that the process has now.
+    ///
+    /// # Errors
+    /// As [`Self::read_maps`].
+    pub fn open_pagemap(&self) -> Result<Pagemap<'_>, Error> {
+        let file = self.process.open_relative("pagemap").map_err(|error| self.failed("pagemap", error))?;
+        Ok(Pagemap::new(self, file, self.page_size))
     }
 
     /// What a reading of smaps would have to walk, from maps and statm. `buffer` is scratch.
@@ -359,7 +368,7 @@ impl ProcessFiles {
         if self.exists() { Error::Malformed { pid: self.pid, source } } else { Error::Gone(self.pid) }
     }
 
-    fn failed(&self, file: &str, failure: impl Into<Failure>) -> Error {
+    pub(super) fn failed(&self, file: &str, failure: impl Into<Failure>) -> Error {
         let (pid, file) = (self.pid, file.to_owned());
         match failure.into() {
             Failure::Denied => Error::PermissionDenied { pid, file },
@@ -371,7 +380,7 @@ impl ProcessFiles {
 }
 
 /// What the system said, as far as it matters here.
-enum Failure {
+pub(super) enum Failure {
     Denied,
     /// No such file, or no such process behind it.
     Missing,

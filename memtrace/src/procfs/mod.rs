@@ -9,6 +9,7 @@
 
 mod budget;
 mod maps;
+mod pagemap;
 mod scan;
 mod smaps;
 mod status;
@@ -18,17 +19,22 @@ mod error;
 #[cfg(feature = "live")]
 mod files;
 #[cfg(feature = "live")]
+mod pages;
+#[cfg(feature = "live")]
 mod system;
 
 pub use budget::{Refusal, SmapsBudget, SmapsSize};
 pub use maps::{MapsHeader, parse_maps, visit_maps};
-pub use smaps::{Rollup, parse_rollup, parse_smaps, private_file, private_file_pages_of_pagemap, visit_smaps};
+pub use pagemap::{PageEntry, PageRange, parse_pagemap, private_file_pages_of_pagemap};
+pub use smaps::{Rollup, parse_rollup, parse_smaps, private_file, visit_smaps};
 pub use status::{Malformed, Stat, Statm, Status, parse_stat, parse_statm, parse_status};
 
 #[cfg(feature = "live")]
 pub use error::Error;
 #[cfg(feature = "live")]
 pub use files::ProcessFiles;
+#[cfg(feature = "live")]
+pub use pages::{KernelPages, Pagemap};
 #[cfg(feature = "live")]
 pub use system::{monotonic_ns, page_size, read_kernel_release};
 
@@ -51,4 +57,20 @@ pub struct ReadCost {
     pub longest_hold_ns: u64,
     /// How many `read(2)` it took.
     pub reads: u32,
+}
+
+#[cfg(feature = "live")]
+impl ReadCost {
+    /// One call, which ends now.
+    fn add_call(&mut self, begin: std::time::Instant) {
+        let nanos = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.add(Self { cost_ns: nanos, longest_hold_ns: nanos, reads: 1 });
+    }
+
+    /// Other calls.
+    pub fn add(&mut self, other: Self) {
+        self.cost_ns = self.cost_ns.saturating_add(other.cost_ns);
+        self.longest_hold_ns = self.longest_hold_ns.max(other.longest_hold_ns);
+        self.reads = self.reads.saturating_add(other.reads);
+    }
 }
