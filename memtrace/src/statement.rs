@@ -68,6 +68,8 @@ pub enum Kind {
     Library,
     /// Another mapped file.
     File,
+    /// Another mapped file, on a tmpfs: its pages are shared memory. Only snapshots tell it from [`Self::File`].
+    Tmpfs,
     /// Shared anonymous memory (`/dev/zero`).
     SharedAnon,
     /// A System V segment.
@@ -101,6 +103,7 @@ impl Kind {
             Self::Program => "program",
             Self::Library => "library",
             Self::File => "file",
+            Self::Tmpfs => "tmpfs",
             Self::SharedAnon => "shared_anon",
             Self::SysvShm => "sysv_shm",
             Self::PosixShm => "posix_shm",

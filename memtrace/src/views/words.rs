@@ -75,6 +75,7 @@ pub(crate) fn mapping_phrase(mapping: &MappingRef) -> String {
         Kind::Program => "program",
         Kind::Library => "library",
         Kind::File => "file",
+        Kind::Tmpfs => "tmpfs file",
         Kind::SharedAnon => "shared anonymous memory",
         Kind::SysvShm => "System V shared memory",
         Kind::PosixShm => "POSIX shared memory",
