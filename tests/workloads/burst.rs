@@ -2,7 +2,7 @@
 //! how long each touch took, measured by the one who touches.
 
 use crate::Scene;
-use crate::region::{HUGE, READ_WRITE, Region, evict, make_file};
+use crate::region::{HUGE, READ_WRITE, Region, cache, evict, make_file};
 use crate::stage::{Check, Expect, Stage, gettid};
 use memtrace_tests::pages::{monotonic_ns, page_size};
 use serde_json::{Value, json};
@@ -229,6 +229,7 @@ fn file(stage: &mut Stage) {
     let region = Region::file(&file, PAGES, libc::MAP_SHARED);
     stage.begin();
     std::thread::sleep(REST);
+    cache(&file, PAGES);
     let span = burst_fill(region, 1, &mut watch);
     std::thread::sleep(REST);
     let burst = truth(span, PAGES, PAGES, "burst_fill", &region, &watch);
