@@ -128,5 +128,5 @@ impl CodeSums {
 
 /// By which code paths are sorted: RES pages in and out, then faults.
 const fn weight(sum: &Sum) -> (u64, u64) {
-    (sum.grown.saturating_add(sum.shrunk), sum.faults.minor.saturating_add(sum.faults.major))
+    (sum.grown.saturating_add(sum.shrunk), sum.faults.all())
 }
