@@ -4,14 +4,14 @@ use super::pace::{MOMENT_NS, Window};
 use crate::event::{Latency, StackId};
 use crate::statement::{Burst, Entry, Faults, MappingRef, Part, Stack};
 use crate::units::Amounts;
-use memtrace_common::Cause;
+use memtrace_common::{Cause, FAULT_SAMPLE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How far an entry may reach beyond a burst's moments and still be wholly its own, four moments.
 const SLACK_NS: u64 = 4 * MOMENT_NS;
 /// A fault in so many is in the pace.
-const SAMPLE: u64 = 16;
+const SAMPLE: u64 = FAULT_SAMPLE as u64;
 /// Rows of each kind that a burst in progress has at most, and that it is told with.
 const ROWS: usize = 1_024;
 const ROWS_TOLD: usize = 16;
