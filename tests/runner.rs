@@ -236,3 +236,37 @@ fn prepare() -> Result<File> {
     crate::machine::clean_up();
     Ok(lock)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn a_scene_that_fails_is_played_again_and_nothing_else_is() {
+        static FAILING: AtomicUsize = AtomicUsize::new(0);
+        let failing = || {
+            FAILING.fetch_add(1, Ordering::Relaxed);
+            Err(anyhow::Error::from(SceneFailed("a page was gone".to_owned())).context("the scene's report"))
+        };
+        let error = played("failing", failing).unwrap_err();
+        assert!(format!("{error:#}").contains("a page was gone"));
+        assert_eq!(FAILING.load(Ordering::Relaxed), PLAYS);
+
+        static LATE: AtomicUsize = AtomicUsize::new(0);
+        let late = || match LATE.fetch_add(1, Ordering::Relaxed) {
+            0 => bail!(SceneFailed(String::new())),
+            _ => Ok(()),
+        };
+        assert!(played("late", late).is_ok());
+        assert_eq!(LATE.load(Ordering::Relaxed), 2);
+
+        static TOOL: AtomicUsize = AtomicUsize::new(0);
+        let tool = || {
+            TOOL.fetch_add(1, Ordering::Relaxed);
+            bail!("the books do not close")
+        };
+        assert!(played("tool", tool).is_err());
+        assert_eq!(TOOL.load(Ordering::Relaxed), 1);
+    }
+}
