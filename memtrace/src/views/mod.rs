@@ -8,7 +8,7 @@ pub mod fold;
 pub(crate) mod human;
 mod json;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 mod text;
 pub mod verdict;
 pub(crate) mod words;
