@@ -10,7 +10,9 @@ mod children;
 mod fault;
 mod file;
 mod helper;
+mod kinds;
 mod others;
+mod posts;
 mod reclaim;
 mod region;
 mod shrink;
@@ -31,6 +33,7 @@ const ROOMS: &[&[(&str, Scene)]] = &[
     children::SCENES,
     storm::SCENES,
     burst::SCENES,
+    kinds::SCENES,
 ];
 
 /// Far beyond what any test plays for.
