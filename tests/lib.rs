@@ -10,6 +10,8 @@ pub mod pages;
 pub mod recording;
 pub mod runner;
 pub mod scene;
+pub mod smaps;
+pub mod snapshots;
 pub mod source;
 pub mod stacks;
 pub mod symbols;

@@ -412,7 +412,8 @@ fn main_stack(truth: &mut Truth) {
     }
     let (grown, _) = named_range("[stack]").expect("a main stack");
     let touched = census(start, end).present + 20;
-    truth.tell("stack", "main stack", &Region::at(grown, end), Amount::anon(touched), json!({"name": "[stack]"}));
+    let more = json!({"name": "[stack]", "locked": null, "locked_size": end - grown});
+    truth.tell("stack", "main stack", &Region::at(grown, end), Amount::anon(touched), more);
     if grown != start - 30 * page_size() {
         truth
             .contradictions

@@ -16,6 +16,7 @@ mod posts;
 mod reclaim;
 mod region;
 mod shrink;
+mod sights;
 mod stage;
 mod storm;
 
@@ -34,6 +35,7 @@ const ROOMS: &[&[(&str, Scene)]] = &[
     storm::SCENES,
     burst::SCENES,
     kinds::SCENES,
+    sights::SCENES,
 ];
 
 /// Far beyond what any test plays for.

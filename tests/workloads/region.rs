@@ -138,6 +138,13 @@ impl Region {
         assert_eq!(outcome, 0, "madvise {advice}: {}", io::Error::last_os_error());
     }
 
+    /// `mprotect` on the whole of it.
+    pub fn protect(&self, protection: i32) {
+        // SAFETY: the scene's own memory; nothing of Rust's lives there.
+        let outcome = unsafe { libc::mprotect(self.start.cast(), self.length, protection) };
+        assert_eq!(outcome, 0, "mprotect: {}", io::Error::last_os_error());
+    }
+
     pub fn unmap(&self) {
         // SAFETY: the scene's own memory; nothing of Rust's lives there.
         assert_eq!(unsafe { libc::munmap(self.start.cast(), self.length) }, 0);
