@@ -7,6 +7,7 @@ pub mod books;
 pub mod database;
 pub mod machine;
 pub mod pages;
+pub mod physical;
 pub mod recording;
 pub mod runner;
 pub mod scene;
