@@ -119,6 +119,10 @@ pub fn book_unchanged(task: Task, th: *mut Thread, detail: u16) -> i32 {
         };
         if let Some(record) = record::book(epoch(), &key, (*th).ip, FILE, 0, 1) {
             widen(record, th, place.end);
+            // When, as far as it is known: else a burst may seem to begin after all of its faults.
+            if (*th).start_ns > (*record).last_ns {
+                (*record).last_ns = (*th).start_ns;
+            }
             if (*th).state & thread::MAJOR != 0 {
                 (*record).major += 1;
             }
