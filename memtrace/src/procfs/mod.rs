@@ -9,6 +9,7 @@
 
 mod budget;
 mod maps;
+mod mounts;
 mod pagemap;
 mod scan;
 mod smaps;
@@ -25,12 +26,15 @@ mod system;
 
 pub use budget::{Refusal, SmapsBudget, SmapsSize};
 pub use maps::{MapsHeader, parse_maps, visit_maps};
-pub use pagemap::{PageEntry, PageRange, parse_pagemap, private_file_pages_of_pagemap};
+pub use mounts::visit_mounts;
+pub use pagemap::{PageEntry, PageRange, parse_pagemap};
 pub use smaps::{Rollup, parse_rollup, parse_smaps, private_file, visit_smaps};
-pub use status::{Malformed, Stat, Statm, Status, parse_stat, parse_statm, parse_status};
+pub use status::{Malformed, Stat, Statm, Status, parse_stack_pointer, parse_stat, parse_statm, parse_status};
 
 #[cfg(feature = "live")]
 pub use error::Error;
+#[cfg(feature = "live")]
+pub(crate) use files::PAGEMAP_CAP;
 #[cfg(feature = "live")]
 pub use files::ProcessFiles;
 #[cfg(feature = "live")]

@@ -78,12 +78,6 @@ pub fn parse_pagemap(bytes: &[u8]) -> impl ExactSizeIterator<Item = PageEntry> {
     bytes.as_chunks::<8>().0.iter().map(|entry| PageEntry(u64::from_ne_bytes(*entry)))
 }
 
-/// Counts the present file or shared-memory pages that are mapped exactly once.
-#[must_use]
-pub fn private_file_pages_of_pagemap(entries: &[u8]) -> u64 {
-    parse_pagemap(entries).filter(|entry| entry.present() && entry.file() && entry.exclusive()).count() as u64
-}
-
 /// Addresses whose pages are alike, as `PAGEMAP_SCAN` returns them (`struct page_region`). Addresses in the same huge
 /// page or in two mappings can be one range.
 #[repr(C)]
@@ -147,7 +141,6 @@ mod tests {
             for (entry, bytes) in entries.iter().zip(bytes.chunks(8)) {
                 prop_assert_eq!(&entry.0.to_ne_bytes()[..], bytes);
             }
-            prop_assert!(private_file_pages_of_pagemap(&bytes) <= entries.len() as u64);
         }
 
         #[test]
@@ -178,14 +171,5 @@ mod tests {
     fn a_guard_is_not_in_swap() {
         let guard = PageEntry(1 << 62 | 1 << 58 | 77);
         assert_eq!((guard.guard(), guard.swapped(), guard.swap()), (true, false, None));
-    }
-
-    #[test]
-    fn exclusive_file_pages_are_counted() {
-        let entries =
-            [1u64 << 63 | 1 << 61 | 1 << 56, 1 << 63 | 1 << 61, 1 << 63 | 1 << 56, 1 << 61 | 1 << 56, u64::MAX];
-        let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_ne_bytes()).collect();
-        assert_eq!(private_file_pages_of_pagemap(&bytes), 2);
-        assert_eq!(private_file_pages_of_pagemap(&bytes[..39]), 1);
     }
 }
