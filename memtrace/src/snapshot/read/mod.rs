@@ -1,8 +1,10 @@
 //! Snapshots of live processes from /proc: the dearest source that the budget and our rights allow, and what was given up.
 
 mod costs;
+mod files;
 
 pub use costs::Costs;
+pub use files::read_files;
 
 use super::{Reason, Snapshot};
 use crate::cli::{ReadOptions, Subject};
