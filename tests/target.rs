@@ -194,3 +194,31 @@ pub fn children(pid: u32) -> Result<Vec<u32>> {
         .with_context(|| format!("failed to read the children of {pid}"))?;
     Ok(text.split_whitespace().filter_map(|number| number.parse().ok()).collect())
 }
+
+/// A process with its children and theirs, whichever of their threads has started them.
+#[must_use]
+pub fn family(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut next = 0;
+    while let Some(&parent) = all.get(next) {
+        next += 1;
+        for task in std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten() {
+            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            all.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        }
+    }
+    all
+}
+
+/// Stops a process with all of its family; none has started another meanwhile.
+///
+/// # Errors
+/// As [`stop`].
+pub fn stop_family(pid: u32) -> Result<Vec<(u32, Stopped)>> {
+    let mut stopped: Vec<(u32, Stopped)> = Vec::new();
+    loop {
+        let fresh = family(pid).into_iter().find(|pid| stopped.iter().all(|(known, _)| known != pid));
+        let Some(fresh) = fresh else { return Ok(stopped) };
+        stopped.push((fresh, stop(fresh)?));
+    }
+}
