@@ -1,5 +1,6 @@
 //! Processes that are watched: started, talked to, stopped, killed by their own handle.
 
+use crate::runner::SceneFailed;
 use crate::tool::{Lines, PATIENCE, workload_binary};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
@@ -89,6 +90,22 @@ impl Target {
         serde_json::from_str(&line).with_context(|| format!("not JSON: {line:.400}"))
     }
 
+    /// What the scene says it did: its next line.
+    ///
+    /// # Errors
+    /// As [`Target::json`], or [`parse_report`].
+    pub fn report(&mut self) -> Result<Value> {
+        self.report_within(PATIENCE)
+    }
+
+    /// What the scene says it did, with another patience.
+    ///
+    /// # Errors
+    /// As [`Target::report`].
+    pub fn report_within(&mut self, patience: Duration) -> Result<Value> {
+        parse_report(&self.line_within(patience).context("the scene's report")?)
+    }
+
     /// Reads lines until one contains the text.
     ///
     /// # Errors
@@ -125,6 +142,19 @@ impl Drop for Target {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A scene's report.
+///
+/// # Errors
+/// It is none, or a [`SceneFailed`] with the scene's own words.
+pub fn parse_report(line: &str) -> Result<Value> {
+    let report: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line:.400}"))?;
+    match report["done"].as_bool() {
+        Some(true) => Ok(report),
+        Some(false) => bail!(SceneFailed(report["failed"].to_string())),
+        None => bail!("not a scene's report: {line:.400}"),
     }
 }
 

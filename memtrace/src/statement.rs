@@ -6,6 +6,7 @@ use crate::event::{End, Latency, Lost, Meta, MmId, Overview, Own, StackEnd, Stac
 use crate::units::Amounts;
 use memtrace_common::Cause;
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 /// What the model says.
@@ -68,6 +69,8 @@ pub enum Kind {
     Library,
     /// Another mapped file.
     File,
+    /// Another mapped file, on a tmpfs: its pages are shared memory. Only snapshots tell it from [`Self::File`].
+    Tmpfs,
     /// Shared anonymous memory (`/dev/zero`).
     SharedAnon,
     /// A System V segment.
@@ -90,7 +93,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Heap,
         Self::Stack,
         Self::ThreadStack,
@@ -99,6 +102,7 @@ impl Kind {
         Self::Program,
         Self::Library,
         Self::File,
+        Self::Tmpfs,
         Self::SharedAnon,
         Self::SysvShm,
         Self::PosixShm,
@@ -122,6 +126,7 @@ impl Kind {
             Self::Program => "program",
             Self::Library => "library",
             Self::File => "file",
+            Self::Tmpfs => "tmpfs",
             Self::SharedAnon => "shared_anon",
             Self::SysvShm => "sysv_shm",
             Self::PosixShm => "posix_shm",
@@ -174,6 +179,21 @@ pub struct Faults {
     pub minor: u64,
     /// `maj_flt`.
     pub major: u64,
+}
+
+impl Faults {
+    /// Both.
+    #[must_use]
+    pub const fn all(self) -> u64 {
+        self.minor.saturating_add(self.major)
+    }
+}
+
+impl AddAssign for Faults {
+    fn add_assign(&mut self, more: Self) {
+        self.minor = self.minor.saturating_add(more.minor);
+        self.major = self.major.saturating_add(more.major);
+    }
 }
 
 /// A code address with its module and names; see [`crate::event::Code`].

@@ -203,17 +203,26 @@ pub fn make_file(dir: &Path, pages: usize) -> File {
     file
 }
 
-/// Has all of the file in the page cache again: a machine that reclaims ahead of need may have taken pages.
-pub fn cache(file: &File) {
+/// Has the file's first `pages` pages in the page cache again: a machine that reclaims ahead of need may have taken some
+/// since they were written. Without readahead, which would bring back several in one folio.
+pub fn cache(file: &File, pages: usize) {
     use std::os::unix::fs::FileExt as _;
-    let mut bytes = vec![0; file.metadata().expect("an open file").len() as usize];
-    file.read_exact_at(&mut bytes, 0).expect("the file can be read");
+    advise(file, libc::POSIX_FADV_RANDOM);
+    let mut page = vec![0; page_size()];
+    for number in 0..pages {
+        file.read_exact_at(&mut page, (number * page_size()) as u64).expect("the file can be read");
+    }
+    advise(file, libc::POSIX_FADV_NORMAL);
+}
+
+fn advise(file: &File, advice: i32) {
+    // SAFETY: no memory is involved.
+    assert_eq!(unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, advice) }, 0);
 }
 
 /// Throws the file's pages out of the page cache; `false` when some stayed.
 pub fn evict(file: &File, pages: usize) -> bool {
-    // SAFETY: no memory is involved.
-    assert_eq!(unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
+    advise(file, libc::POSIX_FADV_DONTNEED);
     let region = Region::file(file, pages, libc::MAP_SHARED);
     let mut resident = vec![0_u8; pages];
     // SAFETY: one byte per page, as many as the vector has.

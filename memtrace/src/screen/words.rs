@@ -60,6 +60,7 @@ pub(super) fn mapping(mapping: &MappingRef) -> String {
         Kind::Anon => "anon",
         Kind::Arena => "malloc arena",
         Kind::File | Kind::Several => "file",
+        Kind::Tmpfs => "tmpfs file",
         Kind::SharedAnon => "shared memory",
         Kind::SysvShm => "SysV shm",
         Kind::PosixShm => "POSIX shm",
@@ -72,7 +73,7 @@ pub(super) fn mapping(mapping: &MappingRef) -> String {
     let name = match mapping.kind {
         // `/dev/zero` is how the kernel names what has no name.
         Kind::SharedAnon if mapping.name.starts_with(b"/dev/zero") => &[][..],
-        Kind::File | Kind::Several | Kind::PosixShm | Kind::Device => basename(&mapping.name),
+        Kind::File | Kind::Tmpfs | Kind::Several | Kind::PosixShm | Kind::Device => basename(&mapping.name),
         _ => mapping.name.as_slice(),
     };
     match name {

@@ -8,7 +8,7 @@ pub mod fold;
 pub(crate) mod human;
 mod json;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 pub mod snapshot;
 mod text;
 pub mod verdict;

@@ -150,7 +150,7 @@ fn parts_of(mappings: &[Mapping]) -> Vec<Part> {
                 inode: mapping.inode,
                 path: mapping.name.clone(),
             },
-            in_memory: matches!(mapping.kind, Kind::Memfd | Kind::PosixShm),
+            in_memory: matches!(mapping.kind, Kind::Memfd | Kind::PosixShm | Kind::Tmpfs),
             ranges: Vec::new(),
             resident: Some(0),
             writable_shared: false,
