@@ -93,9 +93,6 @@ impl Reading {
         let (files, given_up) = read_files(&self.files, &mappings, &mut self.costs);
         self.process.files = Some(files);
         self.process.given_up.extend(given_up);
-        let (files, given_up) = read_files(&self.files, &mappings, &mut self.costs);
-        self.process.files = Some(files);
-        self.process.given_up.extend(given_up);
         self.process.mappings = Some(mappings);
     }
 
