@@ -101,7 +101,7 @@ fn path_in(dir: &Path) -> PathBuf {
 /// A shared write maps its own page only, and makes it dirty.
 fn dirty(stage: &mut Stage) {
     let file = make_file(&stage.dir, 200);
-    cache(&file);
+    cache(&file, 200);
     let region = Region::file(&file, 200, libc::MAP_SHARED);
     stage.begin();
     region.part(10, 57).write();
@@ -111,7 +111,7 @@ fn dirty(stage: &mut Stage) {
 /// Written, and written back.
 fn synced(stage: &mut Stage) {
     let file = make_file(&stage.dir, 200);
-    cache(&file);
+    cache(&file, 200);
     let region = Region::file(&file, 200, libc::MAP_SHARED);
     stage.begin();
     region.part(10, 57).write();
@@ -156,7 +156,7 @@ fn read(stage: &mut Stage) {
 /// Copies on write are the process's own, and the file stays clean.
 fn copies(stage: &mut Stage) {
     let file = make_file(&stage.dir, 160);
-    cache(&file);
+    cache(&file, 160);
     let region = Region::file(&file, 160, libc::MAP_PRIVATE);
     stage.begin();
     region.read();
@@ -167,7 +167,7 @@ fn copies(stage: &mut Stage) {
 /// Mapped twice, the ranges overlap and reach behind the file's end.
 fn twice(stage: &mut Stage) {
     let file = make_file(&stage.dir, 100);
-    cache(&file);
+    cache(&file, 100);
     let low = Region::hole(50, 64 << 10).place_at(READ_WRITE, libc::MAP_SHARED, file.as_raw_fd(), 10);
     let high = Region::hole(80, 64 << 10).place_at(READ_WRITE, libc::MAP_SHARED, file.as_raw_fd(), 40);
     stage.begin();
@@ -180,7 +180,7 @@ fn twice(stage: &mut Stage) {
 
 fn deleted(stage: &mut Stage) {
     let file = make_file(&stage.dir, 80);
-    cache(&file);
+    cache(&file, 80);
     let region = Region::file(&file, 80, libc::MAP_SHARED);
     std::fs::remove_file(path_in(&stage.dir)).expect("our own file");
     stage.begin();
@@ -217,7 +217,7 @@ fn namespace(stage: &mut Stage) {
     drop(make_file(&shown, 7));
     mount(&hidden, &shown, None, libc::MS_BIND, None);
     let file = make_file(&shown, 120);
-    cache(&file);
+    cache(&file, 120);
     let region = Region::file(&file, 120, libc::MAP_SHARED);
     stage.begin();
     region.part(0, 33).write();
