@@ -88,6 +88,14 @@ impl ProcessFiles {
         self.statm.read_at(&mut [0], 0).is_ok()
     }
 
+    /// Its directory in /proc: names this process for ever, as this handle does.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] after its death.
+    pub fn open_directory(&self) -> Result<File, Error> {
+        self.process.open_relative(".").map_err(|error| self.failed(".", error))
+    }
+
     /// statm, in pages; one system call, about a microsecond.
     ///
     /// # Errors

@@ -20,6 +20,10 @@ mod error;
 #[cfg(feature = "live")]
 mod files;
 #[cfg(feature = "live")]
+mod mapped_file;
+#[cfg(feature = "live")]
+mod page_cache;
+#[cfg(feature = "live")]
 mod pages;
 #[cfg(feature = "live")]
 mod system;
@@ -37,6 +41,10 @@ pub use error::Error;
 pub(crate) use files::PAGEMAP_CAP;
 #[cfg(feature = "live")]
 pub use files::ProcessFiles;
+#[cfg(feature = "live")]
+pub use mapped_file::{FileSystem, NotOpened, OpenedFile, Place, open_mapped};
+#[cfg(feature = "live")]
+pub use page_cache::{CacheStat, read_cachestat, read_mincore};
 #[cfg(feature = "live")]
 pub use pages::{KernelPages, Pagemap};
 #[cfg(feature = "live")]

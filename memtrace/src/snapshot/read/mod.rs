@@ -1,11 +1,13 @@
 //! Snapshots of live processes from /proc: the dearest source that the budget and our rights allow, and what was given up.
 
 mod costs;
+mod files;
 mod process;
 mod select;
 mod threads;
 
 pub use costs::Costs;
+pub use files::read_files;
 
 use super::{Reason, Snapshot};
 use crate::cli::{ReadOptions, Subject};

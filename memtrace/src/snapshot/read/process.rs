@@ -1,6 +1,6 @@
 //! One process: its counters, and its mappings from the dearest source that the budget and our rights allow.
 
-use super::{Costs, threads};
+use super::{Costs, read_files, threads};
 use crate::cli::ReadOptions;
 use crate::event::SmapsMapping;
 use crate::kind::{self, Context, Line};
@@ -90,6 +90,9 @@ impl Reading {
         if let Some(given_up) = threads::name_stacks(&self.files, &mut mappings, &mut self.costs) {
             self.process.given_up.push(given_up);
         }
+        let (files, given_up) = read_files(&self.files, &mappings, &mut self.costs);
+        self.process.files = Some(files);
+        self.process.given_up.extend(given_up);
         self.process.mappings = Some(mappings);
     }
 

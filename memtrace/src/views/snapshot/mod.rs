@@ -1,1 +1,5 @@
 //! Snapshots as text, NDJSON, CSV and pictures.
+
+pub mod json;
+#[cfg(test)]
+pub(crate) mod sample;
