@@ -66,26 +66,16 @@ impl Reading {
     }
 
     fn read_mappings(&mut self, options: &ReadOptions) {
-        let (size, mut mappings) = match self.read_maps() {
-            Ok(read) => read,
+        let limit_ns = (!options.full).then(|| u64::try_from(options.max_hold.as_nanos()).unwrap_or(u64::MAX));
+        let mut hugetlb = Vec::new();
+        let mut mappings = match self.read_by_budget(limit_ns, &mut hugetlb) {
+            Ok(mappings) => mappings,
             Err(error) => {
                 let reason = Reason::from(&error);
                 self.give_up(Source::Maps, reason.clone());
                 return self.give_up(Source::Smaps, reason);
             }
         };
-        let limit_ns = (!options.full).then(|| u64::try_from(options.max_hold.as_nanos()).unwrap_or(u64::MAX));
-        let mut hugetlb = Vec::new();
-        match SmapsBudget::new(0, limit_ns).check(0, &size) {
-            Err(Refusal::HoldTooLong { estimate_ns, limit_ns }) => {
-                self.give_up(Source::Smaps, Reason::OverBudget { estimate_ns, limit_ns });
-                self.read_cheaply(&size, limit_ns, &mut mappings);
-            }
-            _ => match self.read_smaps(size.mappings, &mut hugetlb) {
-                Ok(read) => mappings = read,
-                Err(error) => self.give_up(Source::Smaps, (&error).into()),
-            },
-        }
         self.describe(&mut mappings, &hugetlb);
         if let Some(given_up) = threads::name_stacks(&self.files, &mut mappings, &mut self.costs) {
             self.process.given_up.push(given_up);
@@ -93,21 +83,37 @@ impl Reading {
         let (files, given_up) = read_files(&self.files, &mappings, &mut self.costs);
         self.process.files = Some(files);
         self.process.given_up.extend(given_up);
-        let (files, given_up) = read_files(&self.files, &mappings, &mut self.costs);
-        self.process.files = Some(files);
-        self.process.given_up.extend(given_up);
         self.process.mappings = Some(mappings);
     }
 
+    /// The mappings from smaps, or from maps and what is cheaper. Indices of those that smaps shows to be of hugetlbfs
+    /// go into `hugetlb`.
+    fn read_by_budget(&mut self, limit_ns: Option<u64>, hugetlb: &mut Vec<usize>) -> Result<Vec<Mapping>, Error> {
+        let budget = SmapsBudget::new(0, limit_ns);
+        let resident = self.files.read_statm()?.resident;
+        // Most processes are so small that where their pages are does not matter.
+        if budget.check(0, &SmapsSize::at_worst(resident)).is_ok() {
+            return self.read_smaps(0, hugetlb);
+        }
+        let (size, mut mappings) = self.read_maps(resident)?;
+        match budget.check(0, &size) {
+            Err(Refusal::HoldTooLong { estimate_ns, limit_ns }) => {
+                self.give_up(Source::Smaps, Reason::OverBudget { estimate_ns, limit_ns });
+                self.read_cheaply(&size, limit_ns, &mut mappings);
+                Ok(mappings)
+            }
+            _ => self.read_smaps(mappings.len(), hugetlb),
+        }
+    }
+
     /// The mappings without what is in them, and what reading smaps would take.
-    fn read_maps(&mut self) -> Result<(SmapsSize, Vec<Mapping>), Error> {
-        let mut size = SmapsSize::new(self.files.read_statm()?.resident);
+    fn read_maps(&mut self, resident_pages: u64) -> Result<(SmapsSize, Vec<Mapping>), Error> {
         let mut text = Vec::new();
         self.costs.add_reading(Source::Maps, self.files.read_maps(&mut text)?);
         if text.is_empty() {
             return Err(Error::Gone(self.process.pid));
         }
-        let mut mappings = Vec::new();
+        let (mut size, mut mappings) = (SmapsSize::new(resident_pages), Vec::new());
         let report = visit_maps(&text, |header| {
             size.add(header, page_size());
             mappings.push(mapping(header));
@@ -116,17 +122,16 @@ impl Reading {
         Ok((size, mappings))
     }
 
-    /// The mappings with all that smaps says, and their sums. Indices of those of hugetlbfs go into `hugetlb`.
-    fn read_smaps(&mut self, expected: u64, hugetlb: &mut Vec<usize>) -> Result<Vec<Mapping>, Error> {
+    /// The mappings with all that smaps says, and their sums. `expected`: how many there may be.
+    fn read_smaps(&mut self, expected: usize, hugetlb: &mut Vec<usize>) -> Result<Vec<Mapping>, Error> {
         let mut text = Vec::new();
         self.costs.add_reading(Source::Smaps, self.files.read_smaps(&mut text)?);
         if text.is_empty() {
             return Err(Error::Gone(self.process.pid));
         }
-        let mut mappings = Vec::with_capacity(usize::try_from(expected).unwrap_or(0).min(1 << 20));
-        let mut sums = Sums::default();
+        let (page_size, mut sums, mut mappings) = (page_size(), Sums::default(), Vec::with_capacity(expected));
         let report = visit_smaps(&text, |header, smaps| {
-            if smaps.kernel_page > page_size() {
+            if smaps.kernel_page > page_size {
                 hugetlb.push(mappings.len());
             }
             sums.add(smaps);
