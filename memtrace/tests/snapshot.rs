@@ -4,7 +4,7 @@ use memtrace::cli::{ReadOptions, Subject};
 use memtrace::hints::Failure;
 use memtrace::procfs::{ProcessFiles, page_size};
 use memtrace::snapshot::read::read;
-use memtrace::snapshot::{Mapping, Process, Reason, Source};
+use memtrace::snapshot::{Mapping, Process, Reason, Resident, Source};
 use memtrace::statement::Kind;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -131,7 +131,18 @@ fn over_budget_maps_are_read_and_what_was_given_up_is_said() {
             "{given_up:?}"
         );
     }
+    let counters = process.counters.unwrap();
+    let resident = |amount: fn(Resident) -> u64| sum(&process, |mapping| amount(mapping.resident.unwrap()));
+    assert_eq!(resident(|resident| resident.rss), counters.res());
+    assert_eq!(
+        (resident(|resident| resident.anonymous), resident(|resident| resident.swap)),
+        (counters.anon, counters.swap)
+    );
     let full = one(child.pid(), &ReadOptions { full: true, ..frugal });
+    let by_mapping = |process: &Process| -> Vec<_> {
+        process.mappings.as_ref().unwrap().iter().map(|mapping| mapping.resident).collect()
+    };
+    assert_eq!(by_mapping(&process), by_mapping(&full));
     let ranges = |process: &Process| -> Vec<(u64, u64, Kind)> {
         process.mappings.as_ref().unwrap().iter().map(|mapping| (mapping.start, mapping.end, mapping.kind)).collect()
     };
