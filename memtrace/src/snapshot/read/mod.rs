@@ -3,6 +3,7 @@
 mod costs;
 mod files;
 mod process;
+mod scan;
 mod select;
 mod threads;
 
