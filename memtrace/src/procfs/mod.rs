@@ -38,7 +38,7 @@ pub(crate) use files::PAGEMAP_CAP;
 #[cfg(feature = "live")]
 pub use files::ProcessFiles;
 #[cfg(feature = "live")]
-pub use pages::{KernelPages, Pagemap};
+pub use pages::{KernelPages, Pagemap, read_own_entry};
 #[cfg(feature = "live")]
 pub use system::{monotonic_ns, page_size, read_kernel_release};
 
