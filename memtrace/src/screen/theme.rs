@@ -1,8 +1,7 @@
 //! How things look, with colours and without: where there are none, weight, reverse and the characters tell apart.
-//! And text cut to columns, which is not the same as characters.
 
+pub(super) use crate::views::columns::{columns, cut, left, right};
 use ratatui::style::{Color, Modifier, Style};
-use unicode_width::UnicodeWidthChar as _;
 
 /// The looks.
 #[derive(Clone, Copy, Debug)]
@@ -96,45 +95,6 @@ pub(super) enum Part {
     Untouched,
     /// smaps was not read.
     Unknown,
-}
-
-/// Columns that a text takes.
-pub(super) fn columns(text: &str) -> usize {
-    text.chars().map(|c| c.width().unwrap_or(0)).sum()
-}
-
-/// The text in at most so many columns; what is cut ends with `…`.
-pub(super) fn cut(text: &str, width: usize) -> String {
-    if columns(text) <= width {
-        return text.to_owned();
-    }
-    let mut out = String::new();
-    let mut used = 1;
-    for character in text.chars() {
-        used += character.width().unwrap_or(0);
-        if used > width {
-            break;
-        }
-        out.push(character);
-    }
-    if width > 0 {
-        out.push('…');
-    }
-    out
-}
-
-/// The text in exactly so many columns, at the left.
-pub(super) fn left(text: &str, width: usize) -> String {
-    let mut out = cut(text, width);
-    let used = columns(&out);
-    out.extend(std::iter::repeat_n(' ', width.saturating_sub(used)));
-    out
-}
-
-/// The text in exactly so many columns, at the right.
-pub(super) fn right(text: &str, width: usize) -> String {
-    let text = cut(text, width);
-    format!("{}{text}", " ".repeat(width.saturating_sub(columns(&text))))
 }
 
 /// Words in lines of at most so many columns; a word that is longer is cut.
