@@ -3,10 +3,12 @@
 //! They read no clock, no environment and no file, so a replayed trace prints what the live session printed.
 
 mod clock;
+pub(crate) mod columns;
 pub(crate) mod escape;
 pub mod fold;
 pub(crate) mod human;
 mod json;
+pub(crate) mod part;
 #[cfg(test)]
 mod sample;
 pub mod snapshot;
