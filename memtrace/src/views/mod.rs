@@ -8,6 +8,7 @@ pub(crate) mod escape;
 pub mod fold;
 pub(crate) mod human;
 mod json;
+pub(crate) mod part;
 #[cfg(test)]
 mod sample;
 mod sheet;
