@@ -286,6 +286,15 @@ pub struct SmapsMapping {
     pub swap_pss: u64,
     /// `Locked`.
     pub locked: u64,
+    /// `KSM`. Snapshots alone want this and what follows: it is in no trace.
+    #[serde(skip)]
+    pub ksm: u64,
+    /// `LazyFree`.
+    #[serde(skip)]
+    pub lazy_free: u64,
+    /// `KernelPageSize`: more than a page for hugetlbfs.
+    #[serde(skip)]
+    pub kernel_page: u64,
 }
 
 /// A reading of smaps with the counters before and after, for the audit.

@@ -44,6 +44,21 @@ pub enum Failure {
         /// The id.
         pid: u32,
     },
+    /// No process has this name.
+    NoneNamed {
+        /// The name.
+        name: String,
+    },
+    /// No cgroup has this path.
+    NoSuchCgroup {
+        /// The path.
+        path: String,
+    },
+    /// No process is in this cgroup, nor below it.
+    NoneInCgroup {
+        /// The path.
+        path: String,
+    },
     /// memtrace itself.
     OwnPid {
         /// The id.
@@ -137,7 +152,10 @@ impl Failure {
             | Self::KernelThread { .. }
             | Self::Zombie { .. }
             | Self::TargetGone { .. }
-            | Self::PidReused { .. } => ExitCode::NoSuchTarget,
+            | Self::PidReused { .. }
+            | Self::NoneNamed { .. }
+            | Self::NoSuchCgroup { .. }
+            | Self::NoneInCgroup { .. } => ExitCode::NoSuchTarget,
             Self::OwnPid { .. } => ExitCode::Usage,
             Self::NotPermitted { .. } | Self::MemlockLimit { .. } => ExitCode::NotPermitted,
             Self::CommandNotStarted { errno, .. } => match *errno {
@@ -170,6 +188,17 @@ impl Failure {
             Self::KernelThread { .. } => vec!["choose a user process: ps --ppid 2 -p 2 --deselect".to_owned()],
             Self::PidReused { pid } => {
                 vec![format!("ps -p {pid} -o pid,lstart,args        to see who has the id now")]
+            }
+            Self::NoneNamed { .. } => vec![
+                "ps -e -o pid,comm,exe        to see the names; a name is the whole of either, case matters".to_owned(),
+                "memtrace snapshot --pid N        when its number is known".to_owned(),
+            ],
+            Self::NoSuchCgroup { .. } => vec![
+                "cat /proc/PID/cgroup        to see a process's cgroup".to_owned(),
+                "find /sys/fs/cgroup -name cgroup.procs        to see all of them".to_owned(),
+            ],
+            Self::NoneInCgroup { path } => {
+                vec![format!("find {path} -name cgroup.procs -exec cat {{}} +        to see who is in it now")]
             }
             Self::OwnPid { .. } => vec!["memtrace -- memtrace --pid N        to watch another memtrace".to_owned()],
             Self::NotPermitted { capability, .. } => {
@@ -238,6 +267,26 @@ impl Failure {
     }
 }
 
+#[cfg(feature = "live")]
+impl Failure {
+    /// What a failure to read a process is; `None` for what has no advice.
+    #[must_use]
+    pub fn of_process(error: &crate::procfs::Error) -> Option<Self> {
+        use crate::procfs::Error;
+        Some(match error {
+            Error::NoSuchProcess(pid) => Self::NoSuchPid { pid: *pid },
+            Error::IsThread { tid, pid } => Self::ThreadId { tid: *tid, pid: *pid },
+            Error::KernelThread { pid, comm } => Self::KernelThread { pid: *pid, comm: comm.clone().into_bytes() },
+            Error::Zombie(pid) => Self::Zombie { pid: *pid },
+            Error::Gone(pid) => Self::TargetGone { pid: *pid },
+            Error::PermissionDenied { pid, file } => {
+                Self::NotPermitted { what: format!("read /proc/{pid}/{file}"), capability: "CAP_SYS_PTRACE" }
+            }
+            Error::Malformed { .. } | Error::Io { .. } => return None,
+        })
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use crate::views::escape;
@@ -253,6 +302,9 @@ impl fmt::Display for Failure {
             Self::PidReused { pid } => {
                 write!(f, "process {pid} ended while memtrace attached, and another process has its id now")
             }
+            Self::NoneNamed { name } => write!(f, "no process is named {}", text(name)),
+            Self::NoSuchCgroup { path } => write!(f, "there is no cgroup {}", text(path)),
+            Self::NoneInCgroup { path } => write!(f, "no process is in the cgroup {} or below it", text(path)),
             Self::OwnPid { pid } => write!(f, "{pid} is memtrace itself, and watching itself would never come to rest"),
             Self::NotPermitted { what, capability: "" } => {
                 write!(f, "not permitted to {}", text(what))

@@ -12,6 +12,8 @@ pub mod decode;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod event;
 pub mod hints;
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod kind;
 #[cfg(feature = "live")]
 pub mod live;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]

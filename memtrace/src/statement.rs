@@ -68,6 +68,8 @@ pub enum Kind {
     Library,
     /// Another mapped file.
     File,
+    /// Another mapped file, on a tmpfs: its pages are shared memory. Only snapshots tell it from [`Self::File`].
+    Tmpfs,
     /// Shared anonymous memory (`/dev/zero`).
     SharedAnon,
     /// A System V segment.
@@ -90,7 +92,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Heap,
         Self::Stack,
         Self::ThreadStack,
@@ -99,6 +101,7 @@ impl Kind {
         Self::Program,
         Self::Library,
         Self::File,
+        Self::Tmpfs,
         Self::SharedAnon,
         Self::SysvShm,
         Self::PosixShm,
@@ -122,6 +125,7 @@ impl Kind {
             Self::Program => "program",
             Self::Library => "library",
             Self::File => "file",
+            Self::Tmpfs => "tmpfs",
             Self::SharedAnon => "shared_anon",
             Self::SysvShm => "sysv_shm",
             Self::PosixShm => "posix_shm",

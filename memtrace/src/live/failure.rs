@@ -13,7 +13,10 @@ pub fn recognise(error: anyhow::Error) -> anyhow::Error {
         return error;
     }
     let failure = error.chain().find_map(|cause| {
-        cause.downcast_ref::<Error>().and_then(of_proc).or_else(|| cause.downcast_ref::<BtfError>().map(of_btf))
+        cause
+            .downcast_ref::<Error>()
+            .and_then(Failure::of_process)
+            .or_else(|| cause.downcast_ref::<BtfError>().map(of_btf))
     });
     if let Some(failure) = failure {
         return failure.into();
@@ -48,21 +51,6 @@ fn verifier_log(error: &anyhow::Error) -> String {
     });
     let lines: Vec<&str> = log.as_deref().unwrap_or_default().lines().collect();
     lines[lines.len().saturating_sub(12)..].join("\n")
-}
-
-/// A failure to read a process.
-fn of_proc(error: &Error) -> Option<Failure> {
-    Some(match error {
-        Error::NoSuchProcess(pid) => Failure::NoSuchPid { pid: *pid },
-        Error::IsThread { tid, pid } => Failure::ThreadId { tid: *tid, pid: *pid },
-        Error::KernelThread { pid, comm } => Failure::KernelThread { pid: *pid, comm: comm.clone().into_bytes() },
-        Error::Zombie(pid) => Failure::Zombie { pid: *pid },
-        Error::Gone(pid) => Failure::TargetGone { pid: *pid },
-        Error::PermissionDenied { pid, file } => {
-            Failure::NotPermitted { what: format!("read /proc/{pid}/{file}"), capability: "CAP_SYS_PTRACE" }
-        }
-        Error::Malformed { .. } | Error::Io { .. } => return None,
-    })
 }
 
 fn of_btf(error: &BtfError) -> Failure {

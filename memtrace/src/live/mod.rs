@@ -28,7 +28,7 @@ use crate::cli::Request;
 pub fn start_log(request: &Request) {
     let verbose = match request {
         Request::Watch { trace, .. } | Request::Record { trace, .. } => trace.verbose,
-        Request::Replay { .. } | Request::Doctor { .. } => 0,
+        Request::Replay { .. } | Request::Snapshot(_) | Request::Doctor { .. } => 0,
     };
     let level = match verbose {
         0 => log::LevelFilter::Error,

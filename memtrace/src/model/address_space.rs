@@ -16,9 +16,10 @@
 //! So lives are disjoint and ordered, and each belongs to one VMA of the kernel or to several neighbours, while a VMA
 //! may span several lives (those of different births that the kernel merged). All arithmetic survives any input.
 
-use super::kind::{self, Context, Hint};
+use crate::event::MapsLine;
 use crate::event::permission::{EXECUTE, READ, SHARED, WRITE};
-use crate::statement::{Birth, MappingRef, Stack};
+use crate::kind::{self, Context, Hint, Line};
+use crate::statement::{Birth, Kind, MappingRef, Stack};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -48,6 +49,11 @@ pub(super) enum Backing {
 }
 
 impl Backing {
+    /// What a line of `/proc/PID/maps` says.
+    pub(super) fn of(line: &MapsLine) -> Self {
+        if Line::is_file(line.inode, &line.name) { Self::File(Some((line.inode, line.device))) } else { Self::Anon }
+    }
+
     /// Both may be the same mapping, as far as is known.
     pub(super) fn agrees(self, other: Self) -> bool {
         match (self, other) {
@@ -93,6 +99,17 @@ impl Life {
     pub(super) fn permissions(&self) -> u8 {
         let bit = |index: usize, bit| if self.counts[index] > 0 { bit } else { 0 };
         bit(0, READ) | bit(1, WRITE) | bit(2, EXECUTE) | if self.shared { SHARED } else { 0 }
+    }
+
+    /// Its kind, and its name as statements show it.
+    pub(super) fn classify(&self, context: &Context) -> (Kind, &[u8]) {
+        let (is_file, inode, device) = match self.seed.backing {
+            Backing::Anon => (false, 0, 0),
+            Backing::File(None) => (true, 0, 0),
+            Backing::File(Some((inode, device))) => (true, inode, device),
+        };
+        let (start, end, permissions, name) = (self.start, self.end, self.permissions(), &*self.seed.name);
+        kind::classify(&Line { start, end, permissions, is_file, device, inode, name }, &self.seed.hint, context)
     }
 
     pub(super) fn count(&mut self, permissions: u8, sign: i32) {
@@ -289,7 +306,8 @@ impl AddressSpace {
     pub fn mapping(&mut self, life: u64) -> Option<Arc<MappingRef>> {
         let entry = self.lives.get_mut(&life)?;
         if entry.cached.is_none() {
-            let (kind, name) = kind::classify(entry, &self.context);
+            let (kind, name) = entry.classify(&self.context);
+            let name = name.to_vec();
             entry.cached = Some(Arc::new(MappingRef {
                 id: life,
                 kind,

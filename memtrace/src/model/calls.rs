@@ -9,9 +9,9 @@
 
 use super::address_space::{AddressSpace, Backing, OWN_LIFE_BYTES, OWN_LIFE_FACTOR, Seed, Segment};
 use super::journal::without;
-use super::kind::Hint;
 use crate::event::Syscall;
 use crate::event::permission::{EXECUTE, READ, SHARED, WRITE};
+use crate::kind::{self, Hint};
 use crate::statement::Birth;
 use crate::syscalls::{self, clone, madvise, mmap, mremap};
 use std::sync::Arc;
@@ -378,8 +378,8 @@ impl AddressSpace {
         if let Some(life) = self.life_at(start).and_then(|life| self.lives.get_mut(&life))
             && life.seed.backing == Backing::Anon
             && life.seed.hint == Hint::None
-            && life.len() == super::kind::ARENA_BYTES
-            && life.start.is_multiple_of(super::kind::ARENA_BYTES)
+            && life.len() == kind::ARENA_BYTES
+            && life.start.is_multiple_of(kind::ARENA_BYTES)
         {
             life.seed.hint = Hint::Arena;
             life.cached = None;

@@ -11,7 +11,6 @@ mod calls;
 mod code;
 mod cut;
 mod journal;
-mod kind;
 mod latency;
 pub mod ledger;
 mod reading;

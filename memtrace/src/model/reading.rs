@@ -12,15 +12,15 @@
 
 use super::address_space::{AddressSpace, Backing, Seed};
 use super::journal::without;
-use super::kind::{self, Hint, LineHint, backing_of};
-use crate::event::permission::{EXECUTE, SHARED};
+use crate::event::permission::SHARED;
 use crate::event::{Maps, MapsLine};
+use crate::kind::{self, Hint, LineHint};
 use std::sync::Arc;
 
 /// For each line, the range of neighbours around it that bear the same name and the same file: what one life may span.
 fn runs(lines: &[&MapsLine]) -> Vec<(u64, u64)> {
     let joins = |one: &MapsLine, two: &MapsLine| {
-        one.end == two.start && one.name == two.name && backing_of(one) == backing_of(two)
+        one.end == two.start && one.name == two.name && Backing::of(one) == Backing::of(two)
     };
     let mut runs: Vec<(u64, u64)> = lines.iter().map(|line| (line.start, line.end)).collect();
     for index in 1..lines.len() {
@@ -52,8 +52,9 @@ impl AddressSpace {
         let touched = self.journal.since(maps.begin_ns).unwrap_or_else(|| vec![(0, u64::MAX)]);
         self.journal.read = self.journal.read.max(Some((maps.begin_ns, maps.ts_ns)));
 
-        self.learn_images(&lines);
-        let hints = kind::line_hints(&lines, &self.context);
+        let kind_lines: Vec<kind::Line<'_>> = lines.iter().map(|line| (*line).into()).collect();
+        self.context.learn(&kind_lines);
+        let hints = kind::line_hints(&kind_lines, &self.context);
         for (start, end) in self.contradicted(&lines, &touched) {
             self.remove(start, end);
         }
@@ -74,25 +75,6 @@ impl AddressSpace {
         self.refresh_kinds();
     }
 
-    /// Which file is the program, and which files are code.
-    fn learn_images(&mut self, lines: &[&MapsLine]) {
-        let files = || lines.iter().filter(|line| line.name.starts_with(b"/"));
-        let known = files().any(|line| *line.name == *self.context.program);
-        if !known
-            && let Some(line) = files().rfind(|line| {
-                line.end <= self.context.start_brk
-                    && matches!(backing_of(line), Backing::File(Some((inode, _))) if inode != 0)
-            })
-        {
-            self.context.program = line.name.as_slice().into();
-        }
-        for line in files().filter(|line| line.permissions & EXECUTE != 0) {
-            if !self.context.executables.contains(line.name.as_slice()) {
-                self.context.executables.insert(line.name.as_slice().into());
-            }
-        }
-    }
-
     /// Ranges of segments that the reading does not show, or shows as something else.
     fn contradicted(&self, lines: &[&MapsLine], touched: &[(u64, u64)]) -> Vec<(u64, u64)> {
         let mut wrong = Vec::new();
@@ -110,7 +92,7 @@ impl AddressSpace {
                     break;
                 }
                 let shared = line.permissions & SHARED != 0;
-                if shared == life.shared && life.seed.backing.agrees(backing_of(line)) {
+                if shared == life.shared && life.seed.backing.agrees(Backing::of(line)) {
                     right.push((line.start, line.end));
                 }
             }
@@ -129,7 +111,7 @@ impl AddressSpace {
                 && self
                     .lives
                     .get(&segment.life)
-                    .is_some_and(|life| *life.seed.name == *line.name && life.seed.backing == backing_of(line))
+                    .is_some_and(|life| *life.seed.name == *line.name && life.seed.backing == Backing::of(line))
         })
     }
 
@@ -143,7 +125,7 @@ impl AddressSpace {
                 let right = self.segments.get(&end).copied().filter(|_| end < line.end);
                 let fits = |life: &u64| {
                     self.lives.get(life).is_some_and(|life| {
-                        life.seed.backing.agrees(backing_of(line)) && life.shared == (line.permissions & SHARED != 0)
+                        life.seed.backing.agrees(Backing::of(line)) && life.shared == (line.permissions & SHARED != 0)
                     })
                 };
                 let neighbour = left
@@ -154,7 +136,7 @@ impl AddressSpace {
                     Some(life) => self.extend(life, start, end, line.permissions),
                     None => {
                         let seed = Seed {
-                            backing: backing_of(line),
+                            backing: Backing::of(line),
                             offset: line.offset.wrapping_add(start - line.start),
                             name: line.name.as_slice().into(),
                             hint: hint.hint.clone(),
@@ -184,7 +166,7 @@ impl AddressSpace {
                 self.protect(start, end, line.permissions);
             }
         }
-        let backing = backing_of(line);
+        let backing = Backing::of(line);
         for number in self.lives_in(line.start, line.end, usize::MAX) {
             let Some((start, end)) = self.range(number) else {
                 continue;
@@ -231,7 +213,7 @@ impl AddressSpace {
     fn refresh_kinds(&mut self) {
         for life in self.lives.values_mut() {
             if let Some(cached) = &life.cached {
-                let (kind, name) = kind::classify(life, &self.context);
+                let (kind, name) = life.classify(&self.context);
                 if cached.kind != kind || cached.name != name {
                     life.cached = None;
                 }

@@ -13,6 +13,8 @@ const WAIT_PER_COST: u64 = 50;
 const NS_PER_MAPPING: f64 = 1_700.0;
 /// Measured: what a resident 4 KiB page costs.
 const NS_PER_PAGE: f64 = 18.0;
+/// Measured: what a mapping costs that nothing is printed of.
+const ROLLUP_NS_PER_MAPPING: f64 = 200.0;
 /// Mappings that one hold may cover: 4 kB of text at about 700 bytes each, rounded up.
 const MAPPINGS_PER_HOLD: usize = 6;
 /// How far a measurement may move the estimate away from the constants, either way. One reading that was
@@ -50,6 +52,12 @@ impl SmapsSize {
         self.next = (self.next + 1) % MAPPINGS_PER_HOLD;
         let sum = self.window.iter().fold(0u64, |sum, pages| sum.saturating_add(*pages));
         self.neighbouring_pages = self.neighbouring_pages.max(sum);
+    }
+
+    /// How long smaps_rollup is expected to take: the kernel holds mmap_lock for all of it, unless someone waits for it.
+    #[must_use]
+    pub fn estimate_rollup_ns(&self) -> u64 {
+        (self.mappings as f64 * ROLLUP_NS_PER_MAPPING + self.resident_pages as f64 * NS_PER_PAGE) as u64
     }
 
     fn whole_ns(&self) -> f64 {

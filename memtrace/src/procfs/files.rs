@@ -1,8 +1,8 @@
 //! The files of one process, through a handle that cannot be confused by a reused pid.
 
 use super::{
-    Error, Malformed, ReadCost, Rollup, SmapsSize, Statm, Status, page_size, parse_rollup, parse_stat, parse_statm,
-    parse_status, private_file, private_file_pages_of_pagemap, visit_maps, visit_smaps,
+    Error, Malformed, ReadCost, Rollup, SmapsSize, Statm, Status, page_size, parse_rollup, parse_stack_pointer,
+    parse_stat, parse_statm, parse_status, private_file, private_file_pages_of_pagemap, visit_maps, visit_smaps,
 };
 use crate::event::{MmId, Overview};
 use crate::procfs::monotonic_ns;
@@ -19,7 +19,7 @@ const CMDLINE_CAP: u64 = 4096;
 /// Room that each read(2) is offered. The kernel fills one buffer of its own (a page, grown for long lines) per read.
 const READ_ROOM: usize = 64 << 10;
 /// Pages of pagemap that an overview may look at, in all: 1 GiB of 4 KiB pages, 2 MiB of pagemap, some milliseconds.
-const PAGEMAP_CAP: u64 = 1 << 18;
+pub(crate) const PAGEMAP_CAP: u64 = 1 << 18;
 
 /// A process, opened once. The handle names this process for ever: after its death every reading is
 /// [`Error::Gone`], even when another process has got the same pid.
@@ -231,23 +231,36 @@ impl ProcessFiles {
         let report = visit_smaps(&buffer, |_, mapping| match private_file(mapping) {
             Some(bytes) => sum = sum.saturating_add(bytes),
             None => {
-                open.push((mapping.start / self.page_size, mapping.end / self.page_size));
+                open.push((mapping.start, mapping.end));
                 open_pages = open_pages.saturating_add((mapping.end - mapping.start) / self.page_size);
             }
         });
         if report.malformed > 0 || report.mappings == 0 || open_pages > PAGEMAP_CAP {
             return Ok(None);
         }
-        if open.is_empty() {
-            return Ok(Some(sum));
+        Ok(Some(sum.saturating_add(self.read_private_file_in(&open)?.0)))
+    }
+
+    /// Bytes of file and shared-memory pages in these ranges of addresses that nobody else maps, from pagemap.
+    ///
+    /// # Errors
+    /// As [`Self::read_maps`].
+    pub fn read_private_file_in(&self, ranges: &[(u64, u64)]) -> Result<(u64, ReadCost), Error> {
+        let (mut sum, mut cost) = (0u64, ReadCost::default());
+        if ranges.is_empty() {
+            return Ok((sum, cost));
         }
-        let pagemap = self.process.open_relative("pagemap").map_err(|error| self.failed("pagemap", error))?;
-        for (first, end) in open {
-            let mut page = first;
+        let begin = Instant::now();
+        let pagemap = self.open_file("pagemap")?;
+        let mut buffer = Vec::new();
+        for &(start, end) in ranges {
+            let (mut page, end) = (start / self.page_size, end / self.page_size);
             while page < end {
-                let wanted = ((end - page) * 8).min(READ_ROOM as u64) as usize;
-                buffer.resize(wanted, 0);
+                buffer.resize(((end - page) * 8).min(READ_ROOM as u64) as usize, 0);
+                let call = Instant::now();
                 let read = pagemap.read_at(&mut buffer, page * 8).map_err(|error| self.failed("pagemap", error))?;
+                cost.longest_hold_ns = cost.longest_hold_ns.max(nanos(call));
+                cost.reads += 1;
                 if read < 8 {
                     break;
                 }
@@ -255,7 +268,8 @@ impl ProcessFiles {
                 page += read as u64 / 8;
             }
         }
-        Ok(Some(sum))
+        cost.cost_ns = nanos(begin);
+        Ok((sum, cost))
     }
 
     /// The name: any bytes.
@@ -309,7 +323,7 @@ impl ProcessFiles {
     pub fn read_thread_comms(&self) -> Result<Vec<(u32, Vec<u8>)>, Error> {
         let mut comms = Vec::new();
         for tid in self.read_threads()? {
-            match self.read_comm_at(format!("task/{tid}/comm")) {
+            match self.read_thread_comm(tid) {
                 Ok(comm) => comms.push((tid, comm)),
                 Err(Error::Gone(pid)) if !self.exists() => return Err(Error::Gone(pid)),
                 Err(Error::Gone(_) | Error::Io { .. }) => {}
@@ -317,6 +331,41 @@ impl ProcessFiles {
             }
         }
         Ok(comms)
+    }
+
+    /// The name of one of its threads: any bytes.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] after the process's death, [`Error::Io`] after the thread's.
+    pub fn read_thread_comm(&self, tid: u32) -> Result<Vec<u8>, Error> {
+        self.read_comm_at(format!("task/{tid}/comm"))
+    }
+
+    /// Where the stack pointer of one of its threads is. `None` while the thread is on a CPU, or has no stack any more.
+    ///
+    /// # Errors
+    /// As [`Self::read_maps`]; [`Error::Io`] after the thread's death, and on a kernel that does not offer it.
+    pub fn read_stack_pointer(&self, tid: u32) -> Result<Option<u64>, Error> {
+        let mut buffer = [0; 256];
+        let file = format!("task/{tid}/syscall");
+        let length = self.open_file(&file)?.read(&mut buffer).map_err(|error| self.failed(&file, error))?;
+        Ok(parse_stack_pointer(&buffer[..length]))
+    }
+
+    /// The file systems mounted where the process looks, into `buffer`, which is cleared first.
+    ///
+    /// # Errors
+    /// [`Error::Gone`], [`Error::PermissionDenied`].
+    pub fn read_mounts(&self, buffer: &mut Vec<u8>) -> Result<ReadCost, Error> {
+        self.read_all("mountinfo", buffer)
+    }
+
+    /// Opens one of its files.
+    ///
+    /// # Errors
+    /// As [`Self::read_maps`]; [`Error::Io`] when there is no such file.
+    pub fn open_file(&self, file: &str) -> Result<File, Error> {
+        self.process.open_relative(file).map_err(|error| self.failed(file, error))
     }
 
     fn read_comm_at(&self, file: String) -> Result<Vec<u8>, Error> {

@@ -9,6 +9,7 @@
 
 mod budget;
 mod maps;
+mod mounts;
 mod scan;
 mod smaps;
 mod status;
@@ -22,11 +23,14 @@ mod system;
 
 pub use budget::{Refusal, SmapsBudget, SmapsSize};
 pub use maps::{MapsHeader, parse_maps, visit_maps};
+pub use mounts::visit_mounts;
 pub use smaps::{Rollup, parse_rollup, parse_smaps, private_file, private_file_pages_of_pagemap, visit_smaps};
-pub use status::{Malformed, Stat, Statm, Status, parse_stat, parse_statm, parse_status};
+pub use status::{Malformed, Stat, Statm, Status, parse_stack_pointer, parse_stat, parse_statm, parse_status};
 
 #[cfg(feature = "live")]
 pub use error::Error;
+#[cfg(feature = "live")]
+pub(crate) use files::PAGEMAP_CAP;
 #[cfg(feature = "live")]
 pub use files::ProcessFiles;
 #[cfg(feature = "live")]

@@ -113,9 +113,10 @@ fn field(label: u128, mapping: &mut SmapsMapping) -> Field<'_> {
         SWAP_PSS => &mut mapping.swap_pss,
         LOCKED => &mut mapping.locked,
         SHARED_HUGETLB | PRIVATE_HUGETLB => &mut mapping.hugetlb,
-        SIZE | KERNEL_PAGE | MMU_PAGE | PSS_DIRTY | REFERENCED | KSM | LAZY_FREE => {
-            return Field::PassedOver;
-        }
+        KSM => &mut mapping.ksm,
+        LAZY_FREE => &mut mapping.lazy_free,
+        KERNEL_PAGE => &mut mapping.kernel_page,
+        SIZE | MMU_PAGE | PSS_DIRTY | REFERENCED => return Field::PassedOver,
         _ => return Field::Unknown,
     })
 }
@@ -289,7 +290,7 @@ mod tests {
     use proptest::prelude::*;
     use std::io::Write as _;
 
-    const FIELDS: usize = 18;
+    const FIELDS: usize = 21;
 
     fn print(line: &MapsLine, amounts: &[u32; FIELDS], order: &[usize], out: &mut Vec<u8>) {
         const LABELS: [&str; FIELDS] = [
@@ -310,6 +311,9 @@ mod tests {
             "Swap:",
             "SwapPss:",
             "Locked:",
+            "KSM:",
+            "LazyFree:",
+            "KernelPageSize:",
             "Surprise_Field:",
         ];
         render(line, out);
@@ -339,6 +343,9 @@ mod tests {
             swap: bytes[14],
             swap_pss: bytes[15],
             locked: bytes[16],
+            ksm: bytes[17],
+            lazy_free: bytes[18],
+            kernel_page: bytes[19],
         }
     }
 

@@ -3,7 +3,7 @@
 //! Resident sizes are taken from statm and status, never from stat: the kernel sums the per-CPU counters exactly for
 //! the former (since 6.16, and in its stable series) and only approximately for the latter.
 
-use super::scan::{Lines, kilobytes, skip_blanks, whole_decimal, whole_u32};
+use super::scan::{Lines, hex, kilobytes, skip_blanks, whole_decimal, whole_u32};
 use crate::units::Amounts;
 
 /// A file of /proc that is not as the kernel prints it.
@@ -266,6 +266,17 @@ fn parse_stat_fields(bytes: &[u8]) -> Option<Stat> {
     })
 }
 
+/// The stack pointer in `/proc/PID/task/TID/syscall`: the last but one of its numbers. `None` for a thread that runs,
+/// and for one without memory.
+#[must_use]
+pub fn parse_stack_pointer(bytes: &[u8]) -> Option<u64> {
+    let mut numbers =
+        bytes.strip_suffix(b"\n")?.rsplit(|&byte| byte == b' ').map(|word| hex(word.strip_prefix(b"0x")?));
+    let mut next = || numbers.next().flatten().filter(|(_, rest)| rest.is_empty()).map(|(number, _)| number);
+    let (_instruction, stack) = (next()?, next()?);
+    (stack != 0).then_some(stack)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,6 +332,18 @@ mod tests {
     }
 
     #[test]
+    fn the_stack_pointer_of_a_thread_that_waits() {
+        let sleeping = b"230 0x0 0x0 0x7ffd4a3b2b10 0x7ffd4a3b2b10 0x0 0x0 0x7ffd4a3b2a98 0x7f1fa1f2f3c7\n";
+        assert_eq!(parse_stack_pointer(sleeping), Some(0x7ffd_4a3b_2a98));
+        assert_eq!(parse_stack_pointer(b"-1 0x7ffd4a3b2a98 0x55d0\n"), Some(0x7ffd_4a3b_2a98));
+        for text in
+            [&b"running\n"[..], b"", b"\n", b"-1 0x0 0x0\n", b"0x12\n", b"-1 0x7ff 0x55d0", b"-1 0x7fx 0x55d0\n"]
+        {
+            assert_eq!(parse_stack_pointer(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
     fn statm_needs_three_numbers() {
         assert_eq!(parse_statm(b"765 422 394 5 0 93 0\n"), Ok(Statm { virt: 765, resident: 422, shared: 394 }));
         assert!(parse_statm(b"765 422\n").is_err());
@@ -334,6 +357,7 @@ mod tests {
             let _ = parse_status(&bytes);
             let _ = parse_statm(&bytes);
             let _ = parse_stat(&bytes);
+            let _ = parse_stack_pointer(&bytes);
         }
 
         #[test]

@@ -7,6 +7,8 @@
 //! This room is pure but for [`read`]: a snapshot that was written as JSON is read back and compared like a fresh one.
 
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod allocator;
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod diff;
 #[cfg(feature = "live")]
 pub mod read;

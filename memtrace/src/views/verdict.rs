@@ -283,7 +283,8 @@ fn advice(burst: &Burst, cause: Cause) -> Option<String> {
 fn is_data(burst: &Burst) -> bool {
     let weights = Weights::of(burst);
     burst.mappings.first().is_some_and(|part| {
-        let data = |mapping: &MappingRef| matches!(mapping.kind, Kind::File | Kind::PosixShm | Kind::Memfd);
+        let data =
+            |mapping: &MappingRef| matches!(mapping.kind, Kind::File | Kind::Tmpfs | Kind::PosixShm | Kind::Memfd);
         part.of.as_deref().is_some_and(data)
             && weights.part(part).saturating_mul(100) >= weights.whole.saturating_mul(MOST)
     })

@@ -75,6 +75,7 @@ pub(crate) fn mapping_phrase(mapping: &MappingRef) -> String {
         Kind::Program => "program",
         Kind::Library => "library",
         Kind::File => "file",
+        Kind::Tmpfs => "tmpfs file",
         Kind::SharedAnon => "shared anonymous memory",
         Kind::SysvShm => "System V shared memory",
         Kind::PosixShm => "POSIX shared memory",
@@ -106,6 +107,7 @@ pub(crate) const fn kind_noun(kind: Kind) -> &'static str {
         Kind::Program => "program",
         Kind::Library => "library",
         Kind::File => "file",
+        Kind::Tmpfs => "tmpfs file",
         Kind::SharedAnon => "shared memory",
         Kind::SysvShm => "SysV shm",
         Kind::PosixShm => "POSIX shm",
@@ -124,7 +126,7 @@ pub(crate) fn mapping_label(kind: Kind, name: &[u8]) -> String {
         Kind::Heap | Kind::Stack => &[],
         // `/dev/zero` is how the kernel names what has no name.
         Kind::SharedAnon if name.starts_with(b"/dev/zero") => &[],
-        Kind::Program | Kind::Library | Kind::File | Kind::Several | Kind::PosixShm | Kind::Device => basename(name),
+        Kind::Program | Kind::Library | Kind::File | Kind::Tmpfs | Kind::Several | Kind::PosixShm | Kind::Device => basename(name),
         _ => name,
     };
     match kind {

@@ -1,13 +1,52 @@
 //! Snapshots of live processes from /proc: the dearest source that the budget and our rights allow, and what was given up.
 
-use super::Snapshot;
+mod costs;
+mod process;
+mod select;
+mod threads;
+
+pub use costs::Costs;
+
+use super::{Reason, Snapshot};
 use crate::cli::{ReadOptions, Subject};
+use crate::hints::Failure;
+use crate::procfs;
 use anyhow::Result;
+use process::Reading;
+use procfs::Error;
 
 /// Finds the processes that are meant, and reads each; several also as a group, by physical page.
 ///
 /// # Errors
 /// None was found, or the one process asked for cannot be read; see [`crate::hints::Failure`].
-pub fn read(_subject: &Subject, _options: &ReadOptions) -> Result<Snapshot> {
-    anyhow::bail!("not yet")
+pub fn read(subject: &Subject, options: &ReadOptions) -> Result<Snapshot> {
+    let selected = select::select(subject)?;
+    let mut snapshot = Snapshot::default();
+    for pid in selected.pids {
+        match Reading::begin(pid, options) {
+            Ok(reading) => {
+                let (_files, process) = reading.finish();
+                snapshot.processes.push(process);
+                snapshot.page_maps.push(None);
+            }
+            Err(error) if selected.one_by_one => {
+                return Err(Failure::of_process(&error).map_or_else(|| error.into(), Into::into));
+            }
+            Err(Error::KernelThread { .. } | Error::Zombie(_)) => {}
+            Err(Error::NoSuchProcess(_) | Error::Gone(_)) => snapshot.vanished += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if snapshot.processes.is_empty() { Err(select::none(subject)) } else { Ok(snapshot) }
+}
+
+impl From<&procfs::Error> for Reason {
+    fn from(error: &procfs::Error) -> Self {
+        match error {
+            procfs::Error::PermissionDenied { .. } => Self::NotPermitted { capability: "CAP_SYS_PTRACE".to_owned() },
+            procfs::Error::NoSuchProcess(_) | procfs::Error::Gone(_) | procfs::Error::Zombie(_) => Self::Gone,
+            procfs::Error::Io { source, .. } => Self::Failed { what: source.to_string() },
+            other => Self::Failed { what: other.to_string() },
+        }
+    }
 }

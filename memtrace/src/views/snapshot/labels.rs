@@ -57,7 +57,7 @@ impl<'a> Label<'a> {
                 Self { words: "bss of".to_owned(), name: basename(&mapping.name) }
             }
             Kind::Program | Kind::Library => Self::name(basename(&mapping.name)),
-            Kind::File => Self::name(&mapping.name),
+            Kind::File | Kind::Tmpfs => Self::name(&mapping.name),
             // `/dev/zero` is how the kernel names what has no name.
             Kind::SharedAnon if mapping.name.starts_with(b"/dev/zero") => Self::plain("shared anonymous"),
             Kind::Vdso => Self::plain(escape(&mapping.name, 20)),
@@ -113,6 +113,7 @@ pub(super) const fn kind_words(kind: Kind) -> &'static str {
         Kind::Program => "program",
         Kind::Library => "libraries",
         Kind::File => "mapped files",
+        Kind::Tmpfs => "files of tmpfs",
         Kind::SharedAnon => "shared anonymous",
         Kind::SysvShm => "System V shared",
         Kind::PosixShm => "POSIX shared",
@@ -146,7 +147,7 @@ mod tests {
     fn of_a_path_the_end_is_kept() {
         let label = Label { words: "memfd".into(), name: b"/usr/lib/x86_64/libc.so.6" };
         assert_eq!(label.fit(40), "memfd /usr/lib/x86_64/libc.so.6");
-        assert_eq!(label.fit(28), "memfd …/x86_64/libc.so.6");
+        assert_eq!(label.fit(24), "memfd …/x86_64/libc.so.6");
         assert_eq!(label.fit(16), "memfd libc.so.6");
         assert_eq!(label.fit(12), "memfd libc.…");
         assert_eq!(label.fit(4), "mem…");

@@ -1,6 +1,8 @@
-//! What a mapping is, from its name, permissions and history. Recognition is conservative: when in doubt, `anon`.
+//! What a mapping is, from its name, permissions and neighbours. Recognition is conservative: when in doubt, `anon`.
+//!
+//! The live model and snapshots both ask here. The model adds what it has seen happen as a [`Hint`]; a snapshot has
+//! only the lines of one reading.
 
-use super::address_space::{Backing, Life};
 use crate::event::MapsLine;
 use crate::event::permission::{EXECUTE, READ, SHARED, WRITE};
 use crate::statement::Kind;
@@ -8,58 +10,126 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// glibc's `HEAP_MAX_SIZE`: size and alignment of a malloc arena's heap on 64-bit machines.
-pub(super) const ARENA_BYTES: u64 = 64 << 20;
+pub const ARENA_BYTES: u64 = 64 << 20;
 /// The largest guard that a thread's stack is recognised by (the JVM has the pthread guard and its own zones).
 const GUARD_BYTES: u64 = 64 << 10;
 /// The largest anonymous mapping right after a library's data that is taken for its `.bss`.
 const LIBRARY_BSS_BYTES: u64 = 1 << 20;
 
-/// What is known of a life besides its name.
+/// A mapping, as far as its kind depends on itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// First address.
+    pub start: u64,
+    /// Address after the last.
+    pub end: u64,
+    /// See [`crate::event::permission`].
+    pub permissions: u8,
+    /// A file fills its pages; shared memory is one.
+    pub is_file: bool,
+    /// Device, `major << 32 | minor`.
+    pub device: u64,
+    /// Inode; 0 for none or unknown.
+    pub inode: u64,
+    /// As the kernel prints it, its escapes undone.
+    pub name: &'a [u8],
+}
+
+impl Line<'_> {
+    /// Whether a line of maps is a file's. A System V segment can have inode 0.
+    #[must_use]
+    pub fn is_file(inode: u64, name: &[u8]) -> bool {
+        inode != 0 || name.starts_with(b"/")
+    }
+
+    /// Private anonymous memory.
+    const fn is_plain(&self) -> bool {
+        !self.is_file && self.permissions & SHARED == 0
+    }
+}
+
+impl<'a> From<&'a MapsLine> for Line<'a> {
+    fn from(line: &'a MapsLine) -> Self {
+        let &MapsLine { start, end, permissions, offset: _, device, inode, ref name } = line;
+        Self { start, end, permissions, is_file: Self::is_file(inode, name), device, inode, name }
+    }
+}
+
+/// What is known of a mapping besides itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Hint {
+pub enum Hint {
+    /// Nothing.
     None,
+    /// It is the brk heap.
     Heap,
+    /// It is the main thread's stack.
     Stack,
+    /// It is another thread's stack, or its guard.
     ThreadStack,
+    /// It is a malloc arena of glibc, or its reserve.
     Arena,
+    /// It was made as shared anonymous memory.
     SharedAnon,
+    /// It was attached as a System V segment.
     Sysv,
+    /// It was made with `MAP_HUGETLB`.
     Hugetlb,
     /// Zero-initialised data of this file.
     Bss(Arc<[u8]>),
 }
 
-/// What the kind of a mapping depends on besides itself.
+/// What the kinds of a process's mappings depend on besides themselves.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Context {
-    pub(super) program: Arc<[u8]>,
+pub struct Context {
+    /// The program's path as maps prints it; empty when unknown.
+    pub program: Arc<[u8]>,
     /// Files of which some part is mapped executable.
-    pub(super) executables: BTreeSet<Arc<[u8]>>,
-    pub(super) start_brk: u64,
-    pub(super) start_stack: u64,
+    pub executables: BTreeSet<Arc<[u8]>>,
+    /// Where the heap begins; 0 when unknown.
+    pub start_brk: u64,
+    /// An address in the main thread's stack; 0 when unknown.
+    pub start_stack: u64,
+    /// Devices that are a tmpfs, sorted; empty when nobody asks.
+    pub tmpfs: Vec<u64>,
+    /// Devices that are a hugetlbfs, sorted.
+    pub hugetlbfs: Vec<u64>,
 }
 
-/// Kind and name for statements. `[anon:NAME]` is shown as NAME, other names as they are.
-pub(super) fn classify(life: &Life, context: &Context) -> (Kind, Vec<u8>) {
-    let name: &[u8] = &life.seed.name;
-    let (kind, name) = match life.seed.backing {
-        Backing::File(_) => (file_kind(name, &life.seed.hint, context), name),
-        Backing::Anon => anon_kind(life, name, context),
-    };
-    let no_access = life.permissions() & (READ | WRITE | EXECUTE) == 0;
-    if no_access && matches!(kind, Kind::Anon | Kind::Program | Kind::Library | Kind::File) {
-        (Kind::Guard, name.to_vec())
-    } else {
-        (kind, name.to_vec())
+impl Context {
+    /// Which file is the program, and which files are code. `lines` are sorted.
+    pub fn learn(&mut self, lines: &[Line<'_>]) {
+        let files = || lines.iter().filter(|line| line.name.starts_with(b"/"));
+        let known = files().any(|line| *line.name == *self.program);
+        if !known && let Some(line) = files().rfind(|line| line.end <= self.start_brk && line.inode != 0) {
+            self.program = line.name.into();
+        }
+        for line in files().filter(|line| line.permissions & EXECUTE != 0) {
+            if !self.executables.contains(line.name) {
+                self.executables.insert(line.name.into());
+            }
+        }
     }
 }
 
-fn anon_kind<'a>(life: &'a Life, name: &'a [u8], context: &Context) -> (Kind, &'a [u8]) {
+/// Kind and name of a mapping. `[anon:NAME]` is shown as NAME, other names as they are.
+#[must_use]
+pub fn classify<'a>(line: &Line<'a>, hint: &'a Hint, context: &Context) -> (Kind, &'a [u8]) {
+    let (kind, name) =
+        if line.is_file { (file_kind(line, hint, context), line.name) } else { anon_kind(line.name, hint, context) };
+    let no_access = line.permissions & (READ | WRITE | EXECUTE) == 0;
+    if no_access && matches!(kind, Kind::Anon | Kind::Program | Kind::Library | Kind::File | Kind::Tmpfs) {
+        (Kind::Guard, name)
+    } else {
+        (kind, name)
+    }
+}
+
+fn anon_kind<'a>(name: &'a [u8], hint: &'a Hint, context: &Context) -> (Kind, &'a [u8]) {
     let file = |path: &[u8]| {
         if *path == *context.program { Kind::Program } else { Kind::Library }
     };
     if let Some(given) = inside(name, b"[anon:") {
-        let kind = match &life.seed.hint {
+        let kind = match hint {
             Hint::ThreadStack => Kind::ThreadStack,
             Hint::Arena => Kind::Arena,
             _ if given.trim_ascii_start().starts_with(b"glibc: pthread") => Kind::ThreadStack,
@@ -77,7 +147,7 @@ fn anon_kind<'a>(life: &'a Life, name: &'a [u8], context: &Context) -> (Kind, &'
         }
         _ => {}
     }
-    match &life.seed.hint {
+    match hint {
         Hint::Heap => (Kind::Heap, b"[heap]"),
         Hint::Stack => (Kind::Stack, b"[stack]"),
         Hint::ThreadStack => (Kind::ThreadStack, name),
@@ -87,7 +157,8 @@ fn anon_kind<'a>(life: &'a Life, name: &'a [u8], context: &Context) -> (Kind, &'
     }
 }
 
-fn file_kind(name: &[u8], hint: &Hint, context: &Context) -> Kind {
+fn file_kind(line: &Line<'_>, hint: &Hint, context: &Context) -> Kind {
+    let name = line.name;
     match name {
         b"" => match hint {
             Hint::SharedAnon => Kind::SharedAnon,
@@ -101,12 +172,13 @@ fn file_kind(name: &[u8], hint: &Hint, context: &Context) -> Kind {
         _ if name.starts_with(b"/dev/shm/") => Kind::PosixShm,
         _ if name.starts_with(b"/memfd:") => Kind::Memfd,
         _ if name.starts_with(b"/anon_hugepage") || name.starts_with(b"/dev/hugepages/") => Kind::Hugetlb,
-        _ if *hint == Hint::Hugetlb => Kind::Hugetlb,
+        _ if *hint == Hint::Hugetlb || context.hugetlbfs.binary_search(&line.device).is_ok() => Kind::Hugetlb,
         _ if name.starts_with(b"/dev/") || name.starts_with(b"anon_inode:") || name.starts_with(b"socket:") => {
             Kind::Device
         }
         _ if *name == *context.program => Kind::Program,
         _ if context.executables.contains(name) || is_library_name(name) => Kind::Library,
+        _ if context.tmpfs.binary_search(&line.device).is_ok() => Kind::Tmpfs,
         _ => Kind::File,
     }
 }
@@ -121,44 +193,36 @@ fn inside<'a>(name: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     name.strip_prefix(prefix)?.strip_suffix(b"]")
 }
 
-/// What a line of `/proc/PID/maps` says about the backing. A System V segment can have inode 0.
-pub(super) fn backing_of(line: &MapsLine) -> Backing {
-    if line.inode != 0 || line.name.starts_with(b"/") {
-        Backing::File(Some((line.inode, line.device)))
-    } else {
-        Backing::Anon
-    }
-}
-
 /// What a line is part of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LineHint {
-    pub(super) hint: Hint,
-    /// It continues the life of the line before.
-    pub(super) continues: bool,
+pub struct LineHint {
+    /// What its neighbours say.
+    pub hint: Hint,
+    /// It and the line before are one: a stack with its guard, an arena with its reserve.
+    pub continues: bool,
 }
 
 /// Recognises what only neighbouring lines tell: thread stacks, malloc arenas, `.bss`. `lines` are sorted.
-pub(super) fn line_hints(lines: &[&MapsLine], context: &Context) -> Vec<LineHint> {
+#[must_use]
+pub fn line_hints(lines: &[Line<'_>], context: &Context) -> Vec<LineHint> {
     let mut hints = vec![LineHint { hint: Hint::None, continues: false }; lines.len()];
     for (index, line) in lines.iter().enumerate() {
-        let plain = backing_of(line) == Backing::Anon && line.permissions & SHARED == 0;
+        let plain = line.is_plain();
         if let Some(hint) = hints.get_mut(index).filter(|_| plain) {
-            match line.name.as_slice() {
+            match line.name {
                 b"[heap]" => hint.hint = Hint::Heap,
                 b"[stack]" => hint.hint = Hint::Stack,
                 b"" if (line.start..line.end).contains(&context.start_stack) => hint.hint = Hint::Stack,
                 _ => {}
             }
         }
-        let Some((before, earlier)) = index.checked_sub(1).and_then(|before| Some((before, *lines.get(before)?)))
-        else {
+        let Some((before, earlier)) = index.checked_sub(1).and_then(|before| Some((before, lines.get(before)?))) else {
             continue;
         };
         if !plain || earlier.end != line.start {
             continue;
         }
-        let earlier_plain = backing_of(earlier) == Backing::Anon && earlier.permissions & SHARED == 0;
+        let earlier_plain = earlier.is_plain();
         let unnamed = line.name.is_empty() && earlier.name.is_empty();
         let pair = if earlier_plain && unnamed && is_thread_stack(earlier, line) {
             Some(Hint::ThreadStack)
@@ -177,22 +241,22 @@ pub(super) fn line_hints(lines: &[&MapsLine], context: &Context) -> Vec<LineHint
         } else if line.name.is_empty()
             && line.permissions == READ | WRITE
             && earlier.permissions == READ | WRITE
-            && is_image(&earlier.name, line, context)
+            && is_image(earlier.name, line, context)
             && let Some(hint) = hints.get_mut(index)
         {
-            hint.hint = Hint::Bss(earlier.name.as_slice().into());
+            hint.hint = Hint::Bss(earlier.name.into());
         }
     }
     hints
 }
 
-fn is_image(name: &[u8], after: &MapsLine, context: &Context) -> bool {
+fn is_image(name: &[u8], after: &Line<'_>, context: &Context) -> bool {
     *name == *context.program && !name.is_empty()
         || context.executables.contains(name) && after.end - after.start <= LIBRARY_BSS_BYTES
 }
 
 /// A small guard below, and together (or without it) a power of two as thread libraries allocate.
-fn is_thread_stack(guard: &MapsLine, stack: &MapsLine) -> bool {
+fn is_thread_stack(guard: &Line<'_>, stack: &Line<'_>) -> bool {
     let (guard_bytes, bytes) = (guard.end - guard.start, stack.end - stack.start);
     let typical = |bytes: u64| bytes.is_power_of_two() && ((256 << 10)..=(1 << 30)).contains(&bytes);
     guard.permissions == 0
@@ -202,7 +266,7 @@ fn is_thread_stack(guard: &MapsLine, stack: &MapsLine) -> bool {
 }
 
 /// `rw-p` from a multiple of 64 MiB, then `---p` up to one (full arenas before it merge with the first line).
-fn is_arena(head: &MapsLine, reserve: &MapsLine) -> bool {
+fn is_arena(head: &Line<'_>, reserve: &Line<'_>) -> bool {
     head.permissions == READ | WRITE
         && reserve.permissions == 0
         && head.start.is_multiple_of(ARENA_BYTES)

@@ -1,0 +1,337 @@
+//! One process: its counters, and its mappings from the dearest source that the budget and our rights allow.
+
+use super::{Costs, threads};
+use crate::cli::ReadOptions;
+use crate::event::SmapsMapping;
+use crate::kind::{self, Context, Line};
+use crate::procfs::{
+    Error, MapsHeader, PAGEMAP_CAP, ProcessFiles, Refusal, SmapsBudget, SmapsSize, Status, page_size, private_file,
+    visit_maps, visit_mounts, visit_smaps,
+};
+use crate::snapshot::allocator::{allocator, java_heap};
+use crate::snapshot::{Allocator, Counters, Detail, GivenUp, Mapping, Process, Reason, Resident, Rollup, Source};
+use crate::statement::Kind;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What is being read of one process. Whoever reads more adds to `costs` and to what was given up.
+pub(super) struct Reading {
+    pub(super) files: ProcessFiles,
+    pub(super) process: Process,
+    pub(super) costs: Costs,
+}
+
+impl Reading {
+    /// Opens the process and reads its counters and mappings.
+    ///
+    /// # Errors
+    /// There is no such process, or it ended before its counters were read.
+    pub(super) fn begin(pid: u32, options: &ReadOptions) -> Result<Self, Error> {
+        let files = ProcessFiles::open(pid)?;
+        let mut costs = Costs::default();
+        let status = costs.time(Source::Status, || files.read_status())?;
+        let process = Process {
+            pid,
+            start_time: files.start_time(),
+            comm: status.name.clone(),
+            exe: files.read_exe().ok().filter(|exe| !exe.is_empty()),
+            cmdline: files.read_cmdline().unwrap_or_default(),
+            time_ns: now_ns(),
+            page_size: page_size(),
+            state: status.state,
+            counters: counters(&status),
+            counters_after: None,
+            rollup: None,
+            mappings: None,
+            files: None,
+            sources: Vec::new(),
+            given_up: Vec::new(),
+        };
+        let mut reading = Self { files, process, costs };
+        reading.read_mappings(options);
+        Ok(reading)
+    }
+
+    /// Reads the counters again: what they bound is complete.
+    pub(super) fn finish(mut self) -> (ProcessFiles, Process) {
+        match self.costs.time(Source::Status, || self.files.read_status()) {
+            Ok(status) => self.process.counters_after = counters(&status),
+            Err(error) => self.give_up(Source::Status, (&error).into()),
+        }
+        self.process.sources = self.costs.into_sources();
+        (self.files, self.process)
+    }
+
+    fn give_up(&mut self, source: Source, reason: Reason) {
+        self.process.given_up.push(GivenUp { source, reason });
+    }
+
+    fn read_mappings(&mut self, options: &ReadOptions) {
+        let (size, mut mappings) = match self.read_maps() {
+            Ok(read) => read,
+            Err(error) => {
+                let reason = Reason::from(&error);
+                self.give_up(Source::Maps, reason.clone());
+                return self.give_up(Source::Smaps, reason);
+            }
+        };
+        let limit_ns = (!options.full).then(|| u64::try_from(options.max_hold.as_nanos()).unwrap_or(u64::MAX));
+        let mut hugetlb = Vec::new();
+        match SmapsBudget::new(0, limit_ns).check(0, &size) {
+            Err(Refusal::HoldTooLong { estimate_ns, limit_ns }) => {
+                self.give_up(Source::Smaps, Reason::OverBudget { estimate_ns, limit_ns });
+                self.read_cheaply(&size, limit_ns, &mut mappings);
+            }
+            _ => match self.read_smaps(size.mappings, &mut hugetlb) {
+                Ok(read) => mappings = read,
+                Err(error) => self.give_up(Source::Smaps, (&error).into()),
+            },
+        }
+        self.describe(&mut mappings, &hugetlb);
+        if let Some(given_up) = threads::name_stacks(&self.files, &mut mappings, &mut self.costs) {
+            self.process.given_up.push(given_up);
+        }
+        self.process.mappings = Some(mappings);
+    }
+
+    /// The mappings without what is in them, and what reading smaps would take.
+    fn read_maps(&mut self) -> Result<(SmapsSize, Vec<Mapping>), Error> {
+        let mut size = SmapsSize::new(self.files.read_statm()?.resident);
+        let mut text = Vec::new();
+        self.costs.add_reading(Source::Maps, self.files.read_maps(&mut text)?);
+        if text.is_empty() {
+            return Err(Error::Gone(self.process.pid));
+        }
+        let mut mappings = Vec::new();
+        let report = visit_maps(&text, |header| {
+            size.add(header, page_size());
+            mappings.push(mapping(header));
+        });
+        self.note_malformed(Source::Maps, report.malformed);
+        Ok((size, mappings))
+    }
+
+    /// The mappings with all that smaps says, and their sums. Indices of those of hugetlbfs go into `hugetlb`.
+    fn read_smaps(&mut self, expected: u64, hugetlb: &mut Vec<usize>) -> Result<Vec<Mapping>, Error> {
+        let mut text = Vec::new();
+        self.costs.add_reading(Source::Smaps, self.files.read_smaps(&mut text)?);
+        if text.is_empty() {
+            return Err(Error::Gone(self.process.pid));
+        }
+        let mut mappings = Vec::with_capacity(usize::try_from(expected).unwrap_or(0).min(1 << 20));
+        let mut sums = Sums::default();
+        let report = visit_smaps(&text, |header, smaps| {
+            if smaps.kernel_page > page_size() {
+                hugetlb.push(mappings.len());
+            }
+            sums.add(smaps);
+            mappings.push(Mapping { resident: Some(resident(smaps)), detail: Some(detail(smaps)), ..mapping(header) });
+        });
+        self.note_malformed(Source::Smaps, report.malformed);
+        if report.malformed == 0 {
+            let private_file = self.private_file(&sums);
+            self.process.rollup = Some(Rollup { private_file, ..sums.rollup });
+        }
+        Ok(mappings)
+    }
+
+    /// File pages that nobody else maps: what smaps leaves open, pagemap tells.
+    fn private_file(&mut self, sums: &Sums) -> Option<u64> {
+        let pages = sums.open.iter().fold(0u64, |sum, (start, end)| sum.saturating_add((end - start) / page_size()));
+        if pages > PAGEMAP_CAP {
+            let what = format!("{pages} pages would have to be looked at, and {PAGEMAP_CAP} are the limit");
+            self.give_up(Source::Pagemap, Reason::Failed { what });
+            return None;
+        }
+        match self.files.read_private_file_in(&sums.open) {
+            Ok((bytes, cost)) => {
+                if cost.reads > 0 {
+                    self.costs.add_reading(Source::Pagemap, cost);
+                }
+                Some(sums.private_file.saturating_add(bytes))
+            }
+            Err(error) => {
+                self.give_up(Source::Pagemap, (&error).into());
+                None
+            }
+        }
+    }
+
+    /// Over budget: what is resident, by ranges of bounded length; PSS and the like only if one walk of all is short enough.
+    fn read_cheaply(&mut self, size: &SmapsSize, limit_ns: u64, _mappings: &mut [Mapping]) {
+        let estimate_ns = size.estimate_rollup_ns();
+        if estimate_ns > limit_ns {
+            return self.give_up(Source::Rollup, Reason::OverBudget { estimate_ns, limit_ns });
+        }
+        match self.costs.time(Source::Rollup, || self.files.read_rollup()) {
+            Ok(Some(rollup)) => {
+                self.process.rollup = Some(Rollup {
+                    rss: rollup.rss,
+                    pss: rollup.pss,
+                    private_clean: rollup.private_clean,
+                    private_dirty: rollup.private_dirty,
+                    shared_clean: rollup.shared_clean,
+                    shared_dirty: rollup.shared_dirty,
+                    anonymous: rollup.anonymous,
+                    swap: rollup.swap,
+                    swap_pss: rollup.swap_pss,
+                    hugetlb: rollup.hugetlb,
+                    locked: rollup.locked,
+                    private_file: rollup.private_file(),
+                });
+            }
+            Ok(None) => self.give_up(Source::Rollup, Reason::Gone),
+            Err(error) => self.give_up(Source::Rollup, (&error).into()),
+        }
+    }
+
+    fn note_malformed(&mut self, source: Source, lines: usize) {
+        if lines > 0 {
+            self.give_up(source, Reason::Failed { what: format!("{lines} lines of it could not be understood") });
+        }
+    }
+
+    /// Gives the mappings their kinds, names and allocators.
+    fn describe(&mut self, mappings: &mut [Mapping], hugetlb: &[usize]) {
+        let mut context =
+            Context { program: self.process.exe.as_deref().unwrap_or_default().into(), ..Context::default() };
+        let mut mounts = Vec::new();
+        // Without it, a file on a tmpfs is a file.
+        if self.files.read_mounts(&mut mounts).is_ok() {
+            visit_mounts(&mounts, |device, file_system| match file_system {
+                b"tmpfs" | b"devtmpfs" => context.tmpfs.push(device),
+                b"hugetlbfs" => context.hugetlbfs.push(device),
+                _ => {}
+            });
+            context.tmpfs.sort_unstable();
+            context.hugetlbfs.sort_unstable();
+        }
+        describe(mappings, hugetlb, &mut context);
+    }
+}
+
+/// What the mappings of smaps add up to.
+#[derive(Default)]
+struct Sums {
+    rollup: Rollup,
+    private_file: u64,
+    /// Mappings of which smaps does not tell how many of the private pages are a file's.
+    open: Vec<(u64, u64)>,
+}
+
+impl Sums {
+    fn add(&mut self, smaps: &SmapsMapping) {
+        let sums = &mut self.rollup;
+        for (sum, amount) in [
+            (&mut sums.rss, smaps.rss),
+            (&mut sums.pss, smaps.pss),
+            (&mut sums.private_clean, smaps.private_clean),
+            (&mut sums.private_dirty, smaps.private_dirty),
+            (&mut sums.shared_clean, smaps.shared_clean),
+            (&mut sums.shared_dirty, smaps.shared_dirty),
+            (&mut sums.anonymous, smaps.anonymous),
+            (&mut sums.swap, smaps.swap),
+            (&mut sums.swap_pss, smaps.swap_pss),
+            (&mut sums.hugetlb, smaps.hugetlb),
+            (&mut sums.locked, smaps.locked),
+        ] {
+            *sum = sum.saturating_add(amount);
+        }
+        match private_file(smaps) {
+            Some(bytes) => self.private_file = self.private_file.saturating_add(bytes),
+            None => self.open.push((smaps.start, smaps.end)),
+        }
+    }
+}
+
+fn describe(mappings: &mut [Mapping], hugetlb: &[usize], context: &mut Context) {
+    let lines: Vec<Line<'_>> = mappings.iter().map(line).collect();
+    context.learn(&lines);
+    let hints = kind::line_hints(&lines, context);
+    let heap = java_heap(&lines).unwrap_or(0..0);
+    let kinds: Vec<(Kind, Option<Vec<u8>>)> = lines
+        .iter()
+        .zip(&hints)
+        .map(|(line, hint)| {
+            let (kind, name) = kind::classify(line, &hint.hint, context);
+            (kind, (name != line.name).then(|| name.to_vec()))
+        })
+        .collect();
+    for (mapping, (kind, name)) in mappings.iter_mut().zip(kinds) {
+        mapping.kind = kind;
+        if let Some(name) = name {
+            mapping.name = name;
+        }
+        mapping.allocator = allocator(kind, &mapping.name);
+    }
+    for mapping in mappings.get_mut(heap).unwrap_or_default().iter_mut().filter(|mapping| mapping.inode == 0) {
+        // Its reserve is part of it, as it is of an arena.
+        mapping.kind = Kind::Anon;
+        mapping.allocator = Some(Allocator::JavaHeap);
+    }
+    for &index in hugetlb {
+        if let Some(mapping) = mappings.get_mut(index).filter(|mapping| mapping.kind != Kind::Device) {
+            mapping.kind = Kind::Hugetlb;
+        }
+    }
+}
+
+fn line(mapping: &Mapping) -> Line<'_> {
+    let &Mapping { start, end, permissions, device, inode, ref name, .. } = mapping;
+    Line { start, end, permissions, is_file: Line::is_file(inode, name), device, inode, name }
+}
+
+fn mapping(header: &MapsHeader<'_>) -> Mapping {
+    Mapping {
+        start: header.start,
+        end: header.end,
+        permissions: header.permissions,
+        offset: header.offset,
+        device: header.device,
+        inode: header.inode,
+        kind: Kind::Anon,
+        name: header.name(),
+        allocator: None,
+        thread: None,
+        resident: None,
+        detail: None,
+    }
+}
+
+fn resident(smaps: &SmapsMapping) -> Resident {
+    let huge = smaps.anon_huge.saturating_add(smaps.shmem_pmd).saturating_add(smaps.file_pmd);
+    Resident { rss: smaps.rss, anonymous: smaps.anonymous, swap: smaps.swap, huge }
+}
+
+fn detail(smaps: &SmapsMapping) -> Detail {
+    Detail {
+        pss: smaps.pss,
+        private_clean: smaps.private_clean,
+        private_dirty: smaps.private_dirty,
+        shared_clean: smaps.shared_clean,
+        shared_dirty: smaps.shared_dirty,
+        swap_pss: smaps.swap_pss,
+        locked: smaps.locked,
+        hugetlb: smaps.hugetlb,
+        ksm: smaps.ksm,
+        lazy_free: smaps.lazy_free,
+    }
+}
+
+/// `None` when there is no address space. What this kernel was built without (swap, hugetlbfs) is 0, not unknown.
+fn counters(status: &Status) -> Option<Counters> {
+    Some(Counters {
+        virt: status.vm_size?,
+        anon: status.rss_anon?,
+        file: status.rss_file?,
+        shmem: status.rss_shmem?,
+        swap: status.vm_swap.unwrap_or(0),
+        hugetlb: status.hugetlb.unwrap_or(0),
+        locked: status.vm_locked?,
+        page_tables: status.vm_pte?,
+    })
+}
+
+/// ns since 1970; 0 for a clock that is set before.
+fn now_ns() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
