@@ -13,7 +13,11 @@ pub mod diff;
 #[cfg(feature = "live")]
 pub mod read;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod rows;
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod sharing;
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod stored;
 
 use crate::statement::Kind;
 
@@ -217,6 +221,9 @@ pub enum Allocator {
 }
 
 impl Allocator {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Glibc, Self::Jemalloc, Self::Tcmalloc, Self::Mimalloc, Self::Go, Self::JavaHeap];
+
     /// Name in the NDJSON contract.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -299,6 +306,20 @@ pub enum Source {
 }
 
 impl Source {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Status,
+        Self::Maps,
+        Self::Smaps,
+        Self::Rollup,
+        Self::PagemapScan,
+        Self::Pagemap,
+        Self::Kpage,
+        Self::Cachestat,
+        Self::Mincore,
+        Self::Threads,
+    ];
+
     /// Name in the NDJSON contract, and in text.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -363,6 +384,20 @@ pub enum Reason {
         /// What the system said. Escape it.
         what: String,
     },
+}
+
+impl Reason {
+    /// Name in the NDJSON contract.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::NotPermitted { .. } => "not_permitted",
+            Self::OverBudget { .. } => "over_budget",
+            Self::NotOffered => "not_offered",
+            Self::Gone => "gone",
+            Self::Failed { .. } => "failed",
+        }
+    }
 }
 
 /// What is in which part of a mapping: for pictures. Bytes, `private + shared + swap + untouched` is the slice's size.
