@@ -5,6 +5,7 @@
 
 pub mod books;
 pub mod database;
+pub mod frames;
 pub mod machine;
 pub mod pages;
 pub mod physical;

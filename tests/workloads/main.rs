@@ -16,6 +16,7 @@ mod page_cache;
 mod posts;
 mod reclaim;
 mod region;
+mod sharing;
 mod shrink;
 mod sights;
 mod stage;
@@ -38,6 +39,7 @@ const ROOMS: &[&[(&str, Scene)]] = &[
     kinds::SCENES,
     sights::SCENES,
     page_cache::SCENES,
+    sharing::SCENES,
 ];
 
 /// Far beyond what any test plays for.
