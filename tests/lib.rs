@@ -5,7 +5,6 @@
 
 pub mod books;
 pub mod database;
-pub mod frames;
 pub mod machine;
 pub mod pages;
 pub mod physical;

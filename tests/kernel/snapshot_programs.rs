@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use memtrace_tests::books::address;
 use memtrace_tests::database::{Postgres, program, redis, redis_command, redis_up};
 use memtrace_tests::machine::TempDir;
-use memtrace_tests::physical::{self, Counted};
+use memtrace_tests::physical;
 use memtrace_tests::runner::{self, Test};
 use memtrace_tests::smaps;
 use memtrace_tests::snapshots::{Taken, Truth, amount, assert_amount, still, sum, take, take_beside, take_exact};
@@ -28,52 +28,6 @@ fn main() -> ExitCode {
 
 const LONG: Duration = Duration::from_secs(120);
 const MEBIBYTE: u64 = 1 << 20;
-
-/// A snapshot of processes that stand still, each and together held against a count of our own.
-fn take_group(pids: &[u32]) -> Result<Taken> {
-    let arguments: Vec<String> = pids.iter().flat_map(|pid| ["--pid".to_owned(), pid.to_string()]).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    still(|| {
-        let (taken, (counted, truths)) = take_beside(&arguments, || {
-            let truths = pids.iter().map(|&pid| Truth::read(pid)).collect::<Result<Vec<_>>>()?;
-            Ok((physical::count(pids)?, truths))
-        })?;
-        for (&pid, truth) in pids.iter().zip(&truths) {
-            truth.assert_sums(taken.process(pid)?).with_context(|| format!("process {pid}"))?;
-        }
-        assert_counted(&taken, pids, &counted, truths.iter().map(Truth::pss).sum())?;
-        Ok(taken)
-    })
-}
-
-fn assert_counted(taken: &Taken, pids: &[u32], counted: &Counted, sum_pss: u64) -> Result<()> {
-    let group = taken.group.as_ref().context("no group")?;
-    let places: Vec<u32> =
-        group["pids"].as_array().context("pids")?.iter().map(|pid| pid.as_u64().unwrap_or(0) as u32).collect();
-    ensure!(places == pids, "the group is {places:?}, asked was for {pids:?}");
-    ensure!(group["given_up"] == serde_json::json!([]), "the group gave up {}", group["given_up"]);
-    for (field, truth) in [("sum_res", counted.sum_res), ("res", counted.res), ("uss", counted.uss)] {
-        assert_amount(group, field, truth, "a count of page frames")?;
-    }
-    assert_amount(group, "sum_pss", sum_pss, "smaps_rollup")?;
-    ensure!(
-        group["shared_with_group"] == serde_json::json!(counted.shared_with_group),
-        "shared_with_group is {}, counted {:?}",
-        group["shared_with_group"],
-        counted.shared_with_group
-    );
-    let mut pairs = Vec::new();
-    for pair in group["pairs"].as_array().context("pairs")? {
-        let place = |field: &str| {
-            let place = places.iter().position(|pid| pair[field] == *pid);
-            place.with_context(|| format!("not of the group: {pair}"))
-        };
-        pairs.push((place("a")?, place("b")?, amount(pair, "shared")?));
-    }
-    pairs.sort_unstable();
-    ensure!(pairs == counted.pairs, "pairs are {pairs:?}, counted {:?}", counted.pairs);
-    Ok(())
-}
 
 /// Eight backends that have each read a table out of one GiB of shared buffers.
 fn postgres() -> Result<()> {

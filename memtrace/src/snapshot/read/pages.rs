@@ -7,7 +7,6 @@
 //! Counted is what RSS counts: no zero pages, no hugetlbfs, no pages of devices, nothing that has no page behind it.
 
 use super::Costs;
-use crate::event::permission;
 use crate::procfs::{Error, KernelPages, PageEntry, Pagemap, ProcessFiles, ReadCost};
 use crate::snapshot::{GivenUp, Mapping, PageMap, Reason, Slice, Slices, Source};
 use crate::statement::Kind;
@@ -178,7 +177,7 @@ impl<V: FnMut(usize, Range<u64>, Found) -> ControlFlow<()>> Walk<'_, V> {
                             let huge_anonymous = range.huge() && !range.file();
                             wanted.push(Wanted { mapping: index, addresses, huge_anonymous });
                             ControlFlow::Continue(())
-                        } else if range.file() || may_be_anonymous(mapping) {
+                        } else if range.file() || mapping.may_be_anonymous() {
                             (self.visit)(index, addresses, Found::Private { file: range.file() })
                         } else {
                             ControlFlow::Continue(())
@@ -281,7 +280,7 @@ impl<V: FnMut(usize, Range<u64>, Found) -> ControlFlow<()>> Walk<'_, V> {
             let flow = self.end_run();
             self.run = Some((index, address..end, file));
             return flow;
-        } else if file || may_be_anonymous(&self.mappings[index]) {
+        } else if file || self.mappings[index].may_be_anonymous() {
             Found::Shared { file, pfn: entry.pfn() }
         } else {
             return ControlFlow::Continue(());
@@ -295,12 +294,6 @@ impl<V: FnMut(usize, Range<u64>, Found) -> ControlFlow<()>> Walk<'_, V> {
             None => ControlFlow::Continue(()),
         }
     }
-}
-
-/// Whether a page of it that is no file's may be anonymous memory. Where it may not, there is no page behind the entry
-/// that the kernel would count: memory of a device, or the kernel's own.
-fn may_be_anonymous(mapping: &Mapping) -> bool {
-    mapping.permissions & permission::SHARED == 0 && !matches!(mapping.kind, Kind::Vdso | Kind::Device)
 }
 
 /// A picture in the making.
