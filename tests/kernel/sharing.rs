@@ -6,7 +6,7 @@ use memtrace_tests::machine::{Setting, TempDir};
 use memtrace_tests::pages::page_size;
 use memtrace_tests::runner::{self, Test};
 use memtrace_tests::scene::{Play, options};
-use memtrace_tests::snapshots::{amount, take_group};
+use memtrace_tests::snapshots::{amount, still, take_group_beside};
 use memtrace_tests::target::{Stopped, Target, stop};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -138,7 +138,7 @@ fn many() -> Result<()> {
 
 /// All together, every sum of which agrees with a count of page frames.
 fn group(pids: &[u32]) -> Result<Value> {
-    take_group(pids)?.group.context("no group")
+    still(|| Ok(take_group_beside(pids, || Ok(()))?.1))
 }
 
 /// All three of a scene, and each two of them in both orders.

@@ -8,7 +8,7 @@ use memtrace_tests::machine::TempDir;
 use memtrace_tests::physical;
 use memtrace_tests::runner::{self, Test};
 use memtrace_tests::smaps;
-use memtrace_tests::snapshots::{Taken, Truth, amount, assert_amount, still, sum, take, take_beside, take_exact};
+use memtrace_tests::snapshots::{Taken, Truth, amount, assert_amount, still, sum, take, take_exact, take_group_beside};
 use memtrace_tests::target::{Target, family, stop, stop_family};
 use serde_json::Value;
 use std::process::{Command, ExitCode};
@@ -28,6 +28,19 @@ fn main() -> ExitCode {
 
 const LONG: Duration = Duration::from_secs(120);
 const MEBIBYTE: u64 = 1 << 20;
+
+/// A snapshot of processes that stand still, each and together held against counts of our own.
+fn take_group(pids: &[u32]) -> Result<Taken> {
+    still(|| {
+        let (taken, group, truths) =
+            take_group_beside(pids, || pids.iter().map(|&pid| Truth::read(pid)).collect::<Result<Vec<_>>>())?;
+        for (&pid, truth) in pids.iter().zip(&truths) {
+            truth.assert_sums(taken.process(pid)?).with_context(|| format!("process {pid}"))?;
+        }
+        assert_amount(&group, "sum_pss", truths.iter().map(Truth::pss).sum(), "smaps_rollup")?;
+        Ok(taken)
+    })
+}
 
 /// Eight backends that have each read a table out of one GiB of shared buffers.
 fn postgres() -> Result<()> {
