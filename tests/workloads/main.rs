@@ -10,10 +10,13 @@ mod children;
 mod fault;
 mod file;
 mod helper;
+mod kinds;
 mod others;
+mod posts;
 mod reclaim;
 mod region;
 mod shrink;
+mod sights;
 mod stage;
 mod storm;
 
@@ -31,6 +34,8 @@ const ROOMS: &[&[(&str, Scene)]] = &[
     children::SCENES,
     storm::SCENES,
     burst::SCENES,
+    kinds::SCENES,
+    sights::SCENES,
 ];
 
 /// Far beyond what any test plays for.
