@@ -22,12 +22,15 @@ use std::io::{self, Write};
 pub fn render(diff: &Diff<'_>, show: &ShowOptions, page: Page, out: &mut dyn Write) -> io::Result<()> {
     let mut sheet = Sheet::new(page.color, page.width);
     let counters = diff.before.counters.zip(diff.after.counters);
-    match counters.filter(|(before, after)| before == after && diff.rows.is_empty()) {
+    let nothing = diff.rows.is_empty() && diff.detail == Level::Mapping;
+    match counters.filter(|(before, after)| before == after && nothing) {
         Some((_, after)) => title(diff, &format!(": RES {}, nothing changed", size(after.res())), &mut sheet),
         None => {
             title(diff, "", &mut sheet);
             levels(diff, &mut sheet);
-            rows(diff, show, &mut sheet);
+            if counters.is_some() {
+                rows(diff, show, &mut sheet);
+            }
         }
     }
     out.write_all(sheet.text.as_bytes())

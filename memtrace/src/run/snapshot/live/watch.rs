@@ -34,9 +34,12 @@ pub(super) fn watch(
         if signals.wait(due.saturating_sub(begin.elapsed()))? {
             break;
         }
-        let Some(after) = look_again(&mut subject, &before, options)? else { break };
-        output.changes(&before, &after)?;
-        before = after;
+        let after = look_again(&mut subject, &before, options)?;
+        output.changes(&before, after.as_deref().unwrap_or_default())?;
+        match after {
+            Some(after) => before = after,
+            None => break,
+        }
     }
     Ok(())
 }
