@@ -185,6 +185,30 @@ pub fn without_debug_files<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> 
     })
 }
 
+/// A tmpfs, mounted on a new directory. Unmounted on drop.
+#[derive(Debug)]
+pub struct Tmpfs(CString);
+
+impl Tmpfs {
+    /// Mounts it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn on(path: &Path) -> Result<Self> {
+        fs::create_dir(path)?;
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        mount(c"none", &path, Some(c"tmpfs"), 0)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // SAFETY: a NUL-terminated path. Detached at once: a target that is still there may have files open on it.
+        unsafe { libc::umount2(self.0.as_ptr(), libc::MNT_DETACH) };
+    }
+}
+
 fn mount(source: &CStr, target: &CStr, kind: Option<&CStr>, flags: libc::c_ulong) -> Result<()> {
     let kind = kind.map_or(std::ptr::null(), CStr::as_ptr);
     // SAFETY: NUL-terminated strings, a kind that may be null, no data.

@@ -8,7 +8,6 @@ use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -29,6 +28,35 @@ impl fmt::Display for Skip {
 }
 
 impl std::error::Error for Skip {}
+
+/// A scene says of itself that it did not come about: nothing was shown of the tool, neither way. The test is run again,
+/// at most [`PLAYS`] times in all.
+#[derive(Debug)]
+pub struct SceneFailed(pub String);
+
+impl fmt::Display for SceneFailed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "the scene itself failed: {}", self.0)
+    }
+}
+
+impl std::error::Error for SceneFailed {}
+
+/// How often a scene may try to come about.
+const PLAYS: usize = 3;
+
+/// Runs a test, again while it is its scene that fails. What the tool did wrong is never tried again.
+fn played(name: &str, test: fn() -> Result<()>) -> Result<()> {
+    for play in 1..PLAYS {
+        match test() {
+            Err(error) if error.is::<SceneFailed>() => {
+                eprintln!("test {name}: play {play} of {PLAYS}: {error:#}; it is played again");
+            }
+            outcome => return outcome,
+        }
+    }
+    test()
+}
 
 /// Ends a test as skipped.
 ///
@@ -105,7 +133,7 @@ pub fn run(tests: &[Test]) -> ExitCode {
         CURRENT.replace((*name).to_owned());
         let begin = Instant::now();
         let watchdog = Watchdog::start();
-        let outcome = std::panic::catch_unwind(AssertUnwindSafe(test)).unwrap_or_else(|panic| {
+        let outcome = std::panic::catch_unwind(|| played(name, *test)).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             bail!("panicked: {}", text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?"))
         });
@@ -207,4 +235,38 @@ fn prepare() -> Result<File> {
     }
     crate::machine::clean_up();
     Ok(lock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn a_scene_that_fails_is_played_again_and_nothing_else_is() {
+        static FAILING: AtomicUsize = AtomicUsize::new(0);
+        let failing = || {
+            FAILING.fetch_add(1, Ordering::Relaxed);
+            Err(anyhow::Error::from(SceneFailed("a page was gone".to_owned())).context("the scene's report"))
+        };
+        let error = played("failing", failing).unwrap_err();
+        assert!(format!("{error:#}").contains("a page was gone"));
+        assert_eq!(FAILING.load(Ordering::Relaxed), PLAYS);
+
+        static LATE: AtomicUsize = AtomicUsize::new(0);
+        let late = || match LATE.fetch_add(1, Ordering::Relaxed) {
+            0 => bail!(SceneFailed(String::new())),
+            _ => Ok(()),
+        };
+        assert!(played("late", late).is_ok());
+        assert_eq!(LATE.load(Ordering::Relaxed), 2);
+
+        static TOOL: AtomicUsize = AtomicUsize::new(0);
+        let tool = || {
+            TOOL.fetch_add(1, Ordering::Relaxed);
+            bail!("the books do not close")
+        };
+        assert!(played("tool", tool).is_err());
+        assert_eq!(TOOL.load(Ordering::Relaxed), 1);
+    }
 }

@@ -1,5 +1,6 @@
 //! Processes that are watched: started, talked to, stopped, killed by their own handle.
 
+use crate::runner::SceneFailed;
 use crate::tool::{Lines, PATIENCE, workload_binary};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
@@ -89,6 +90,22 @@ impl Target {
         serde_json::from_str(&line).with_context(|| format!("not JSON: {line:.400}"))
     }
 
+    /// What the scene says it did: its next line.
+    ///
+    /// # Errors
+    /// As [`Target::json`], or [`parse_report`].
+    pub fn report(&mut self) -> Result<Value> {
+        self.report_within(PATIENCE)
+    }
+
+    /// What the scene says it did, with another patience.
+    ///
+    /// # Errors
+    /// As [`Target::report`].
+    pub fn report_within(&mut self, patience: Duration) -> Result<Value> {
+        parse_report(&self.line_within(patience).context("the scene's report")?)
+    }
+
     /// Reads lines until one contains the text.
     ///
     /// # Errors
@@ -125,6 +142,19 @@ impl Drop for Target {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A scene's report.
+///
+/// # Errors
+/// It is none, or a [`SceneFailed`] with the scene's own words.
+pub fn parse_report(line: &str) -> Result<Value> {
+    let report: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line:.400}"))?;
+    match report["done"].as_bool() {
+        Some(true) => Ok(report),
+        Some(false) => bail!(SceneFailed(report["failed"].to_string())),
+        None => bail!("not a scene's report: {line:.400}"),
     }
 }
 
@@ -167,10 +197,12 @@ pub fn stop(pid: u32) -> Result<Stopped> {
 
 fn threads_stand(pid: u32) -> Result<bool> {
     for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let Ok(stat) = std::fs::read_to_string(thread?.path().join("stat")) else {
+        // Its name may be any bytes.
+        let Ok(stat) = std::fs::read(thread?.path().join("stat")) else {
             return Ok(false);
         };
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        let state = String::from_utf8_lossy(&stat);
+        let state = state.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
         if !matches!(state, Some('T' | 't' | 'Z' | 'X')) {
             return Ok(false);
         }
@@ -193,4 +225,32 @@ pub fn children(pid: u32) -> Result<Vec<u32>> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
         .with_context(|| format!("failed to read the children of {pid}"))?;
     Ok(text.split_whitespace().filter_map(|number| number.parse().ok()).collect())
+}
+
+/// A process with its children and theirs, whichever of their threads has started them.
+#[must_use]
+pub fn family(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut next = 0;
+    while let Some(&parent) = all.get(next) {
+        next += 1;
+        for task in std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten() {
+            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            all.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        }
+    }
+    all
+}
+
+/// Stops a process with all of its family; none has started another meanwhile.
+///
+/// # Errors
+/// As [`stop`].
+pub fn stop_family(pid: u32) -> Result<Vec<(u32, Stopped)>> {
+    let mut stopped: Vec<(u32, Stopped)> = Vec::new();
+    loop {
+        let fresh = family(pid).into_iter().find(|pid| stopped.iter().all(|(known, _)| known != pid));
+        let Some(fresh) = fresh else { return Ok(stopped) };
+        stopped.push((fresh, stop(fresh)?));
+    }
 }

@@ -23,6 +23,9 @@ pub mod place {
 /// A moment lasts 2²¹ ns, about 2.1 ms.
 pub const MOMENT_SHIFT: u32 = 21;
 
+/// One fault of a thread in so many, on average, is sampled: timed, counted for the pace, its return addresses compared.
+pub const FAULT_SAMPLE: u32 = 16;
+
 /// A moment of an mm, in which its sampled faults are counted, for finding bursts.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
@@ -210,8 +213,11 @@ pub struct TaskRecord {
     pub comm: [u8; 16],
 }
 
-/// Pages of stack that are copied at most, from that on which holds what lies 128 bytes below the stack pointer: as much
-/// belongs to the function that runs.
+/// Below the stack pointer as much belongs to the function that runs: a caller's registers are still found there when they
+/// have been popped already.
+pub const RED_ZONE: u64 = 128;
+
+/// Pages of stack that are copied at most, from that on which holds what lies [`RED_ZONE`] below the stack pointer.
 pub const STACK_PAGES: usize = 8;
 
 /// Identity of a code path: one copy of the stack is taken for each, and everything that the thread does there is

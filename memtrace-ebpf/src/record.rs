@@ -87,8 +87,8 @@ fn spill(epoch: u32, key: &RecordKey, member: usize, pages: i64, faults: u32) {
 }
 
 /// Takes `pages` of `member` and `faults` from the record of `from`, booked in `from_epoch`, and gives them to that of
-/// `to`, on the same code path. When that interval is over and its map drained, the amount is taken from a new record of this interval, so
-/// that the sum over both is right; the faults stay where they were counted.
+/// `to`, on the same code path. When that interval is over and its map drained, the amount is taken from a new record of
+/// this interval, so that the sum over both is right; the faults stay where they were counted.
 #[inline(always)]
 pub fn shift(
     epoch: u32,

@@ -10,7 +10,9 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 use core::mem::offset_of;
 use core::ptr::read_volatile;
-use memtrace_common::{RECENT, Recent, STACK_PAGES, STACK_RETURNS, StackKey, StackPath, StackRecord, Thread, kind};
+use memtrace_common::{
+    RECENT, RED_ZONE, Recent, STACK_PAGES, STACK_RETURNS, StackKey, StackPath, StackRecord, Thread, kind,
+};
 
 /// Paths with the same instruction and stack pointer that are told apart one after another.
 const LEVELS: u32 = 6;
@@ -18,9 +20,6 @@ const PAGE: usize = 4096;
 /// Of a main thread's stack: mappings begin further below it than this.
 const MAIN_STACK: u64 = 64 << 20;
 const REGS: usize = 168;
-/// Below the stack pointer as much belongs to the function that runs: a caller's registers are still found there when
-/// they have been popped already.
-const RED_ZONE: u64 = 128;
 
 /// What a path starts from: nothing is known of it.
 static UNKNOWN: StackPath = StackPath { offsets: [0; STACK_RETURNS], returns: [0; STACK_RETURNS] };

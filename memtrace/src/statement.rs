@@ -6,6 +6,7 @@ use crate::event::{End, Latency, Lost, Meta, MmId, Overview, Own, StackEnd, Stac
 use crate::units::Amounts;
 use memtrace_common::Cause;
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 /// What the model says.
@@ -178,6 +179,21 @@ pub struct Faults {
     pub minor: u64,
     /// `maj_flt`.
     pub major: u64,
+}
+
+impl Faults {
+    /// Both.
+    #[must_use]
+    pub const fn all(self) -> u64 {
+        self.minor.saturating_add(self.major)
+    }
+}
+
+impl AddAssign for Faults {
+    fn add_assign(&mut self, more: Self) {
+        self.minor = self.minor.saturating_add(more.minor);
+        self.major = self.major.saturating_add(more.major);
+    }
 }
 
 /// A code address with its module and names; see [`crate::event::Code`].

@@ -143,7 +143,7 @@ fn only() -> Result<()> {
     let mut target = Target::workload("burst.anon", &options(&dir, &Play::default()))?;
     let tool = Tool::attach(target.pid(), &["--burst-only"])?;
     target.send("x")?;
-    target.json()?;
+    target.report()?;
     let outcome = tool.finish()?;
     let kinds: Vec<&str> = outcome.records.iter().map(|record| record.kind()).collect();
     ensure!(kinds.iter().filter(|kind| **kind == "burst").count() == 1, "{kinds:?}");
@@ -162,7 +162,7 @@ fn steady() -> Result<()> {
     let tool = Tool::attach(target.pid(), &["--duration", &format!("{seconds}s")])?;
     let outcome = tool.wait_within(Duration::from_secs_f64(seconds + 60.0))?;
     outcome.assert_closed()?;
-    target.json()?;
+    target.report()?;
     let (_, faults, _) = outcome.books.sum(|entry| entry.cause == "fault.anon");
     println!("    {faults} faults in {seconds} s");
     ensure!(faults as f64 > 2_000.0 * seconds, "only {faults} faults in {seconds} s");

@@ -5,9 +5,8 @@ use memtrace_tests::machine::TempDir;
 use memtrace_tests::pages::{Pages, Pid};
 use memtrace_tests::runner::{self, Test};
 use memtrace_tests::scene::{Play, close_stopped, options};
-use memtrace_tests::target::Target;
+use memtrace_tests::target::{Target, parse_report};
 use memtrace_tests::tool::{Outcome, Tool, binary, run_to_end, workload_binary};
-use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -167,7 +166,7 @@ fn exec_while_watched() -> Result<()> {
     let (mut target, _dir) = scene("exec")?;
     let tool = Tool::attach(target.pid(), &[])?;
     target.send("x")?;
-    let truth = target.json()?;
+    let truth = target.report()?;
     target.send("x")?;
     let ready = target.json()?;
     ensure!(ready["ready"] == true && ready["scene"] == "idle", "the new program says {ready}");
@@ -192,7 +191,7 @@ fn fork_not_followed() -> Result<()> {
     let (mut target, _dir) = scene("fork")?;
     let tool = Tool::attach(target.pid(), &[])?;
     target.send("x")?;
-    let truth = target.json()?;
+    let truth = target.report()?;
     let outcome = close_stopped(tool, target.pid())?;
     ensure!(outcome.books.accounts.len() == 1, "{} address spaces, not one", outcome.books.accounts.len());
     let child = truth["expect"][0]["pid"].as_u64();
@@ -209,7 +208,7 @@ fn fork_followed() -> Result<()> {
     let pid = target.pid();
     let mut tool = Tool::attach(pid, &["--follow"])?;
     target.send("x")?;
-    let truth = target.json()?;
+    let truth = target.report()?;
     let child = truth["expect"][0]["pid"].as_u64().context("pid")?;
     target.send("x")?;
     tool.wait_for("the child's end", |record| {
@@ -305,7 +304,7 @@ fn command_books() -> Result<()> {
     let closing = outcome.books.closing()?;
     ensure!(closing == Pages::ZERO, "end closes with {closing}");
     let text = std::fs::read_to_string(runner::keepsake("command.txt"))?;
-    let truth: Value = serde_json::from_str(text.lines().nth(1).context("a report")?)?;
+    let truth = parse_report(text.lines().nth(1).context("a report")?)?;
     let pid = truth["tid"].as_u64().context("tid")?;
     memtrace_tests::scene::assert_truth(&truth, &outcome.books, u32::try_from(pid)?)
 }
@@ -323,7 +322,7 @@ fn ends_with_a_statement(signal: i32) -> Result<()> {
     let (mut target, _dir) = scene("fault.anon")?;
     let tool = Tool::attach(target.pid(), &["--interval", "10s"])?;
     target.send("x")?;
-    let truth = target.json()?;
+    let truth = target.report()?;
     tool.signal(signal);
     let outcome = tool.wait()?;
     outcome.assert_closed()?;
@@ -370,7 +369,7 @@ fn two_at_once() -> Result<()> {
     let first = Tool::attach(target.pid(), &[])?;
     let second = Tool::attach(target.pid(), &[])?;
     target.send("x")?;
-    let truth = target.json()?;
+    let truth = target.report()?;
     let one = close_stopped(first, target.pid()).context("the first session")?;
     let two = close_stopped(second, target.pid()).context("the second session")?;
     for outcome in [one, two] {

@@ -370,7 +370,7 @@ fn allocator_attached() -> Result<()> {
     let mut target = Target::workload("allocator", &options(&dir, &play))?;
     let tool = Tool::attach(target.pid(), &[])?;
     target.send("x")?;
-    target.json()?;
+    target.report()?;
     let outcome = close_stopped(tool, target.pid())?;
     assert_grew(&outcome, 50)
 }

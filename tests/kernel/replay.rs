@@ -131,7 +131,7 @@ fn truth() -> Result<()> {
     let mut target = Target::workload("fault.cow.fork", &options(&dir, &Play::default()))?;
     let recording = Recording::attach(target.pid(), &[])?;
     target.send("x")?;
-    let truth = target.json()?;
+    let truth = target.report()?;
     let books = close_stopped(recording, target.pid())?;
     assert_truth(&truth, &books, target.pid())
 }
@@ -143,7 +143,7 @@ fn storm() -> Result<()> {
         Target::workload("storm", &options(&dir, &Play { options: &[("--seconds", "2")], ..Play::default() }))?;
     let recording = Recording::attach(target.pid(), &[])?;
     target.send("x")?;
-    target.json()?;
+    target.report()?;
     let books = close_stopped(recording, target.pid())?;
     let (_, minor, _) = books.sum(|_| true);
     ensure!(minor > 100_000, "only {minor} faults");
@@ -206,7 +206,7 @@ fn cut() -> Result<()> {
     let recording = Recording::attach(target.pid(), &[])?;
     let trace = recording.trace().to_owned();
     target.send("x")?;
-    target.json()?;
+    target.report()?;
     let whole = close_stopped(recording, target.pid())?;
     let bytes = std::fs::read(&trace)?;
     let half = keepsake("half.memtrace");
@@ -227,6 +227,6 @@ fn killed() -> Result<()> {
     target.send("x")?;
     recording.wait_for_bytes(std::fs::metadata(&trace)?.len() + 1)?;
     recording.kill()?;
-    target.json()?;
+    target.report()?;
     assert_cut(&trace).map(drop)
 }

@@ -51,7 +51,7 @@ fn storm_alone() -> Result<Value> {
     let mut target =
         Target::workload("storm", &options(&dir, &Play { options: &[("--seconds", &seconds())], ..Play::default() }))?;
     target.send("x")?;
-    target.json()
+    target.report()
 }
 
 /// Two threads for `MEMTRACE_STORM_SECONDS` (default 5): faults a second, and the `end` line.
@@ -63,7 +63,7 @@ fn storm_under(tool: &[&str]) -> Result<(f64, Value)> {
     let tool = Tool::attach(target.pid(), tool)?;
     target.send("x")?;
     let patience = std::time::Duration::from_secs_f64(seconds.parse::<f64>()? + 60.0);
-    let truth: Value = serde_json::from_str(&target.line_within(patience)?)?;
+    let truth = target.report_within(patience)?;
     let outcome = close_stopped(tool, target.pid())?;
     let threads = truth["more"]["threads"].as_array().context("threads")?;
     for thread in threads {
@@ -144,7 +144,7 @@ fn latency() -> Result<()> {
         delays.push(tool.records()[place].at_ns.saturating_sub(stamp));
     }
     target.send("q")?;
-    let truth = target.json()?;
+    let truth = target.report()?;
     let outcome = close_stopped(tool, target.pid())?;
     assert_truth(&truth, &outcome.books, target.pid())?;
     delays.sort_unstable();

@@ -2,7 +2,8 @@
 //! how long each touch took, measured by the one who touches.
 
 use crate::Scene;
-use crate::region::{HUGE, READ_WRITE, Region, evict, make_file};
+use crate::children::Sharer;
+use crate::region::{HUGE, READ_WRITE, Region, cache, evict, make_file};
 use crate::stage::{Check, Expect, Stage, gettid};
 use memtrace_tests::pages::{monotonic_ns, page_size};
 use serde_json::{Value, json};
@@ -140,6 +141,21 @@ fn truth(
     })
 }
 
+/// What is done between two rests.
+fn rested<T>(act: impl FnOnce() -> T) -> T {
+    std::thread::sleep(REST);
+    let done = act();
+    std::thread::sleep(REST);
+    done
+}
+
+/// The end of a scene of one burst that is all of this entry: a fault a page.
+fn tell(stage: &mut Stage, span: (u64, u64), function: &str, region: &Region, watch: &Watch, entry: Expect) {
+    let pages = region.pages();
+    let burst = truth(span, pages, pages, function, region, watch);
+    stage.finish_with(Check::All, &[entry.at(region)], json!({"bursts": [burst]}));
+}
+
 /// One burst of writes, one fault a page, in a mapping that is made for it.
 fn anon(stage: &mut Stage) {
     const PAGES: usize = 15_411;
@@ -147,16 +163,11 @@ fn anon(stage: &mut Stage) {
     stage.settle();
     let region = Region::hole(PAGES, page_size());
     stage.begin();
-    std::thread::sleep(REST);
-    region.place(READ_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1);
-    let span = burst_fill(region, 1, &mut watch);
-    std::thread::sleep(REST);
-    let burst = truth(span, PAGES, PAGES, "burst_fill", &region, &watch);
-    stage.finish_with(
-        Check::All,
-        &[Expect::new("fault.anon").anon(PAGES).minor(PAGES).at(&region)],
-        json!({"bursts": [burst]}),
-    );
+    let span = rested(|| {
+        region.place(READ_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1);
+        burst_fill(region, 1, &mut watch)
+    });
+    tell(stage, span, "burst_fill", &region, &watch, Expect::new("fault.anon").anon(PAGES).minor(PAGES));
 }
 
 /// Touched now and then for a while by one function, then at once by another, in the same mapping.
@@ -188,23 +199,9 @@ fn cow(stage: &mut Stage) {
     stage.settle();
     let region = Region::anon(PAGES);
     region.write();
-    let mut pipe = [0; 2];
-    // SAFETY: two descriptors into our array; the child only waits and leaves.
-    let child = unsafe {
-        assert_eq!(libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC), 0);
-        let child = libc::fork();
-        if child == 0 {
-            libc::close(pipe[1]);
-            let mut byte = 0_u8;
-            libc::read(pipe[0], (&raw mut byte).cast(), 1);
-            libc::_exit(0);
-        }
-        child
-    };
+    let _sharer = Sharer::fork();
     stage.begin();
-    std::thread::sleep(REST);
-    let span = burst_fill(region, 1, &mut watch);
-    std::thread::sleep(REST);
+    let span = rested(|| burst_fill(region, 1, &mut watch));
     let mut burst = truth(span, PAGES, 0, "burst_fill", &region, &watch);
     // A fault that moves no counter is booked when its thread's next one begins: the last one after the rest.
     burst["late"] = json!(1);
@@ -213,11 +210,6 @@ fn cow(stage: &mut Stage) {
         &[Expect::new("fault.cow").minor(PAGES).at(&region)],
         json!({"bursts": [burst]}),
     );
-    // SAFETY: our own descriptors and our own child.
-    unsafe {
-        libc::close(pipe[1]);
-        libc::waitpid(child, std::ptr::null_mut(), 0);
-    }
 }
 
 /// In the page cache; a shared write maps its own page only.
@@ -228,15 +220,11 @@ fn file(stage: &mut Stage) {
     stage.settle();
     let region = Region::file(&file, PAGES, libc::MAP_SHARED);
     stage.begin();
-    std::thread::sleep(REST);
-    let span = burst_fill(region, 1, &mut watch);
-    std::thread::sleep(REST);
-    let burst = truth(span, PAGES, PAGES, "burst_fill", &region, &watch);
-    stage.finish_with(
-        Check::All,
-        &[Expect::new("fault.file").file(PAGES).minor(PAGES).at(&region)],
-        json!({"bursts": [burst]}),
-    );
+    let span = rested(|| {
+        cache(&file, PAGES);
+        burst_fill(region, 1, &mut watch)
+    });
+    tell(stage, span, "burst_fill", &region, &watch, Expect::new("fault.file").file(PAGES).minor(PAGES));
 }
 
 /// Not in the page cache, no readahead: each page is read in by its own fault.
@@ -251,15 +239,8 @@ fn file_read(stage: &mut Stage) {
     let region = Region::file(&file, PAGES, libc::MAP_PRIVATE);
     region.advise(libc::MADV_RANDOM);
     stage.begin();
-    std::thread::sleep(REST);
-    let span = burst_read(region, &mut watch);
-    std::thread::sleep(REST);
-    let burst = truth(span, PAGES, PAGES, "burst_read", &region, &watch);
-    stage.finish_with(
-        Check::All,
-        &[Expect::new("fault.file.read").file(PAGES).major(PAGES).at(&region)],
-        json!({"bursts": [burst]}),
-    );
+    let span = rested(|| burst_read(region, &mut watch));
+    tell(stage, span, "burst_read", &region, &watch, Expect::new("fault.file.read").file(PAGES).major(PAGES));
 }
 
 fn shmem(stage: &mut Stage) {
@@ -268,15 +249,8 @@ fn shmem(stage: &mut Stage) {
     stage.settle();
     let region = Region::hole(PAGES, page_size()).place(READ_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1);
     stage.begin();
-    std::thread::sleep(REST);
-    let span = burst_fill(region, 1, &mut watch);
-    std::thread::sleep(REST);
-    let burst = truth(span, PAGES, PAGES, "burst_fill", &region, &watch);
-    stage.finish_with(
-        Check::All,
-        &[Expect::new("fault.shmem").shmem(PAGES).minor(PAGES).at(&region)],
-        json!({"bursts": [burst]}),
-    );
+    let span = rested(|| burst_fill(region, 1, &mut watch));
+    tell(stage, span, "burst_fill", &region, &watch, Expect::new("fault.shmem").shmem(PAGES).minor(PAGES));
 }
 
 /// Four threads rise at once, each in its own mapping.
@@ -314,10 +288,10 @@ fn threads(stage: &mut Stage) {
         sender.send(*region).expect("the thread waits");
     }
     stage.begin();
-    std::thread::sleep(REST);
-    gate.wait();
-    let spans: Vec<((u64, u64), u32)> = spans.iter().take(THREADS).collect();
-    std::thread::sleep(REST);
+    let spans: Vec<((u64, u64), u32)> = rested(|| {
+        gate.wait();
+        spans.iter().take(THREADS).collect()
+    });
     let span = (
         spans.iter().map(|(span, _)| span.0).min().unwrap_or_default(),
         spans.iter().map(|(span, _)| span.1).max().unwrap_or_default(),
@@ -383,14 +357,15 @@ fn thp(stage: &mut Stage) {
     region.write_each(step);
     region.advise(libc::MADV_DONTNEED);
     stage.begin();
-    std::thread::sleep(REST);
-    let mut span = (u64::MAX, 0);
-    for _ in 0..ROUNDS {
-        let (begin, end) = burst_fill(region, step, &mut watch);
-        span = (span.0.min(begin), end);
-        region.advise(libc::MADV_DONTNEED);
-    }
-    std::thread::sleep(REST);
+    let span = rested(|| {
+        let mut span = (u64::MAX, 0);
+        for _ in 0..ROUNDS {
+            let (begin, end) = burst_fill(region, step, &mut watch);
+            span = (span.0.min(begin), end);
+            region.advise(libc::MADV_DONTNEED);
+        }
+        span
+    });
     let (faults, pages) = (ROUNDS * HUGES, ROUNDS * region.pages());
     let burst = truth(span, faults, pages, "burst_fill", &region, &watch);
     let expect = [

@@ -61,6 +61,36 @@ impl Pipe {
     }
 }
 
+/// A forked child that does nothing: it shares the parent's pages until this is dropped.
+pub struct Sharer {
+    leave: Pipe,
+    child: i32,
+}
+
+impl Sharer {
+    pub fn fork() -> Self {
+        let leave = Pipe::new();
+        // SAFETY: the child makes only system calls, then leaves.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            leave.reads();
+            leave.wait();
+            // SAFETY: nothing of this process is to be run down.
+            unsafe { libc::_exit(0) };
+        }
+        assert!(child > 0, "fork: {}", std::io::Error::last_os_error());
+        Self { leave, child }
+    }
+}
+
+impl Drop for Sharer {
+    fn drop(&mut self) {
+        self.leave.send();
+        // SAFETY: our own child.
+        unsafe { libc::waitpid(self.child, std::ptr::null_mut(), 0) };
+    }
+}
+
 /// A child that copies what the parent has, touches its share, and leaves when told.
 fn fork(stage: &mut Stage) {
     let (up, down) = (Pipe::new(), Pipe::new());

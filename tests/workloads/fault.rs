@@ -1,6 +1,7 @@
 //! Growing by page faults on anonymous and shared memory.
 
 use crate::Scene;
+use crate::children::Sharer;
 use crate::region::{HUGE, READ_WRITE, Region};
 use crate::stage::{Check, Expect, Stage, await_byte, gettid, say};
 use memtrace_tests::pages::{Pid, monotonic_ns, page_size, read_proc};
@@ -140,27 +141,10 @@ fn cow_fork(stage: &mut Stage) {
     stage.settle();
     let region = Region::anon(256);
     region.write();
-    let mut pipe = [0; 2];
-    // SAFETY: two descriptors into our array; the child only waits and leaves.
-    let child = unsafe {
-        assert_eq!(libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC), 0);
-        let child = libc::fork();
-        if child == 0 {
-            libc::close(pipe[1]);
-            let mut byte = 0_u8;
-            libc::read(pipe[0], (&raw mut byte).cast(), 1);
-            libc::_exit(0);
-        }
-        child
-    };
+    let _sharer = Sharer::fork();
     stage.begin();
     region.write();
     stage.finish(Check::Counters, &[Expect::new("fault.cow").minor(256).at(&region)]);
-    // SAFETY: our own descriptors and our own child.
-    unsafe {
-        libc::close(pipe[1]);
-        libc::waitpid(child, std::ptr::null_mut(), 0);
-    }
 }
 
 fn thp(stage: &mut Stage) {

@@ -24,9 +24,9 @@ pub const SCENES: &[(&str, Scene)] = &[
 fn single(stage: &mut Stage) {
     let file = make_file(&stage.dir, 320);
     stage.settle();
-    cache(&file);
     let region = Region::file(&file, 320, libc::MAP_SHARED);
     stage.begin();
+    cache(&file, 320);
     region.write();
     stage.finish(Check::All, &[Expect::new("fault.file").file(320).minor(320).at(&region).kind("file")]);
 }
@@ -35,9 +35,9 @@ fn single(stage: &mut Stage) {
 fn around(stage: &mut Stage) {
     let file = make_file(&stage.dir, 640);
     stage.settle();
-    cache(&file);
     let region = Region::file(&file, 640, libc::MAP_PRIVATE);
     stage.begin();
+    cache(&file, 640);
     region.read_each(16);
     stage.finish(Check::All, &[Expect::new("fault.file").file(640).minor(40).at(&region).kind("file")]);
 }
@@ -70,9 +70,9 @@ fn cow_mapped(stage: &mut Stage) {
 fn cow_unmapped(stage: &mut Stage) {
     let file = make_file(&stage.dir, 320);
     stage.settle();
-    cache(&file);
     let region = Region::file(&file, 320, libc::MAP_PRIVATE);
     stage.begin();
+    cache(&file, 320);
     region.write();
     stage.finish(Check::All, &[Expect::new("fault.cow").anon(320).minor(320).at(&region)]);
 }
@@ -99,6 +99,7 @@ fn populate_read(stage: &mut Stage) {
     stage.settle();
     let region = Region::file(&file, 640, libc::MAP_PRIVATE);
     stage.begin();
+    cache(&file, 640);
     region.advise(libc::MADV_POPULATE_READ);
     stage.finish(Check::Counters, &[Expect::new("populate").file(640).at(&region)]);
 }

@@ -10,10 +10,14 @@ mod children;
 mod fault;
 mod file;
 mod helper;
+mod kinds;
 mod others;
+mod page_cache;
+mod posts;
 mod reclaim;
 mod region;
 mod shrink;
+mod sights;
 mod stage;
 mod storm;
 
@@ -31,6 +35,9 @@ const ROOMS: &[&[(&str, Scene)]] = &[
     children::SCENES,
     storm::SCENES,
     burst::SCENES,
+    kinds::SCENES,
+    sights::SCENES,
+    page_cache::SCENES,
 ];
 
 /// Far beyond what any test plays for.

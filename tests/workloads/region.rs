@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// 2 MiB: what a huge page spans on x86-64.
 pub const HUGE: usize = 2 << 20;
@@ -38,6 +39,18 @@ impl Region {
     pub fn place(self, protection: i32, flags: i32, fd: RawFd) -> Self {
         map(self.start, self.length, protection, flags | libc::MAP_FIXED, fd);
         self
+    }
+
+    /// As [`Region::place`], from this page of the file on.
+    pub fn place_at(self, protection: i32, flags: i32, fd: RawFd, page: usize) -> Self {
+        map_at(self.start, self.length, protection, flags | libc::MAP_FIXED, fd, page * page_size());
+        self
+    }
+
+    /// A range that is mapped already; whole pages.
+    pub fn at(start: usize, end: usize) -> Self {
+        assert!(start <= end && start.is_multiple_of(page_size()) && end.is_multiple_of(page_size()));
+        Self { start: std::ptr::with_exposed_provenance_mut(start), length: end - start }
     }
 
     /// Private anonymous memory, untouched.
@@ -94,6 +107,17 @@ impl Region {
         }
     }
 
+    /// Has each page written without changing it, from the top down: for memory that is in use, such as a stack.
+    pub fn touch(&self) {
+        for page in (0..self.pages()).rev() {
+            // SAFETY: inside the region, which the caller knows to be writable or to grow by this touch.
+            let byte = unsafe { AtomicU8::from_ptr(self.start.add(page * page_size())) };
+            // Not an addition of nothing, which is compiled to a read; and no lost write, whoever else writes there.
+            let value = byte.load(Ordering::Relaxed);
+            let _ = byte.compare_exchange(value, value, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
     /// Reads a byte of each page, in order.
     pub fn read(&self) {
         self.read_each(1);
@@ -112,6 +136,13 @@ impl Region {
         // SAFETY: the scene's own memory; nothing of Rust's lives there.
         let outcome = unsafe { libc::madvise(self.start.cast(), self.length, advice) };
         assert_eq!(outcome, 0, "madvise {advice}: {}", io::Error::last_os_error());
+    }
+
+    /// `mprotect` on the whole of it.
+    pub fn protect(&self, protection: i32) {
+        // SAFETY: the scene's own memory; nothing of Rust's lives there.
+        let outcome = unsafe { libc::mprotect(self.start.cast(), self.length, protection) };
+        assert_eq!(outcome, 0, "mprotect: {}", io::Error::last_os_error());
     }
 
     pub fn unmap(&self) {
@@ -143,8 +174,12 @@ impl Region {
 pub const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 fn map(at: *mut u8, length: usize, protection: i32, flags: i32, fd: RawFd) -> *mut u8 {
+    map_at(at, length, protection, flags, fd, 0)
+}
+
+fn map_at(at: *mut u8, length: usize, protection: i32, flags: i32, fd: RawFd, offset: usize) -> *mut u8 {
     // SAFETY: without MAP_FIXED nothing is overwritten; with it, only a hole that the caller reserved.
-    let address = unsafe { libc::mmap(at.cast(), length, protection, flags, fd, 0) };
+    let address = unsafe { libc::mmap(at.cast(), length, protection, flags, fd, offset as i64) };
     assert_ne!(address, libc::MAP_FAILED, "mmap of {length} bytes: {}", io::Error::last_os_error());
     address.cast()
 }
@@ -168,17 +203,26 @@ pub fn make_file(dir: &Path, pages: usize) -> File {
     file
 }
 
-/// Has all of the file in the page cache again: a machine that reclaims ahead of need may have taken pages.
-pub fn cache(file: &File) {
+/// Has the file's first `pages` pages in the page cache again: a machine that reclaims ahead of need may have taken some
+/// since they were written. Without readahead, which would bring back several in one folio.
+pub fn cache(file: &File, pages: usize) {
     use std::os::unix::fs::FileExt as _;
-    let mut bytes = vec![0; file.metadata().expect("an open file").len() as usize];
-    file.read_exact_at(&mut bytes, 0).expect("the file can be read");
+    advise(file, libc::POSIX_FADV_RANDOM);
+    let mut page = vec![0; page_size()];
+    for number in 0..pages {
+        file.read_exact_at(&mut page, (number * page_size()) as u64).expect("the file can be read");
+    }
+    advise(file, libc::POSIX_FADV_NORMAL);
+}
+
+fn advise(file: &File, advice: i32) {
+    // SAFETY: no memory is involved.
+    assert_eq!(unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, advice) }, 0);
 }
 
 /// Throws the file's pages out of the page cache; `false` when some stayed.
 pub fn evict(file: &File, pages: usize) -> bool {
-    // SAFETY: no memory is involved.
-    assert_eq!(unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
+    advise(file, libc::POSIX_FADV_DONTNEED);
     let region = Region::file(file, pages, libc::MAP_SHARED);
     let mut resident = vec![0_u8; pages];
     // SAFETY: one byte per page, as many as the vector has.

@@ -24,7 +24,8 @@ pub struct Stage {
     /// How long storms take.
     pub seconds: f64,
     before: Snapshot,
-    failed: bool,
+    waited: Pages,
+    failed: Vec<String>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -183,7 +184,8 @@ impl Expect {
 pub enum Check {
     /// Counters and faults.
     All,
-    /// Counters: the faults of the act are more than those that are told (fork write-protects everything), or fewer.
+    /// Counters, and major faults where those are told: the minor faults of the act are more than those that are told
+    /// (fork write-protects everything), or fewer.
     Counters,
     /// Nothing: the entries are another process's, or the scene has checked for itself.
     Nothing,
@@ -199,7 +201,8 @@ impl Stage {
             swap: None,
             seconds: 3.0,
             before: Snapshot::default(),
-            failed: false,
+            waited: Pages::ZERO,
+            failed: Vec::new(),
         };
         while let Some(option) = arguments.next() {
             let value = arguments.next().ok_or_else(|| format!("{option} wants a value"))?;
@@ -241,9 +244,11 @@ impl Stage {
 
     /// Says that all is prepared, waits to be released, notes the counters.
     pub fn begin(&mut self) {
+        let prepared = Snapshot::take();
         say(&json!({"ready": true, "pid": std::process::id(), "scene": self.name}));
         await_byte();
         self.before = Snapshot::take();
+        self.waited = self.before.pages - prepared.pages;
     }
 
     /// How the counters moved since [`Stage::begin`]; for scenes in which the kernel decides the amount.
@@ -262,23 +267,12 @@ impl Stage {
         let after = Snapshot::take();
         let measured = after.pages - self.before.pages;
         let (minor, major) = (after.minor - self.before.minor, after.major - self.before.major);
-        let told: Pages = entries.iter().map(|entry| entry.pages).sum();
-        if check != Check::Nothing && told != measured {
-            self.fail(&format!("told {told}, the counters moved by {measured}"));
-        }
-        if check == Check::All {
-            let faults: i64 = entries.iter().filter_map(|entry| entry.faults).sum();
-            if faults != minor + major {
-                self.fail(&format!("told {faults} faults, getrusage counted {minor} minor and {major} major"));
-            }
-            if entries.iter().all(|entry| entry.faults.is_none() || entry.major.is_some())
-                && entries.iter().filter_map(|entry| entry.major).sum::<i64>() != major
-            {
-                self.fail(&format!("getrusage counted {major} major faults, {faults} in all"));
-            }
+        if check != Check::Nothing {
+            self.hold_against(check, entries, measured, (minor, major));
         }
         say(&json!({
-            "done": !self.failed,
+            "done": self.failed.is_empty(),
+            "failed": self.failed,
             "scene": self.name,
             "tid": std::process::id(),
             "stamp_ns": stamp_ns,
@@ -292,15 +286,36 @@ impl Stage {
         await_byte();
     }
 
+    /// What is told against what the kernel counted.
+    fn hold_against(&mut self, check: Check, entries: &[Expect], measured: Pages, (minor, major): (i64, i64)) {
+        if self.waited != Pages::ZERO {
+            self.fail(&format!("the counters moved by {} while it waited to begin", self.waited));
+        }
+        let told: Pages = entries.iter().map(|entry| entry.pages).sum();
+        if told != measured {
+            self.fail(&format!("told {told}, the counters moved by {measured}"));
+        }
+        let faults: i64 = entries.iter().filter_map(|entry| entry.faults).sum();
+        if check == Check::All && faults != minor + major {
+            self.fail(&format!("told {faults} faults, getrusage counted {minor} minor and {major} major"));
+        }
+        let told_major: i64 = entries.iter().filter_map(|entry| entry.major).sum();
+        let tells_each = entries.iter().all(|entry| entry.faults.is_none() || entry.major.is_some());
+        let tells_any = check == Check::All || entries.iter().any(|entry| entry.major.is_some());
+        if tells_each && tells_any && told_major != major {
+            self.fail(&format!("told {told_major} major faults, getrusage counted {major}, and {minor} minor"));
+        }
+    }
+
     /// The machine did not do what the scene is about.
     pub fn fail(&mut self, why: &str) {
         eprintln!("workload {}: {why}", self.name);
-        self.failed = true;
+        self.failed.push(why.to_owned());
     }
 
     /// What to exit with.
     pub fn verdict(&self) -> ExitCode {
-        if self.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        if self.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
 

@@ -18,26 +18,29 @@ struct Share {
     tid: u32,
     rounds: usize,
     minor: i64,
+    major: i64,
 }
 
 /// Touches and gives back until told to stop; counts for itself.
 fn rage(region: Region, stop: &AtomicBool) -> Share {
-    let begin = thread_minor();
+    let (minor, major) = thread_faults();
     let mut rounds = 0;
     while !stop.load(Ordering::Relaxed) {
         region.write();
         region.advise(libc::MADV_DONTNEED);
         rounds += 1;
     }
-    Share { tid: gettid(), rounds, minor: thread_minor() - begin }
+    let after = thread_faults();
+    Share { tid: gettid(), rounds, minor: after.0 - minor, major: after.1 - major }
 }
 
-fn thread_minor() -> i64 {
+/// Minor and major.
+fn thread_faults() -> (i64, i64) {
     // SAFETY: all-zero is a valid rusage, and the kernel fills it.
     unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
         libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
-        usage.ru_minflt
+        (usage.ru_minflt, usage.ru_majflt)
     }
 }
 
@@ -90,6 +93,9 @@ fn storm(stage: &mut Stage) {
     let shares: Vec<Share> = crew.shares.iter().take(2).collect();
     let took = monotonic_ns() - begin;
     let faults: usize = shares.iter().map(|share| share.rounds * ROUND).sum();
+    if let Some(share) = shares.iter().find(|share| share.major != 0) {
+        stage.fail(&format!("getrusage counted {} major faults of a thread on anonymous memory", share.major));
+    }
     let threads: Vec<_> = shares
         .iter()
         .map(|share| json!({"tid": share.tid, "touches": share.rounds * ROUND, "minor": share.minor}))

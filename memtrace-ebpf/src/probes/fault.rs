@@ -13,12 +13,10 @@ use aya_ebpf::{
     macros::{btf_tracepoint, perf_event},
     programs::{BtfTracePointContext, PerfEventContext},
 };
-use memtrace_common::{Cause, FILE, RecordKey, RecordValue, TaskRecord, Thread, kind, thread};
+use memtrace_common::{Cause, FAULT_SAMPLE, FILE, RecordKey, RecordValue, TaskRecord, Thread, kind, thread};
 
 /// Error code bit: the page was present, the access was not allowed.
 const PRESENT: u64 = 1;
-/// One fault in so many, on average, is timed and counted for the pace, and its return addresses are compared.
-const SAMPLED: u32 = 16;
 /// After one sample in so many, on average, all code paths are looked up again that the thread remembers.
 const DOUBTED: u32 = 4;
 /// Error code bit: it was a write.
@@ -86,7 +84,7 @@ fn start(ctx: &BtfTracePointContext, mode: u32) -> i32 {
         // Reading the clock is a third of what this program costs.
         (*th).start_ns = 0;
         if sampled {
-            record::pace((*th).slot, bpf_ktime_get_ns(), SAMPLED);
+            record::pace((*th).slot, bpf_ktime_get_ns(), FAULT_SAMPLE);
             (*th).start_ns = bpf_ktime_get_ns();
         }
     }
@@ -121,6 +119,10 @@ pub fn book_unchanged(task: Task, th: *mut Thread, detail: u16) -> i32 {
         };
         if let Some(record) = record::book(epoch(), &key, (*th).ip, FILE, 0, 1) {
             widen(record, th, place.end);
+            // When, as far as it is known: else a burst may seem to begin after all of its faults.
+            if (*th).start_ns > (*record).last_ns {
+                (*record).last_ns = (*th).start_ns;
+            }
             if (*th).state & thread::MAJOR != 0 {
                 (*record).major += 1;
             }
@@ -226,7 +228,7 @@ pub fn of(task: Task, mm: u64) -> Option<*mut Thread> {
 /// same turn would be sampled.
 #[inline(always)]
 fn gap(random: u32) -> u32 {
-    ((u64::from(random) * u64::from(2 * SAMPLED - 1)) >> 32) as u32
+    ((u64::from(random) * u64::from(2 * FAULT_SAMPLE - 1)) >> 32) as u32
 }
 
 static NEW_THREAD: Thread = unsafe { core::mem::zeroed() };

@@ -55,8 +55,7 @@ impl Observer {
     /// # Errors
     /// As [`Probes::load`].
     pub fn new(options: Options, measure: bool) -> Result<Self> {
-        let stacks = if options.stacks { Stacks::new() } else { Stacks::off() };
-        Ok(Self { stacks, ..Self::with(Probes::load(options)?, measure)? })
+        Self::with(Probes::load(options)?, measure)
     }
 
     /// With probes that hang on their hooks already.

@@ -11,7 +11,8 @@ use std::sync::Arc;
 /// Code paths that have a row of their own in a closing statement.
 pub const CODE_ROWS: usize = 1024;
 
-/// The code that a session has named so far.
+/// The code that a session has named so far: all of it, for an event may refer to any number that was explained before.
+/// Not bounded: it grows by each stack that no one had before, 8 bytes a frame, and by each new place in code with its names.
 #[derive(Debug, Default)]
 pub(super) struct CodeTable {
     frames: HashMap<CodeId, Arc<Frame>>,
@@ -128,5 +129,5 @@ impl CodeSums {
 
 /// By which code paths are sorted: RES pages in and out, then faults.
 const fn weight(sum: &Sum) -> (u64, u64) {
-    (sum.grown.saturating_add(sum.shrunk), sum.faults.minor.saturating_add(sum.faults.major))
+    (sum.grown.saturating_add(sum.shrunk), sum.faults.all())
 }

@@ -54,8 +54,7 @@ impl Account {
         self.last_ns = self.last_ns.max(change.ts_ns);
         self.delta += change.delta;
         let major = change.major.min(change.faults);
-        self.faults.minor = self.faults.minor.saturating_add(change.faults - major);
-        self.faults.major = self.faults.major.saturating_add(major);
+        self.faults += Faults { minor: change.faults - major, major };
         self.latency.merge(&change.latency);
         self.mapping = larger(self.mapping.take(), mapping);
     }
@@ -96,13 +95,8 @@ pub(super) fn add_sum(sum: &mut Sum, other: &Sum) {
     sum.delta += other.delta;
     sum.grown = sum.grown.saturating_add(other.grown);
     sum.shrunk = sum.shrunk.saturating_add(other.shrunk);
-    add_faults(&mut sum.faults, other.faults);
+    sum.faults += other.faults;
     sum.latency.merge(&other.latency);
-}
-
-fn add_faults(faults: &mut Faults, other: Faults) {
-    faults.minor = faults.minor.saturating_add(other.minor);
-    faults.major = faults.major.saturating_add(other.major);
 }
 
 /// Keeps the `limit` rows of largest gross amount (and the one without mapping), adds the others up per kind.
@@ -158,7 +152,7 @@ impl Sums {
         for (&cause, sum) in &other.by_cause {
             add_sum(self.by_cause.entry(cause).or_default(), sum);
         }
-        add_faults(&mut self.faults, other.faults);
+        self.faults += other.faults;
         self.unexplained += other.unexplained;
         self.opening = add_balance(self.opening, other.opening);
         self.closing = add_balance(self.closing, other.closing);
@@ -271,7 +265,7 @@ impl Ledger {
             code.grew(stack, sum.grown);
             self.sums.codes.book(stack, &sum);
             add_sum(self.sums.by_cause.entry(key.cause).or_default(), &sum);
-            add_faults(&mut self.sums.faults, account.faults);
+            self.sums.faults += account.faults;
             let row = self.rows.entry(key.spot).or_default();
             add_sum(&mut row.sum, &sum);
             row.gross = row.gross.saturating_add(account.delta.gross().unsigned_abs());

@@ -6,7 +6,7 @@
 //! the whole session stays, the last twenty minutes of one that changes ten times a second interval by interval.
 
 use crate::event::{Lost, StackId};
-use crate::statement::{Entry, Faults, Statement};
+use crate::statement::{Entry, Statement};
 use crate::units::Amounts;
 use memtrace_common::Cause;
 use std::collections::{BTreeMap, VecDeque};
@@ -93,10 +93,7 @@ impl Tally {
             return;
         };
         entry.delta += more.delta;
-        entry.faults = Faults {
-            minor: entry.faults.minor.saturating_add(more.faults.minor),
-            major: entry.faults.major.saturating_add(more.faults.major),
-        };
+        entry.faults += more.faults;
         entry.latency.merge(&more.latency);
         entry.mapping.clone_from(&more.mapping);
         entry.comm.clone_from(&more.comm);

@@ -9,6 +9,7 @@ use crate::statement::{Entry, MappingRef};
 use crate::units::Amounts;
 use crate::views::Scale;
 use memtrace_common::Cause;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -77,7 +78,7 @@ pub(super) struct View<'a> {
     pub(super) from: u64,
     pub(super) to: u64,
     /// The stretch; `None` when nothing changed in it.
-    pub(super) window: Option<Tally>,
+    pub(super) window: Option<Cow<'a, Tally>>,
     /// From attach up to the stretch's end.
     pub(super) since: Option<&'a Tally>,
     needle: String,
@@ -95,6 +96,11 @@ impl<'a> View<'a> {
         since: Option<&'a Tally>,
     ) -> Self {
         let (from, to) = stretch(process, scope, now_ns);
+        // Everything has been added up already: a long session has tens of thousands of entries.
+        let window = match from {
+            0 => since.map(Cow::Borrowed),
+            _ => Tally::of(process.moments.between(from, to)).map(Cow::Owned),
+        };
         Self {
             process,
             names,
@@ -102,7 +108,7 @@ impl<'a> View<'a> {
             scale,
             from,
             to,
-            window: Tally::of(process.moments.between(from, to)),
+            window,
             since,
             needle: scope.filter.to_lowercase(),
             stacks: RefCell::default(),
@@ -112,7 +118,7 @@ impl<'a> View<'a> {
 
     /// Entries of the stretch that are looked at.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.window.iter().flat_map(Tally::entries).filter(|entry| self.wants(entry))
+        self.window.iter().flat_map(|window| window.entries()).filter(|entry| self.wants(entry))
     }
 
     /// Entries since attach that are looked at.
@@ -121,7 +127,7 @@ impl<'a> View<'a> {
     }
 
     pub(super) fn change(&self) -> Amounts {
-        self.window.as_ref().map_or(Amounts::ZERO, Tally::change)
+        self.window.as_ref().map_or(Amounts::ZERO, |window| window.change())
     }
 
     /// Only a part is looked at.

@@ -37,15 +37,6 @@ const KNOWN_MAX: usize = 1 << 17;
 /// The code segment of 64-bit programs.
 const CS_64: u64 = 0x33;
 
-/// How unwinding went.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Copies that were unwound, by [`StackEnd::ALL`].
-    pub ends: [u64; StackEnd::ALL.len()],
-    /// Files of code that could not be read, or are larger or stranger than is accepted.
-    pub refused_files: u64,
-}
-
 /// Which code: module's number, address, offset in the file, and whether the address is the instruction's own.
 type CodeKey = (u64, u64, u64, bool);
 
@@ -69,7 +60,6 @@ pub struct Stacks {
     events: Vec<Event>,
     new_code: HashMap<CodeId, NewCode>,
     new_paths: Vec<(StackKey, StackPath)>,
-    ends: [u64; StackEnd::ALL.len()],
     scratch: Vec<u32>,
 }
 
@@ -108,7 +98,6 @@ impl Stacks {
             events: Vec::new(),
             new_code: HashMap::new(),
             new_paths: Vec::new(),
-            ends: [0; StackEnd::ALL.len()],
             scratch: Vec::new(),
         }
     }
@@ -146,7 +135,6 @@ impl Stacks {
 
     /// Numbers the frames that the unwinder holds.
     fn learn(&mut self, mm: MmId, record: &StackRecord, end: StackEnd) {
-        self.ends[end as usize] += 1;
         let id = self.number_frames(end);
         self.paths.insert((mm, record.head.tid, record.stack), id);
         let slot = u32::from(record.head.slot) | record.head.generation << 16;
@@ -195,12 +183,6 @@ impl Stacks {
     /// What the probes are to compare, for each copy since the last call.
     pub fn take_paths(&mut self) -> Vec<(StackKey, StackPath)> {
         std::mem::take(&mut self.new_paths)
-    }
-
-    /// How it went so far.
-    #[must_use]
-    pub const fn counts(&self) -> Counts {
-        Counts { ends: self.ends, refused_files: self.files.refused }
     }
 
     /// The number of the stack whose frames the unwinder holds.

@@ -110,8 +110,6 @@ pub struct Files {
     /// Our own, and its length.
     vdso: Option<Option<(Code, u64)>>,
     next_code: u64,
-    /// Files that could not be read, or are not accepted.
-    pub refused: u64,
 }
 
 impl Files {
@@ -171,13 +169,7 @@ impl Files {
                 None => self.add(pids, file, identity, line),
             },
             // The process is gone, but its parent or a sibling may have had the same file.
-            None => match self.known.iter().rposition(|known| known.mapped == mapped) {
-                Some(at) => at,
-                None => {
-                    self.refused += 1;
-                    return None;
-                }
-            },
+            None => self.known.iter().rposition(|known| known.mapped == mapped)?,
         };
         self.known[at..].rotate_left(1);
         self.known.last().map(|known| known.code.clone())
@@ -190,7 +182,6 @@ impl Files {
         if !self.make_room(weight) {
             image = None;
         }
-        self.refused += u64::from(image.is_none());
         let named = image.as_ref().and_then(|image| {
             let (path, build_id) = (line.name.clone(), image.build_id().to_vec());
             let root = pids.iter().find_map(|pid| open_root(*pid));

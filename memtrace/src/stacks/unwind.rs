@@ -8,7 +8,7 @@ use super::elf::Image;
 use super::expression;
 use super::module::Module;
 use crate::event::StackEnd;
-use memtrace_common::{STACK_RETURNS, StackPath, StackRecord};
+use memtrace_common::{RED_ZONE, STACK_RETURNS, StackPath, StackRecord};
 use std::sync::Arc;
 
 /// Frames of a stack.
@@ -23,8 +23,6 @@ const RBP: usize = 6;
 const RSP: usize = 7;
 /// The return address: the instruction pointer.
 const RA: usize = 16;
-/// Below the stack pointer as much belongs to the function that runs.
-const RED_ZONE: u64 = 128;
 /// Which of `StackRecord::regs` (`struct pt_regs`) is which, in DWARF's order.
 const FROM_PT_REGS: [usize; 17] = [10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16];
 /// Where a signal frame has them, seen from the stack pointer in its trampoline; the same order.

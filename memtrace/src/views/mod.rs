@@ -10,7 +10,7 @@ pub(crate) mod human;
 mod json;
 pub(crate) mod part;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 mod sheet;
 pub mod snapshot;
 mod text;

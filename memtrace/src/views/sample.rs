@@ -13,11 +13,11 @@ use crate::units::Amounts;
 use memtrace_common::{Cause, HIST_BUCKETS};
 use std::sync::Arc;
 
-const PID: u32 = 4711;
-const MM: MmId = MmId(0);
+pub(crate) const PID: u32 = 4711;
+pub(crate) const MM: MmId = MmId(0);
 /// Monotonic begin: 2 h 46 min 40 s after boot.
-pub(in crate::views) const BEGIN: u64 = 10_000_000_000_000;
-const MS: u64 = 1_000_000;
+pub(crate) const BEGIN: u64 = 10_000_000_000_000;
+pub(crate) const MS: u64 = 1_000_000;
 
 const fn amounts(anon: i64, file: i64, shmem: i64, swap: i64) -> Amounts {
     Amounts { anon, file, shmem, swap }
@@ -32,7 +32,7 @@ fn latency(n: u32, ns: u64) -> Latency {
     Latency { samples: u64::from(n), sum_ns: u64::from(n) * ns, max_ns: ns * 3, hist }
 }
 
-pub(in crate::views) fn meta() -> Meta {
+pub(crate) fn meta() -> Meta {
     Meta {
         version: "0.1.0".into(),
         pid: PID,

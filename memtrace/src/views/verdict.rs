@@ -5,7 +5,7 @@ use super::escape::basename;
 use super::fold::fold;
 use super::human::{count, duration, percent, size};
 use super::words::{mapping_phrase, syscall_label};
-use crate::statement::{Burst, Faults, Kind, MappingRef, Part, Stack};
+use crate::statement::{Burst, Kind, MappingRef, Part, Stack};
 use crate::units::Amounts;
 use memtrace_common::Cause;
 use std::collections::BTreeMap;
@@ -82,7 +82,7 @@ impl Weights {
     #[must_use]
     pub fn of(burst: &Burst) -> Self {
         let sum = |of: fn(&Part<Cause>) -> u64| burst.causes.iter().map(of).fold(0, u64::saturating_add);
-        let (pages, faults) = (sum(|part| pages(part.delta)), all(burst.faults));
+        let (pages, faults) = (sum(|part| pages(part.delta)), burst.faults.all());
         let by_pages = pages >= faults / 2;
         Self { by_pages, whole: if by_pages { pages } else { faults } }
     }
@@ -90,7 +90,7 @@ impl Weights {
     /// Of a part of it.
     #[must_use]
     pub const fn part<T>(self, part: &Part<T>) -> u64 {
-        if self.by_pages { pages(part.delta) } else { all(part.faults) }
+        if self.by_pages { pages(part.delta) } else { part.faults.all() }
     }
 }
 
@@ -98,16 +98,12 @@ const fn pages(delta: Amounts) -> u64 {
     delta.anon.unsigned_abs().saturating_add(delta.file.unsigned_abs()).saturating_add(delta.shmem.unsigned_abs())
 }
 
-const fn all(faults: Faults) -> u64 {
-    faults.minor.saturating_add(faults.major)
-}
-
 /// Time in faults, nanoseconds, and the time that the threads had which rose: the burst's length times their number. `None`
 /// where no fault was timed.
 #[must_use]
 pub fn time_in_faults(burst: &Burst) -> Option<(u64, u64)> {
-    let total = burst.latency.estimated_total_ns(all(burst.faults))?;
-    let rose = burst.threads.iter().filter(|part| all(part.faults) >= all(burst.faults) / THREAD).count();
+    let total = burst.latency.estimated_total_ns(burst.faults.all())?;
+    let rose = burst.threads.iter().filter(|part| part.faults.all() >= burst.faults.all() / THREAD).count();
     let wall = burst.ts_ns.saturating_sub(burst.start_ns).saturating_mul(rose.max(1) as u64);
     // A few samples of a short burst may promise more time than there was.
     Some((total.min(wall), wall))
@@ -293,7 +289,7 @@ fn is_data(burst: &Burst) -> bool {
 /// `72,700 faults/s`.
 pub(super) fn rate(burst: &Burst) -> String {
     let wall = u128::from(burst.ts_ns.saturating_sub(burst.start_ns).max(1));
-    let rate = u128::from(all(burst.faults)) * 1_000_000_000 / wall;
+    let rate = u128::from(burst.faults.all()) * 1_000_000_000 / wall;
     format!("{} faults/s", count(u64::try_from(rate).unwrap_or(u64::MAX)))
 }
 

@@ -4,14 +4,14 @@ use super::pace::{MOMENT_NS, Window};
 use crate::event::{Latency, StackId};
 use crate::statement::{Burst, Entry, Faults, MappingRef, Part, Stack};
 use crate::units::Amounts;
-use memtrace_common::Cause;
+use memtrace_common::{Cause, FAULT_SAMPLE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How far an entry may reach beyond a burst's moments and still be wholly its own, four moments.
 const SLACK_NS: u64 = 4 * MOMENT_NS;
 /// A fault in so many is in the pace.
-const SAMPLE: u64 = 16;
+const SAMPLE: u64 = FAULT_SAMPLE as u64;
 /// Rows of each kind that a burst in progress has at most, and that it is told with.
 const ROWS: usize = 1_024;
 const ROWS_TOLD: usize = 16;
@@ -173,7 +173,7 @@ impl<K: Ord + Copy, T: Clone> Rows<K, T> {
         });
         row.of = of;
         row.delta += delta;
-        add_faults(&mut row.faults, faults);
+        row.faults += faults;
         if self.0.len() > 2 * ROWS {
             let keep: Vec<K> = self.sorted().into_iter().take(ROWS).map(|(key, _)| key).collect();
             self.0.retain(|key, _| keep.contains(key));
@@ -182,22 +182,13 @@ impl<K: Ord + Copy, T: Clone> Rows<K, T> {
 
     fn sorted(&self) -> Vec<(K, &Part<T>)> {
         let mut rows: Vec<_> = self.0.iter().map(|(&key, row)| (key, row)).collect();
-        rows.sort_by_key(|(_, row)| std::cmp::Reverse((all(row.faults), row.delta.gross())));
+        rows.sort_by_key(|(_, row)| std::cmp::Reverse((row.faults.all(), row.delta.gross())));
         rows
     }
 
     fn told(&self) -> Vec<Part<T>> {
         self.sorted().into_iter().take(ROWS_TOLD).map(|(_, row)| row.clone()).collect()
     }
-}
-
-const fn all(faults: Faults) -> u64 {
-    faults.minor.saturating_add(faults.major)
-}
-
-fn add_faults(sum: &mut Faults, more: Faults) {
-    sum.minor = sum.minor.saturating_add(more.minor);
-    sum.major = sum.major.saturating_add(more.major);
 }
 
 /// A burst being added up.
@@ -253,7 +244,7 @@ impl Story {
     }
 
     fn add_part(&mut self, entry: &Entry, share: Share) {
-        let faults = all(entry.faults);
+        let faults = entry.faults.all();
         let outside = faults - share.of(faults).min(faults);
         let unsure = if outside <= SAMPLE && outside < faults / 2 {
             // No more than a sample of it is outside, which is nothing but chance.
@@ -264,14 +255,14 @@ impl Story {
             share
         };
         self.uncertain.delta += unsure.of_amounts(entry.delta);
-        add_faults(&mut self.uncertain.faults, unsure.of_faults(entry.faults));
+        self.uncertain.faults += unsure.of_faults(entry.faults);
     }
 
     fn add_entry(&mut self, entry: &Entry, share: Share) {
         let delta = share.of_amounts(entry.delta);
         let faults = share.of_faults(entry.faults);
         self.delta += delta;
-        add_faults(&mut self.faults, faults);
+        self.faults += faults;
         self.latency.merge(&share.of_latency(&entry.latency));
         let (.., stack) = path(entry);
         self.causes.add(entry.cause, entry.cause, delta, faults);
@@ -282,7 +273,7 @@ impl Story {
 
     fn note_times(&mut self, entry: &Entry) {
         let (faults, first, last) = self.paths.entry(path(entry)).or_insert((0, u64::MAX, 0));
-        *faults = faults.saturating_add(all(entry.faults));
+        *faults = faults.saturating_add(entry.faults.all());
         (*first, *last) = ((*first).min(entry.first_ns), (*last).max(entry.last_ns));
         if self.paths.len() > 2 * ROWS {
             let half = self.half_of_largest();
@@ -363,8 +354,8 @@ impl Dividing {
         let (mut own, mut others) = (0_u64, 0_u64);
         for entry in interval.entries.iter().filter(|entry| is_fault(entry.cause)) {
             match belongs(entry, start_ns, end_ns) {
-                Belongs::Wholly => own = own.saturating_add(all(entry.faults)),
-                Belongs::Beside | Belongs::Not => others = others.saturating_add(all(entry.faults)),
+                Belongs::Wholly => own = own.saturating_add(entry.faults.all()),
+                Belongs::Beside | Belongs::Not => others = others.saturating_add(entry.faults.all()),
                 Belongs::Partly => {}
             }
         }

@@ -75,8 +75,7 @@ pub(in crate::screen) fn rows(view: &View<'_>, by_since: bool) -> Vec<Row> {
             });
             if now {
                 row.delta += entry.delta;
-                row.faults.minor = row.faults.minor.saturating_add(entry.faults.minor);
-                row.faults.major = row.faults.major.saturating_add(entry.faults.major);
+                row.faults += entry.faults;
                 row.latency.merge(&entry.latency);
                 row.threads.insert(entry.tid);
                 if entry.delta.gross() > row.entry.delta.gross() {
@@ -92,7 +91,7 @@ pub(in crate::screen) fn rows(view: &View<'_>, by_since: bool) -> Vec<Row> {
     let mut rows: Vec<Row> = rows.into_values().collect();
     rows.sort_by_key(|row| {
         let (now, since) = (row.delta.gross(), row.since.gross());
-        let faults = row.faults.minor.saturating_add(row.faults.major);
+        let faults = row.faults.all();
         std::cmp::Reverse(if by_since { (since, now, faults) } else { (now, since, faults) })
     });
     rows
@@ -264,7 +263,7 @@ fn describe(row: &Row, scale: crate::views::Scale, span: u64) -> Vec<String> {
         }
     }
     let mut lines = vec![what];
-    let faults = row.faults.minor.saturating_add(row.faults.major);
+    let faults = row.faults.all();
     if faults > 0 {
         let mut text = counted(faults, "fault", "faults");
         if row.faults.major > 0 {

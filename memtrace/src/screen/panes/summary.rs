@@ -49,14 +49,13 @@ pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
         for entry in view.entries_since() {
             let sum = causes.entry(entry.cause).or_default();
             sum.0 += entry.delta;
-            sum.1.minor = sum.1.minor.saturating_add(entry.faults.minor);
-            sum.1.major = sum.1.major.saturating_add(entry.faults.major);
+            sum.1 += entry.faults;
         }
         let mut causes: Vec<_> = causes.into_iter().collect();
         causes.sort_by_key(|(_, (delta, _))| std::cmp::Reverse(delta.gross()));
         for (cause, (delta, faults)) in causes {
             let bytes = scale.bytes(delta.res());
-            let n = faults.minor.saturating_add(faults.major);
+            let n = faults.all();
             let mut tail = if n > 0 { format!("{} faults", count(n)) } else { String::new() };
             if faults.major > 0 {
                 tail.push_str(&format!(", {} major", count(faults.major)));

@@ -1,17 +1,14 @@
 //! Made-up sessions.
 
-use crate::event::{
-    End, EndReason, Latency, Lost, Meta, MmId, Mode, Overview, Own, StackEnd, StackId, Symbol, permission,
-};
+use crate::event::{End, EndReason, Latency, Lost, Meta, Overview, Own, StackEnd, StackId, Symbol, permission};
 use crate::statement::*;
 use crate::units::Amounts;
+use crate::views::sample;
 use memtrace_common::Cause;
 use std::sync::Arc;
 
-pub(in crate::screen) const PID: u32 = 4711;
-pub(in crate::screen) const MM: MmId = MmId(0);
-pub(in crate::screen) const MS: u64 = 1_000_000;
-pub(in crate::screen) const BEGIN: u64 = 10_000_000_000_000;
+pub(in crate::screen) use sample::{BEGIN, MM, MS, PID};
+
 const PAGE: u64 = 4096;
 const MIB: i64 = 256;
 
@@ -95,22 +92,7 @@ pub(in crate::screen) fn entry(n: u64, cause: Cause, delta: Amounts, mapping: &A
 }
 
 pub(in crate::screen) fn meta() -> Meta {
-    Meta {
-        version: "0.1.0".into(),
-        pid: PID,
-        comm: b"postgres".to_vec(),
-        exe: b"/usr/lib/postgresql/15/bin/postgres".to_vec(),
-        cmdline: Vec::new(),
-        kernel: "6.18.44-amd64".into(),
-        page_size: PAGE,
-        mode: Mode::Exact,
-        mode_reason: String::new(),
-        interval_ns: 100 * MS,
-        ts_ns: BEGIN,
-        wall_ns: 1_769_860_800_000_000_000,
-        spawned: false,
-        follow: false,
-    }
+    Meta { cmdline: Vec::new(), ..sample::meta() }
 }
 
 pub(in crate::screen) fn tick(n: u64) -> Report {

@@ -2,12 +2,16 @@
 //! there are more blocks than a picture has room for, the small ones join their neighbours. Nothing is left out: sums
 //! over all blocks are the process's.
 
+use super::labels::{Label, kind_words};
 use crate::cli::PictureScale;
 use crate::snapshot::{Mapping, PageMap, Process, Slice};
 use crate::statement::Kind;
+use crate::views::columns::{columns, cut};
 use crate::views::escape::escape;
+use crate::views::human;
 use crate::views::part::{Part, Parts};
-use crate::views::words::{kind_noun, mapping_label};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 /// What lies further apart than this has a gap between that is worth telling.
 pub(super) const FAR: u64 = 1 << 30;
@@ -64,43 +68,34 @@ impl<'a> Block<'a> {
         self.mappings.iter().all(|(_, mapping)| is_part_of(chief, mapping))
     }
 
-    /// What it is, escaped: `libc.so.6`, `anon`, `12 mappings: library, anon`.
-    pub(super) fn label(&self) -> String {
+    /// What it is, escaped, in at most so many columns: `libc.so.6`, `libraries, anonymous (25)`.
+    pub(super) fn label(&self, width: usize) -> String {
         let Some(chief) = self.chief() else { return String::new() };
-        if !self.is_one_thing() {
-            let count = crate::views::human::count(self.mappings.len() as u64);
-            return format!("{count} mappings: {}", self.kinds().join(", "));
+        if self.is_one_thing() {
+            return Label::of_mapping(chief).fit(width);
         }
-        let label = mapping_label(chief.kind, &chief.name);
-        match (&chief.thread, chief.allocator) {
-            (Some(thread), _) => format!("{label} {} ({})", escape(&thread.comm, 16), thread.tid),
-            (None, Some(allocator)) => format!("{label} ({})", allocator.name()),
-            (None, None) => label,
-        }
+        let count = format!(" ({})", human::count(self.mappings.len() as u64));
+        format!("{}{count}", cut(&self.kinds().join(", "), width.saturating_sub(columns(&count))))
     }
 
-    /// What it is, with its whole name, escaped.
+    /// What it is, with its whole path, escaped.
     pub(super) fn full_label(&self) -> String {
         match self.chief() {
-            Some(chief) if self.is_one_thing() && chief.name.contains(&b'/') => {
-                format!("{} {}", kind_noun(chief.kind), escape(&chief.name, NAME))
-            }
-            _ => self.label(),
+            Some(chief) if self.is_one_thing() && chief.name.starts_with(b"/") => escape(&chief.name, NAME),
+            _ => self.label(NAME),
         }
     }
 
     /// The kinds it holds, that with most memory first.
     fn kinds(&self) -> Vec<&'static str> {
-        let mut sums: Vec<(Kind, u64)> = Vec::new();
+        let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
         for (_, mapping) in &self.mappings {
-            let amount = mapping.resident.map_or(0, |r| r.rss.saturating_add(r.swap));
-            match sums.iter_mut().find(|(kind, _)| *kind == mapping.kind) {
-                Some((_, sum)) => *sum = sum.saturating_add(amount),
-                None => sums.push((mapping.kind, amount)),
-            }
+            let sum = sums.entry(kind_words(mapping.kind)).or_default();
+            *sum = sum.saturating_add(mapping.resident.map_or(0, |r| r.rss.saturating_add(r.swap)));
         }
-        sums.sort_by_key(|&(_, sum)| std::cmp::Reverse(sum));
-        sums.into_iter().map(|(kind, _)| kind_noun(kind)).collect()
+        let mut kinds: Vec<_> = sums.into_iter().collect();
+        kinds.sort_by_key(|&(_, sum)| Reverse(sum));
+        kinds.into_iter().map(|(kind, _)| kind).collect()
     }
 
     /// What is where in it: so many cells of equal size by address. Their sums are the block's parts, to the byte.
@@ -132,11 +127,11 @@ impl<'a> Block<'a> {
     }
 }
 
-/// The mapping, slice by slice; in one piece where only its sums are known.
+/// The mapping, slice by slice; where only its sums are known, one part after the other, as the live screen draws it.
 fn pieces(index: usize, mapping: &Mapping, map: &PageMap, mut each: impl FnMut(Parts)) {
     match map.mappings.get(index) {
         Some(slices) if !slices.slices.is_empty() => slices.slices.iter().for_each(|slice| each(Parts::from(*slice))),
-        _ => each(sums(mapping)),
+        _ => sums(mapping).iter().for_each(|(part, bytes)| each(Parts::only(part, bytes))),
     }
 }
 
@@ -181,7 +176,7 @@ pub(super) fn blocks<'a>(process: &'a Process, map: &PageMap, filter: Option<&st
     for (index, mapping) in process.mappings.iter().flatten().enumerate() {
         let gap = before.map_or(0, |end| mapping.start.saturating_sub(end));
         before = Some(mapping.end);
-        if !filter.is_none_or(|text| matches(mapping, text)) {
+        if filter.is_some_and(|wanted| !matches(mapping, wanted)) {
             continue;
         }
         let next = Block::of(index, mapping, gap, map);
@@ -193,8 +188,11 @@ pub(super) fn blocks<'a>(process: &'a Process, map: &PageMap, filter: Option<&st
     fit(blocks, most.max(1))
 }
 
-fn matches(mapping: &Mapping, text: &str) -> bool {
-    mapping.kind.name().contains(text) || memchr::memmem::find(&mapping.name, text.as_bytes()).is_some()
+/// As the tables filter: by what a row is called, whatever the case, and here by the kind's machine name as well.
+fn matches(mapping: &Mapping, wanted: &str) -> bool {
+    Label::of_mapping(mapping).contains(wanted)
+        || Label::name(&mapping.name).contains(wanted)
+        || mapping.kind.name().contains(wanted)
 }
 
 /// Whether the mapping goes on what the one before began.
@@ -268,3 +266,6 @@ fn doublings(size: u64, page_size: u64) -> u64 {
     let rest = (u128::from(pages) << 8 >> whole) as u64 - 256;
     u64::from(whole) * 256 + rest
 }
+
+#[cfg(test)]
+pub(super) mod tests;

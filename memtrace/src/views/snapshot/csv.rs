@@ -66,6 +66,7 @@ pub fn render(snapshot: &Snapshot, show: &ShowOptions, out: &mut dyn Write) -> i
             "size",
             "mapped",
             "resident",
+            "on_disk",
             "page_cache",
             "dirty",
             "writeback",
@@ -147,7 +148,7 @@ fn amount_fields(sums: &Sums) -> [String; AMOUNTS.len()] {
     .map(or_empty)
 }
 
-fn file_fields(f: &MappedFile) -> [String; 12] {
+fn file_fields(f: &MappedFile) -> [String; 13] {
     [
         name(&f.path),
         (f.device >> 32).to_string(),
@@ -156,6 +157,7 @@ fn file_fields(f: &MappedFile) -> [String; 12] {
         or_empty(f.size),
         f.mapped.to_string(),
         or_empty(f.resident),
+        f.on_disk.map(|on_disk| on_disk.to_string()).unwrap_or_default(),
         or_empty(f.page_cache),
         or_empty(f.dirty),
         or_empty(f.writeback),

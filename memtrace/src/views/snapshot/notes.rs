@@ -85,7 +85,7 @@ pub(super) fn given_up(given_up: &[GivenUp], command: &str, sheet: &mut Sheet) {
 }
 
 /// Why, and what to type.
-fn words(reason: &Reason, command: &str) -> (String, Option<String>) {
+pub(super) fn words(reason: &Reason, command: &str) -> (String, Option<String>) {
     match reason {
         Reason::NotPermitted { capability } => {
             let right = if capability.is_empty() {

@@ -85,7 +85,7 @@ impl Session {
         if burst.given_back.res() != 0 {
             text.push_str(&format!(" {} was given back.", gone(burst.given_back.res())));
         }
-        let unsure = burst.uncertain.faults.minor.saturating_add(burst.uncertain.faults.major);
+        let unsure = burst.uncertain.faults.all();
         if unsure > 0 {
             text.push_str(&format!(
                 " Of all this, {} are a share of what the same code did before or after, too.",

@@ -53,7 +53,7 @@ impl Session {
             level(scale.bytes(c.closing.amounts.res())),
             level(scale.bytes(c.peak_res)),
             if parts.is_empty() { "nothing changed".to_owned() } else { parts.join(", ") },
-            counted(c.faults.minor.saturating_add(c.faults.major), "fault", "faults"),
+            counted(c.faults.all(), "fault", "faults"),
         );
         let stamp = self.stamp(c.ts_ns);
         let indent = stamp.chars().count();
@@ -109,7 +109,7 @@ impl Session {
     fn causes(&mut self, c: &ClosingStatement) {
         let scale = self.scale;
         let rows: Vec<&(Cause, Sum)> =
-            c.by_cause.iter().filter(|(_, sum)| !sum.delta.is_zero() || faults(sum) > 0).collect();
+            c.by_cause.iter().filter(|(_, sum)| !sum.delta.is_zero() || sum.faults.all() > 0).collect();
         if rows.is_empty() {
             let moved = c.opening.amounts != c.closing.amounts || c.peak_res != c.opening.amounts.res();
             let text = if moved && self.without_probes() {
@@ -139,7 +139,8 @@ impl Session {
 
     fn mappings(&mut self, c: &ClosingStatement) {
         let scale = self.scale;
-        let rows: Vec<_> = c.by_mapping.iter().filter(|(_, sum)| !sum.delta.is_zero() || faults(sum) > 0).collect();
+        let rows: Vec<_> =
+            c.by_mapping.iter().filter(|(_, sum)| !sum.delta.is_zero() || sum.faults.all() > 0).collect();
         if rows.is_empty() {
             return;
         }
@@ -161,8 +162,8 @@ impl Session {
             if sum.grown > 0 && sum.shrunk > 0 {
                 text.push_str(&format!(" · {}", in_and_out(sum, scale)));
             }
-            if faults(sum) > 0 {
-                text.push_str(&format!(" · {}", counted(faults(sum), "fault", "faults")));
+            if sum.faults.all() > 0 {
+                text.push_str(&format!(" · {}", counted(sum.faults.all(), "fault", "faults")));
             }
             self.sheet.wrapped((Look::of(res), &format!("{:>13}  ", signed_size(res))), 15, (Look::Plain, &text));
         }
@@ -304,20 +305,17 @@ impl Ledger {
     }
 }
 
-pub(super) const fn faults(sum: &Sum) -> u64 {
-    sum.faults.minor.saturating_add(sum.faults.major)
-}
-
 /// `     15,411 faults (3 major)   about 31 ms`
 fn fault_columns(sum: &Sum) -> String {
-    if faults(sum) == 0 {
+    if sum.faults.all() == 0 {
         return String::new();
     }
-    let mut text = format!("  {:>11} {}", count(faults(sum)), if faults(sum) == 1 { "fault" } else { "faults" });
+    let mut text =
+        format!("  {:>11} {}", count(sum.faults.all()), if sum.faults.all() == 1 { "fault" } else { "faults" });
     if sum.faults.major > 0 {
         text.push_str(&format!(" ({} major)", count(sum.faults.major)));
     }
-    if let Some(total) = sum.latency.estimated_total_ns(faults(sum)) {
+    if let Some(total) = sum.latency.estimated_total_ns(sum.faults.all()) {
         text.push_str(&format!("  about {}", duration(total)));
     }
     text

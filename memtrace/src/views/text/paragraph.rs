@@ -135,8 +135,7 @@ impl Merged {
     fn add(&mut self, more: &Entry, gross: i64) {
         let entry = &mut self.entry;
         entry.delta += more.delta;
-        entry.faults.minor += more.faults.minor;
-        entry.faults.major += more.faults.major;
+        entry.faults += more.faults;
         entry.mapping.clone_from(&more.mapping);
         entry.comm.clone_from(&more.comm);
         entry.latency.merge(&more.latency);
@@ -146,10 +145,6 @@ impl Merged {
             entry.syscall = more.syscall;
         }
     }
-}
-
-const fn all(faults: Faults) -> u64 {
-    faults.minor.saturating_add(faults.major)
 }
 
 impl Session {
@@ -163,7 +158,7 @@ impl Session {
         let mut now = Told { ts_ns: pending.ts_ns, keys: BTreeSet::new(), stacks: fresh.stacks };
         let mut entries: Vec<(Key, Merged)> = pending.merged.into_iter().collect();
         // The map's order decides among equals, so that a replay prints the same.
-        entries.sort_by_key(|(_, m)| std::cmp::Reverse((m.entry.delta.gross(), all(m.entry.faults))));
+        entries.sort_by_key(|(_, m)| std::cmp::Reverse((m.entry.delta.gross(), m.entry.faults.all())));
 
         for (key, merged) in entries.iter().take(SHOWN) {
             let heaviest = merged.paths.heaviest().filter(|_| self.options.verbose);
@@ -173,7 +168,7 @@ impl Session {
         }
         if let Some(rest) = entries.get(SHOWN..).filter(|rest| !rest.is_empty()) {
             let res: i64 = rest.iter().map(|(_, m)| m.entry.delta.res()).sum();
-            let faults: u64 = rest.iter().map(|(_, m)| all(m.entry.faults)).sum();
+            let faults: u64 = rest.iter().map(|(_, m)| m.entry.faults.all()).sum();
             let mut text = format!("and {} more, together {}", count(rest.len() as u64), signed_size(scale.bytes(res)));
             if faults > 0 {
                 text.push_str(&format!(", {}", counted(faults, "fault", "faults")));
@@ -319,7 +314,7 @@ fn place(mapping: &MappingRef, entry: &Entry, known: bool) -> String {
 
 fn faults(entry: &Entry, span: u64, brief: bool) -> Option<String> {
     let Faults { minor, major } = entry.faults;
-    if all(entry.faults) == 0 {
+    if entry.faults.all() == 0 {
         return None;
     }
     let mut parts = Vec::new();
@@ -336,7 +331,7 @@ fn faults(entry: &Entry, span: u64, brief: bool) -> Option<String> {
     if let Some(p99) = entry.latency.quantile_ns(990).filter(|_| samples >= SAMPLES_FOR_P99 && !brief) {
         parts.push(format!("p99 {}", duration(p99)));
     }
-    if let Some(total) = entry.latency.estimated_total_ns(all(entry.faults)) {
+    if let Some(total) = entry.latency.estimated_total_ns(entry.faults.all()) {
         // Less than a thousandth of the time is no news.
         let share = percent(total, span).filter(|_| total > span / 1000);
         let share = share.map_or_else(String::new, |share| format!(" ({share} of the time)"));

@@ -1,10 +1,10 @@
 //! Who did it: the code paths of an entry with their shares, whole stacks where more is asked for, and the functions
 //! that made most of a session's growth.
 
-use super::closing::{bytes, faults};
+use super::closing::bytes;
 use super::{Look, Session};
 use crate::event::{NameFailures, Naming, StackEnd, StackId};
-use crate::statement::{ClosingStatement, Entry, Faults, MappingRef, Stack, StackSums, Sum};
+use crate::statement::{ClosingStatement, Entry, MappingRef, Stack, StackSums, Sum};
 use crate::views::escape::{basename, escape};
 use crate::views::fold::{Role, fold, short};
 use crate::views::human::{count, counted, percent, signed_size, size};
@@ -52,8 +52,7 @@ impl Weight {
 
 impl Paths {
     pub(super) fn add(&mut self, entry: &Entry) {
-        let Faults { minor, major } = entry.faults;
-        let weight = Weight { pages: entry.delta.gross().unsigned_abs(), faults: minor.saturating_add(major) };
+        let weight = Weight { pages: entry.delta.gross().unsigned_abs(), faults: entry.faults.all() };
         let id = entry.stack.as_ref().map(|stack| stack.id);
         self.0
             .entry(id)
@@ -161,7 +160,7 @@ impl Session {
             function.stacks += 1;
             function.sum.grown = function.sum.grown.saturating_add(code.sum.grown);
             function.sum.shrunk = function.sum.shrunk.saturating_add(code.sum.shrunk);
-            function.sum.faults.minor = function.sum.faults.minor.saturating_add(faults(&code.sum));
+            function.sum.faults += code.sum.faults;
         }
         let mut functions: Vec<Function<'_>> = functions.into_values().filter(|f| f.sum.grown > 0).collect();
         if functions.is_empty() {
@@ -178,8 +177,8 @@ impl Session {
             if function.stacks > 1 {
                 text.push_str(&format!(" · {} stacks", count(function.stacks)));
             }
-            if faults(&function.sum) > 0 {
-                text.push_str(&format!(" · {}", counted(faults(&function.sum), "fault", "faults")));
+            if function.sum.faults.all() > 0 {
+                text.push_str(&format!(" · {}", counted(function.sum.faults.all(), "fault", "faults")));
             }
             let label = format!("{:>13}  ", signed_size(bytes(function.sum.grown, scale)));
             self.sheet.wrapped((Look::Growth, &label), 15, (Look::Plain, &text));
@@ -197,7 +196,6 @@ impl Session {
         }
     }
 
-    /// `stacks       99.9 % of what grew has a complete one; 15 are not: deep 12, jit 3`
     /// Where names were missing, and what would bring them.
     pub(super) fn names(&mut self, naming: &Naming) {
         let NameFailures { timeouts, crashes, unreadable, refused, unstarted } = naming.failures;
@@ -234,6 +232,7 @@ impl Session {
         }
     }
 
+    /// `stacks       99.9 % of what grew has a complete one; 12.0 MiB do not: deep 12, jit 3`
     pub(super) fn stacks(&mut self, sums: &StackSums) {
         if sums.grown == 0 || self.without_probes() {
             return;

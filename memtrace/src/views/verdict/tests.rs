@@ -1,6 +1,6 @@
 use super::*;
 use crate::event::{StackEnd, StackId, Symbol};
-use crate::statement::{Birth, Frame};
+use crate::statement::{Birth, Faults, Frame};
 use crate::views::sample;
 use std::sync::Arc;
 

@@ -1,0 +1,495 @@
+//! `memtrace snapshot` of targets that stand still: every amount against the workload's own truth and against
+//! smaps, smaps_rollup and status, read again by the test.
+
+use anyhow::{Context, Result, bail, ensure};
+use memtrace_tests::books::address;
+use memtrace_tests::machine::{Setting, Swap, TempDir, Tmpfs};
+use memtrace_tests::pages::page_size;
+use memtrace_tests::runner::{self, Test};
+use memtrace_tests::scene::{Play, options};
+use memtrace_tests::smaps;
+use memtrace_tests::snapshots::{
+    Taken, amount, assert_amount, assert_counters, sum, sum_of_kind, take, take_exact, take_pid,
+};
+use memtrace_tests::target::{Target, children, stop};
+use memtrace_tests::tool::{binary, run_to_end, workload_binary};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const TESTS: &[Test] = &[
+    ("kinds", kinds),
+    ("kinds.other_namespaces", other_namespaces),
+    ("mappings", sixty_thousand),
+    ("names", names),
+    ("budget", budget),
+    ("unprivileged", unprivileged),
+    ("vanishing", vanishing),
+    ("zombie", zombie),
+    ("kernel_thread", kernel_thread),
+];
+
+fn main() -> ExitCode {
+    runner::run(TESTS)
+}
+
+/// A scene that has been played: it holds its memory and has said what it is.
+struct Scene {
+    target: Target,
+    truth: Value,
+    dir: TempDir,
+}
+
+impl Scene {
+    fn play(name: &str) -> Result<Self> {
+        Self::play_in(name, TempDir::new()?)
+    }
+
+    fn play_in(name: &str, dir: TempDir) -> Result<Self> {
+        let target = Target::workload(name, &options(&dir, &Play::default()))?;
+        Self::act(target, dir)
+    }
+
+    fn act(mut target: Target, dir: TempDir) -> Result<Self> {
+        target.send("x")?;
+        let report = target.json().context("the scene's report")?;
+        ensure!(report["done"] == true, "the scene itself failed; its words are on stderr: {report}");
+        let truth = report["more"].clone();
+        Ok(Self { target, truth, dir })
+    }
+}
+
+/// Removes what a scene left in /dev/shm.
+struct Leftover<'a>(&'a Value);
+
+impl Drop for Leftover<'_> {
+    fn drop(&mut self) {
+        for mapping in self.0["mappings"].as_array().into_iter().flatten() {
+            if let Some(path) = mapping["name"].as_str().filter(|name| name.starts_with("/dev/shm/memtrace-kinds-")) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// What lets a process have every kind; put back afterwards.
+struct Provisions {
+    dir: TempDir,
+    _guards: (Swap, Setting, Setting, Tmpfs),
+}
+
+impl Provisions {
+    fn make() -> Result<Self> {
+        let dir = TempDir::new()?;
+        // Without the flusher's rounds dirty pages stay dirty as long as the test looks.
+        let quiet = Setting::set("/proc/sys/vm/dirty_writeback_centisecs", "0")?;
+        let huge = Setting::set("/proc/sys/vm/nr_hugepages", "4")?;
+        let tmpfs = Tmpfs::on(&dir.path().join("tmpfs"))?;
+        Ok(Self { _guards: (Swap::on(64)?, quiet, huge, tmpfs), dir })
+    }
+}
+
+/// Kinds that a kernel may be built without, and by which option.
+const OPTIONAL: &[&str] = &["CONFIG_ANON_VMA_NAME"];
+
+fn kinds() -> Result<()> {
+    let provisions = Provisions::make()?;
+    let target = Target::workload("kinds", &["--dir".to_owned(), provisions.dir.path().display().to_string()])?;
+    let scene = Scene::act(target, TempDir::new()?)?;
+    let _leftover = Leftover(&scene.truth);
+    for absent in scene.truth["absent"].as_array().context("absent")? {
+        let why = absent["why"].as_str().unwrap_or_default();
+        ensure!(OPTIONAL.iter().any(|option| why.contains(option)), "not made: {absent}");
+        println!("    not made here: {}: {why}", absent["what"]);
+    }
+    let pid = scene.target.pid();
+    let _stopped = stop(pid)?;
+
+    let process = take_exact(pid, &[])?;
+    assert_told(&process, &scene.truth, Threads::Known)?;
+    assert_locked(&process, &scene.truth)?;
+
+    // This test maps some of the shared memory as well: so many pages are mapped twice, and no other.
+    let told = scene.truth["mappings"].as_array().context("mappings")?;
+    let mut shared = Vec::new();
+    for (kind, pages) in [("posix_shm", 20), ("memfd", 0)] {
+        let told = told.iter().find(|told| told["kind"] == kind).context(kind)?;
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/fd/{}", told["fd"]))?;
+        let window = Window::map(&file, told["size"].as_u64().context("size")? as usize)?;
+        window.touch(pages);
+        shared.push((told, pages, window));
+    }
+    let process = take_exact(pid, &[])?;
+    for (told, pages, _window) in &shared {
+        let mapping = mapping_of(&process, told)?;
+        let bytes = (pages * page_size()) as u64;
+        assert_amount(mapping, "shared_dirty", bytes, "this test")?;
+        assert_amount(mapping, "private_dirty", amount(told, "rss")? - bytes, "this test")?;
+        assert_amount(mapping, "pss", amount(told, "rss")? - bytes / 2, "this test")?;
+    }
+    Ok(())
+}
+
+/// Shared memory of another, mapped here too.
+struct Window {
+    start: *mut u8,
+    bytes: usize,
+}
+
+impl Window {
+    fn map(file: &std::fs::File, bytes: usize) -> Result<Self> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let fd = std::os::fd::AsRawFd::as_raw_fd(file);
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, libc::MAP_SHARED, fd, 0) };
+        ensure!(start != libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
+        Ok(Self { start: start.cast(), bytes })
+    }
+
+    /// Writes to the first pages: a shared write maps its own page only, where a read maps those around it too.
+    fn touch(&self, pages: usize) {
+        assert!(pages * page_size() <= self.bytes);
+        for page in 0..pages {
+            // SAFETY: inside the mapping, which is writable; the other side only holds it.
+            unsafe { self.start.add(page * page_size()).write_volatile(7) };
+        }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, to which nothing refers.
+        unsafe { libc::munmap(self.start.cast(), self.bytes) };
+    }
+}
+
+/// Whether the scene's thread numbers are ours, or those of its own namespace.
+#[derive(Clone, Copy, PartialEq)]
+enum Threads {
+    Known,
+    Renumbered,
+}
+
+fn mapping_of<'a>(process: &'a Value, told: &Value) -> Result<&'a Value> {
+    let mappings = process["mappings"].as_array().context("mappings")?;
+    let found = mappings.iter().find(|mapping| mapping["start"] == told["start"]);
+    found.with_context(|| format!("no mapping where the scene has {told}"))
+}
+
+/// Every mapping that the scene told of is there as it told, and there is no other but the kernel's own and guards.
+fn assert_told(process: &Value, truth: &Value, threads: Threads) -> Result<()> {
+    let told = truth["mappings"].as_array().context("mappings")?;
+    for told in told {
+        let mapping = mapping_of(process, told)?;
+        assert_mapping(mapping, told, threads).with_context(|| format!("told: {told}\nfound: {mapping}"))?;
+    }
+    let known: BTreeSet<&str> = told.iter().filter_map(|told| told["start"].as_str()).collect();
+    for mapping in process["mappings"].as_array().context("mappings")? {
+        ensure!(
+            known.contains(mapping["start"].as_str().context("start")?)
+                || mapping["kind"] == "vdso"
+                || mapping["kind"] == "guard" && amount(mapping, "rss")? == 0,
+            "the scene has no such mapping: {mapping}"
+        );
+    }
+    let kinds = process["kinds"].as_array().context("kinds")?;
+    let names: BTreeSet<&str> = told.iter().filter_map(|told| told["kind"].as_str()).collect();
+    for kind in names.into_iter().filter(|kind| *kind != "guard") {
+        for field in ["size", "rss", "anonymous", "swap", "huge", "lazy_free"] {
+            let (found, truth) = (sum_of_kind(kinds, kind, field)?, sum_of_kind(told, kind, field)?);
+            ensure!(found == truth, "{kind}: {field} is {found}, made were {truth}");
+        }
+    }
+    Ok(())
+}
+
+fn assert_mapping(mapping: &Value, told: &Value, threads: Threads) -> Result<()> {
+    for field in ["end", "kind", "name", "allocator"] {
+        ensure!(told[field].is_null() || mapping[field] == told[field], "{field} is {}", mapping[field]);
+    }
+    for field in ["size", "rss", "anonymous", "swap", "locked", "huge", "hugetlb", "lazy_free"] {
+        if let Some(truth) = told[field].as_u64() {
+            assert_amount(mapping, field, truth, "the scene")?;
+        }
+    }
+    for (field, parts) in [("dirty", ["private_dirty", "shared_dirty"]), ("clean", ["private_clean", "shared_clean"])] {
+        let found = amount(mapping, parts[0])? + amount(mapping, parts[1])?;
+        ensure!(found == amount(told, field)?, "{field} is {found}; the scene says {}", told[field]);
+    }
+    if !told["thread"].is_null() {
+        ensure!(mapping["thread"]["comm"] == told["thread"]["comm"], "thread {}", mapping["thread"]);
+        ensure!(
+            threads == Threads::Renumbered || mapping["thread"]["tid"] == told["thread"]["tid"],
+            "thread {}",
+            mapping["thread"]
+        );
+    }
+    Ok(())
+}
+
+/// `VmLck` counts the mappings that are locked, whole; one was locked by the scene, the others at its beginning.
+fn assert_locked(process: &Value, truth: &Value) -> Result<()> {
+    let told = truth["mappings"].as_array().context("mappings")?;
+    let size = |told: &Value| told["locked"].as_u64().or_else(|| told["locked_size"].as_u64()).unwrap_or_default();
+    assert_amount(process, "locked", told.iter().map(size).sum(), "the scene")
+}
+
+/// The same from the outside of its mount and PID namespace, where its paths and numbers mean nothing.
+fn other_namespaces() -> Result<()> {
+    let dir = TempDir::new()?;
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--pid", "--fork", "--mount-proc", "sh", "-c"])
+        .arg("mkdir \"$2/tmpfs\" && mount -t tmpfs none \"$2/tmpfs\" && exec \"$1\" kinds --dir \"$2\"");
+    command.arg("sh").arg(workload_binary()).arg(dir.path());
+    let mut target = Target::start(&mut command)?;
+    let ready = target.json().context("the scene does not get ready")?;
+    ensure!(ready["pid"] == 1, "not in a PID namespace of its own: {ready}");
+    let scene = Scene::act(target, dir)?;
+    let _leftover = Leftover(&scene.truth);
+    let pid = *children(scene.target.pid())?.first().context("the scene's process")?;
+    let _stopped = stop(pid)?;
+    let hidden = scene.dir.path().join("tmpfs/file");
+    ensure!(!hidden.exists(), "its tmpfs is ours too");
+    let process = take_exact(pid, &[])?;
+    assert_told(&process, &scene.truth, Threads::Renumbered)?;
+    let file =
+        process["files"].as_array().context("files")?.iter().find(|file| file["path"] == *hidden.to_string_lossy());
+    let file = file.with_context(|| format!("{} is not among the files", hidden.display()))?;
+    // Through /proc/PID/map_files or root it can be opened all the same; a file of the same path here is another one.
+    ensure!(
+        file["size"].is_null() || file["size"] == 40 * page_size(),
+        "the size of the file is {}, which it is nowhere",
+        file["size"]
+    );
+    Ok(())
+}
+
+fn sixty_thousand() -> Result<()> {
+    let scene = Scene::play("mappings")?;
+    let pid = scene.target.pid();
+    let _stopped = stop(pid)?;
+    let process = take_exact(pid, &["--full"])?;
+    let (start, end) = (address(&scene.truth["start"])?, address(&scene.truth["end"])?);
+    let mut inside = Vec::new();
+    for mapping in process["mappings"].as_array().context("mappings")? {
+        if (start..end).contains(&address(&mapping["start"])?) {
+            inside.push(mapping.clone());
+        }
+    }
+    ensure!(inside.len() as u64 == amount(&scene.truth, "mappings")?, "{} mappings", inside.len());
+    ensure!(sum(&inside, "rss")? == amount(&scene.truth, "rss")?, "Σ rss is {}", sum(&inside, "rss")?);
+    Ok(())
+}
+
+/// Names come back whole as JSON, and harmless as text.
+fn names() -> Result<()> {
+    let scene = Scene::play("names")?;
+    let pid = scene.target.pid();
+    let _stopped = stop(pid)?;
+    let taken = take_pid(pid, &[])?;
+    let process = taken.only()?;
+    assert_sums_without_smaps(process, pid)?;
+    ensure!(process["comm_hex"] == scene.truth["comm_hex"], "comm {} {}", process["comm"], process["comm_hex"]);
+    let mapping = mapping_of(process, &scene.truth["mapping"])?;
+    ensure!(mapping["name_hex"] == scene.truth["path_hex"], "name {} {}", mapping["name"], mapping["name_hex"]);
+    assert_amount(mapping, "rss", amount(&scene.truth["mapping"], "rss")?, "the scene")?;
+    let files = process["files"].as_array().context("files")?;
+    ensure!(files.iter().any(|file| file["path_hex"] == scene.truth["path_hex"]), "not among the files");
+
+    let number = pid.to_string();
+    for shown in [&["--by", "mapping"][..], &["--by", "file"], &["--picture"], &["--csv"], &[]] {
+        let mut arguments = vec!["snapshot", "--pid", &number, "--color", "never", "--top", "0"];
+        arguments.extend(shown);
+        let (status, output, errors) = run_to_end(&arguments)?;
+        ensure!(status.success(), "{shown:?} ended with {status}: {errors}");
+        let bad = output.chars().find(|&letter| letter.is_control() && letter != '\n' && letter != '\r');
+        ensure!(bad.is_none(), "{shown:?} printed {bad:?}");
+        ensure!(!output.lines().any(|line| line.starts_with("feed ")), "{shown:?}: a name broke its line");
+    }
+    Ok(())
+}
+
+/// smaps of such a process is read as text of lines here, which its names break: only counters and sums are compared.
+fn assert_sums_without_smaps(process: &Value, pid: u32) -> Result<()> {
+    let status = smaps::status(pid)?;
+    assert_counters(process, &status)?;
+    let mappings = process["mappings"].as_array().context("mappings")?;
+    ensure!(sum(mappings, "rss")? == amount(process, "res")?, "Σ rss is {}", sum(mappings, "rss")?);
+    Ok(())
+}
+
+/// One mapping of gigabytes: smaps would hold the target's lock for longer than allowed. Then cheaper sources are read,
+/// what they cannot tell is unknown and named, and what they can is exact; asked for explicitly, all is read.
+fn budget() -> Result<()> {
+    let scene = Scene::play("gigabytes")?;
+    let pid = scene.target.pid();
+    let _stopped = stop(pid)?;
+
+    let taken = take_pid(pid, &["--max-snapshot-ms", "1"])?;
+    let process = taken.only()?;
+    let status = smaps::status(pid)?;
+    assert_counters(process, &status)?;
+    let given_up = process["given_up"].as_array().context("given_up")?;
+    let smaps = given_up.iter().find(|given_up| given_up["source"] == "smaps").context("smaps was not given up")?;
+    ensure!(smaps["reason"] == "over_budget", "given up for another reason: {smaps}");
+    ensure!(smaps["limit_ns"] == 1_000_000, "another limit: {smaps}");
+    ensure!(amount(smaps, "estimate_ns")? > 1_000_000, "within the limit: {smaps}");
+    let mapping = mapping_of(process, &scene.truth)?;
+    assert_amount(mapping, "rss", amount(&scene.truth, "rss")?, "the scene")?;
+    ensure!(mapping["pss"].is_null() && mapping["private_dirty"].is_null(), "not unknown: {mapping}");
+    let mappings = process["mappings"].as_array().context("mappings")?;
+    ensure!(sum(mappings, "rss")? == amount(process, "res")?, "Σ rss is {}", sum(mappings, "rss")?);
+    ensure!(sum(mappings, "anonymous")? == amount(process, "anon")?, "Σ anonymous");
+    ensure!(sum(mappings, "swap")? == amount(process, "swap")?, "Σ swap");
+    let sources = process["sources"].as_array().context("sources")?;
+    ensure!(!sources.iter().any(|source| source["source"] == "smaps"), "smaps was read: {sources:?}");
+
+    let (exit, text, errors) =
+        run_to_end(&["snapshot", "--pid", &pid.to_string(), "--max-snapshot-ms", "1", "--color", "never"])?;
+    ensure!(exit.success(), "{errors}");
+    ensure!(format!("{text}{errors}").contains("--full"), "does not say how to read it all:\n{text}\n{errors}");
+
+    let process = take_exact(pid, &["--max-snapshot-ms", "1", "--full"])?;
+    let smaps = process["sources"].as_array().context("sources")?.iter().find(|source| source["source"] == "smaps");
+    let smaps = smaps.context("smaps was not read")?;
+    let (longest, all) = (amount(smaps, "longest_call_ns")?, amount(smaps, "cost_ns")?);
+    ensure!(longest > 0 && longest <= all, "the longest call took {longest} ns, all {all}");
+    Ok(())
+}
+
+/// Somebody else's process, without rights: its counters, and for the rest unknown instead of nothing.
+fn unprivileged() -> Result<()> {
+    let scene = Scene::play("names")?;
+    let pid = scene.target.pid();
+    let _stopped = stop(pid)?;
+    // A program that nobody may reach and run.
+    let place = TempDir::new()?;
+    std::fs::set_permissions(place.path(), PermissionsExt::from_mode(0o755))?;
+    let copy = place.path().join("memtrace");
+    std::fs::copy(binary()?, &copy)?;
+    std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755))?;
+    let as_nobody = |arguments: &[&str]| -> Result<_> {
+        let output = Command::new("setpriv")
+            .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs"])
+            .arg(&copy)
+            .arg("snapshot")
+            .args(arguments)
+            .current_dir("/")
+            .output()?;
+        Ok((output.status, String::from_utf8(output.stdout)?, String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    let number = pid.to_string();
+    let (exit, output, errors) = as_nobody(&["--pid", &number, "--json"])?;
+    ensure!(exit.code().is_some() && !errors.contains("panicked"), "{exit}: {errors}");
+    let process: Value = serde_json::from_str(output.trim()).with_context(|| format!("{output:.400}\n{errors}"))?;
+    assert_counters(&process, &smaps::status(pid)?)?;
+    for field in ["uss", "pss", "private_file", "swap_pss", "rollup", "mappings", "kinds", "exe"] {
+        ensure!(process[field].is_null(), "{field} cannot be known and is {}", process[field]);
+    }
+    let given_up = process["given_up"].as_array().context("given_up")?;
+    ensure!(given_up.iter().any(|given_up| given_up["reason"] == "not_permitted"), "{given_up:?}");
+
+    let (exit, text, errors) = as_nobody(&["--pid", &number, "--color", "never"])?;
+    ensure!(exit.success(), "{exit}: {errors}");
+    ensure!(text.contains("unknown"), "does not say that something is unknown:\n{text}");
+
+    // One's own needs no rights.
+    let mut own = Command::new("setpriv");
+    own.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "sleep", "600"]).current_dir("/");
+    let own = Target::start(&mut own)?;
+    until(|| Ok(std::fs::read_to_string(format!("/proc/{}/comm", own.pid()))? == "sleep\n"))?;
+    let _own_stopped = stop(own.pid())?;
+    let (exit, output, errors) = as_nobody(&["--pid", &own.pid().to_string(), "--json"])?;
+    ensure!(exit.success(), "{exit}: {errors}");
+    let process: Value = serde_json::from_str(output.trim())?;
+    ensure!(process["given_up"] == serde_json::json!([]), "{}", process["given_up"]);
+    let mappings = process["mappings"].as_array().context("mappings")?;
+    ensure!(sum(mappings, "rss")? == amount(&process, "res")?, "Σ rss is {}", sum(mappings, "rss")?);
+    amount(&process, "uss").map(drop)
+}
+
+fn until(mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = std::time::Instant::now() + memtrace_tests::tool::PATIENCE;
+    while !done()? {
+        ensure!(std::time::Instant::now() < deadline, "it does not come");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Processes of a name that come and go while they are read: what is left is shown whole, the others are counted.
+fn vanishing() -> Result<()> {
+    let dir = TempDir::new()?;
+    let program = dir.path().join("mayfly");
+    std::fs::copy(memtrace_tests::database::program(&["/usr/bin/sleep", "/bin/sleep"], "coreutils")?, &program)?;
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| -> Result<()> {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let _ = Command::new(&program).arg("0.002").stderr(Stdio::null()).status();
+                }
+            });
+        }
+        let looked = (0..40).try_for_each(|_| {
+            let taken = take(&["--name", "mayfly"])?;
+            assert_ended_well(&taken)
+        });
+        over.store(true, Ordering::Relaxed);
+        looked
+    })
+}
+
+/// It showed somebody, or said that there is nobody.
+fn assert_ended_well(taken: &Taken) -> Result<()> {
+    for process in &taken.processes {
+        let Some(mappings) = process["mappings"].as_array() else { continue };
+        ensure!(sum(mappings, "size")? >= amount(process, "virt")? || gone(process), "cut off in silence: {process}");
+    }
+    match taken.status.code() {
+        Some(0) => ensure!(!taken.processes.is_empty(), "success without a process"),
+        _ => ensure!(!taken.errors.is_empty(), "failed without a word: {}", taken.status),
+    }
+    Ok(())
+}
+
+fn gone(process: &Value) -> bool {
+    process["given_up"].as_array().is_some_and(|given_up| given_up.iter().any(|given_up| given_up["reason"] == "gone"))
+}
+
+fn zombie() -> Result<()> {
+    let mut child = Command::new("true").spawn()?;
+    let pid = child.id();
+    until(|| Ok(std::fs::read_to_string(format!("/proc/{pid}/stat"))?.contains(") Z ")))?;
+    let outcome = without_memory(pid, "waits for its parent");
+    child.wait()?;
+    outcome
+}
+
+fn kernel_thread() -> Result<()> {
+    if std::fs::read_to_string("/proc/2/comm").ok().as_deref() != Some("kthreadd\n") {
+        return runner::skip("process 2 is not the kernel's thread: this is a PID namespace");
+    }
+    without_memory(2, "kernel thread")
+}
+
+/// No address space: either nothing but who it is, or a refusal that names what it is.
+fn without_memory(pid: u32, what: &str) -> Result<()> {
+    let taken = take_pid(pid, &[])?;
+    if let [process] = taken.processes.as_slice() {
+        for field in ["virt", "res", "anon", "pss", "uss", "mappings"] {
+            ensure!(process[field].is_null(), "{field} is {}", process[field]);
+        }
+    } else {
+        ensure!(!taken.status.success(), "success without a process");
+        ensure!(taken.errors.contains(what), "does not say `{what}`: {}", taken.errors);
+    }
+    let (_, text, errors) = run_to_end(&["snapshot", "--pid", &pid.to_string(), "--color", "never"])?;
+    if !format!("{text}{errors}").contains(what) {
+        bail!("does not say `{what}`:\n{text}\n{errors}");
+    }
+    Ok(())
+}

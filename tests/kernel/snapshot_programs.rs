@@ -1,0 +1,281 @@
+//! `memtrace snapshot` of real programs that stand still: every sum against smaps, smaps_rollup and status, several
+//! processes together against a count of page frames by the test itself.
+
+use anyhow::{Context, Result, ensure};
+use memtrace_tests::books::address;
+use memtrace_tests::database::{Postgres, program, redis, redis_command, redis_up};
+use memtrace_tests::machine::TempDir;
+use memtrace_tests::physical::{self, Counted};
+use memtrace_tests::runner::{self, Test};
+use memtrace_tests::smaps;
+use memtrace_tests::snapshots::{Taken, Truth, amount, assert_amount, still, sum, take, take_beside, take_exact};
+use memtrace_tests::target::{Target, family, stop, stop_family};
+use serde_json::Value;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+const TESTS: &[Test] = &[
+    ("snapshot.postgres", postgres),
+    ("snapshot.java", java),
+    ("snapshot.chromium", chromium),
+    ("snapshot.redis", redis_server),
+    ("snapshot.python", python),
+];
+
+fn main() -> ExitCode {
+    runner::run(TESTS)
+}
+
+const LONG: Duration = Duration::from_secs(120);
+const MEBIBYTE: u64 = 1 << 20;
+
+/// A snapshot of processes that stand still, each and together held against a count of our own.
+fn take_group(pids: &[u32]) -> Result<Taken> {
+    let arguments: Vec<String> = pids.iter().flat_map(|pid| ["--pid".to_owned(), pid.to_string()]).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    still(|| {
+        let (taken, (counted, truths)) = take_beside(&arguments, || {
+            let truths = pids.iter().map(|&pid| Truth::read(pid)).collect::<Result<Vec<_>>>()?;
+            Ok((physical::count(pids)?, truths))
+        })?;
+        for (&pid, truth) in pids.iter().zip(&truths) {
+            truth.assert_sums(taken.process(pid)?).with_context(|| format!("process {pid}"))?;
+        }
+        assert_counted(&taken, pids, &counted, truths.iter().map(Truth::pss).sum())?;
+        Ok(taken)
+    })
+}
+
+fn assert_counted(taken: &Taken, pids: &[u32], counted: &Counted, sum_pss: u64) -> Result<()> {
+    let group = taken.group.as_ref().context("no group")?;
+    let places: Vec<u32> =
+        group["pids"].as_array().context("pids")?.iter().map(|pid| pid.as_u64().unwrap_or(0) as u32).collect();
+    ensure!(places == pids, "the group is {places:?}, asked was for {pids:?}");
+    ensure!(group["given_up"] == serde_json::json!([]), "the group gave up {}", group["given_up"]);
+    for (field, truth) in [("sum_res", counted.sum_res), ("res", counted.res), ("uss", counted.uss)] {
+        assert_amount(group, field, truth, "a count of page frames")?;
+    }
+    assert_amount(group, "sum_pss", sum_pss, "smaps_rollup")?;
+    ensure!(
+        group["shared_with_group"] == serde_json::json!(counted.shared_with_group),
+        "shared_with_group is {}, counted {:?}",
+        group["shared_with_group"],
+        counted.shared_with_group
+    );
+    let mut pairs = Vec::new();
+    for pair in group["pairs"].as_array().context("pairs")? {
+        let place = |field: &str| {
+            let place = places.iter().position(|pid| pair[field] == *pid);
+            place.with_context(|| format!("not of the group: {pair}"))
+        };
+        pairs.push((place("a")?, place("b")?, amount(pair, "shared")?));
+    }
+    pairs.sort_unstable();
+    ensure!(pairs == counted.pairs, "pairs are {pairs:?}, counted {:?}", counted.pairs);
+    Ok(())
+}
+
+/// Eight backends that have each read a table out of one GiB of shared buffers.
+fn postgres() -> Result<()> {
+    const BACKENDS: usize = 8;
+    let mut cluster = Postgres::create()?;
+    cluster.set("shared_buffers", "1GB")?;
+    cluster.start()?;
+    let mut sessions = Vec::new();
+    for _ in 0..BACKENDS {
+        sessions.push(cluster.session()?);
+    }
+    let (first, _) = sessions.first_mut().context("a session")?;
+    // Four rows fill a block of 8 KiB: 900 MiB, which shared_buffers holds and no ring of a sequential scan's limits,
+    // because they are there already.
+    first.send(
+        "create extension pg_prewarm; \
+         create unlogged table t with (fillfactor = 100) as \
+           select i, repeat(chr(65 + i % 26), 1900) as filler from generate_series(1, 460800) i; \
+         vacuum t; select 'blocks ' || pg_prewarm('t', 'buffer');\n",
+    )?;
+    let blocks = first.wait_for_line("blocks ", LONG)?;
+    let blocks: u64 = blocks.trim_start_matches("blocks ").trim().parse().context("a number of blocks")?;
+    ensure!(blocks * 8192 >= 800 * MEBIBYTE, "the table has only {blocks} blocks");
+    for (session, _) in &mut sessions {
+        session.send("select 'read ' || count(*) from t;\n")?;
+    }
+    for (session, _) in &mut sessions {
+        session.wait_for_line("read 460800", LONG)?;
+    }
+
+    let postmaster = cluster.pid().context("a server")?;
+    let stopped = stop_family(postmaster)?;
+    let pids: Vec<u32> = stopped.iter().map(|(pid, _)| *pid).collect();
+    ensure!(sessions.iter().all(|(_, backend)| pids.contains(backend)), "a backend is no child of the postmaster");
+    let taken = take_group(&pids)?;
+    let group = taken.group.as_ref().context("a group")?;
+
+    // One segment, in each backend's RES whole, in memory once.
+    let segment = largest_segment(postmaster)?;
+    let distinct = physical::distinct(&pids, &segment)?;
+    ensure!(
+        distinct >= blocks * 8192,
+        "only {distinct} bytes of shared_buffers are in memory, read were {blocks} blocks"
+    );
+    let object = &group["objects"][0];
+    ensure!(object["kind"] == "shared_anon", "the largest object is {object}");
+    assert_amount(object, "res", distinct, "a count of page frames")?;
+    let (sum_res, res) = (amount(group, "sum_res")?, amount(group, "res")?);
+    let more_than_once = (BACKENDS as u64 - 1) * blocks * 8192;
+    ensure!(sum_res - res >= more_than_once, "Σ RES {sum_res} − {res} does not have shared_buffers {BACKENDS} times");
+    for (_, backend) in &sessions {
+        let mappings = taken.process(*backend)?["mappings"].as_array().context("mappings")?;
+        let buffers = mappings.iter().find(|mapping| mapping["name"] == *segment).context("shared_buffers")?;
+        ensure!(buffers["kind"] == "shared_anon", "shared_buffers is {}", buffers["kind"]);
+        ensure!(amount(buffers, "rss")? >= blocks * 8192, "a backend has read it all and has {}", buffers["rss"]);
+    }
+
+    let named = take(&["--name", "postgres"])?;
+    for &pid in &pids {
+        named.process(pid)?;
+    }
+    Ok(())
+}
+
+/// The name of the largest shared anonymous mapping.
+fn largest_segment(pid: u32) -> Result<String> {
+    let areas = smaps::smaps(pid)?;
+    let shared = areas.iter().filter(|area| area.permissions.ends_with('s') && area.name.starts_with("/dev/zero"));
+    Ok(shared.max_by_key(|area| area.end - area.start).context("no shared anonymous memory")?.name.clone())
+}
+
+/// Says where its heap is and how much of it is committed, and waits.
+const JAVA: &str = r#"
+public class Still {
+    static byte[][] held = new byte[64][];
+    public static void main(String[] arguments) throws Exception {
+        for (int i = 0; i < held.length; i++) held[i] = new byte[200000];
+        System.gc();
+        System.out.println("committed " + Runtime.getRuntime().totalMemory());
+        while (System.in.read() >= 0) { }
+    }
+}
+"#;
+
+/// The heap: committed and touched at the start to the last page (`AlwaysPreTouch`), so that its amount is the one the
+/// JVM itself tells.
+fn java() -> Result<()> {
+    let dir = TempDir::new()?;
+    let source = dir.path().join("Still.java");
+    std::fs::write(&source, JAVA)?;
+    let java = program(&["java"], "openjdk-17-jdk-headless")?;
+    let mut target = Target::start(
+        Command::new(java)
+            .args(["-Xms128m", "-Xmx512m", "-XX:+UseG1GC", "-XX:+AlwaysPreTouch", "-Xlog:gc+heap+coops=debug"])
+            .arg(&source),
+    )?;
+    // `[0.005s][debug][gc,heap,coops] Heap address: 0x00000000e0000000, size: 512 MB, …`
+    let line = target.wait_for_line("Heap address: 0x", LONG)?;
+    let start = line.split("Heap address: 0x").nth(1).and_then(|rest| rest.split(',').next()).context("an address")?;
+    let start = u64::from_str_radix(start, 16)?;
+    let heap = start..start + 512 * MEBIBYTE;
+    let committed = target.wait_for_line("committed ", LONG)?;
+    let committed: u64 = committed.trim_start_matches("committed ").trim().parse()?;
+    let pid = target.pid();
+    let _stopped = stop(pid)?;
+    let process = take_exact(pid, &[])?;
+    let mut inside = Vec::new();
+    for mapping in process["mappings"].as_array().context("mappings")? {
+        let within = heap.contains(&address(&mapping["start"])?);
+        let named = mapping["allocator"] == "java_heap";
+        ensure!(within || !named, "called the heap, and is not: {mapping}");
+        ensure!(named || !within || mapping["kind"] == "file", "the heap is not called so: {mapping}");
+        if within {
+            inside.push(mapping.clone());
+        }
+    }
+    let (size, rss) = (sum(&inside, "size")?, sum(&inside, "rss")?);
+    ensure!(size == 512 * MEBIBYTE, "{size} bytes are reserved for the heap");
+    ensure!(rss == committed, "{rss} bytes of the heap are in memory; committed and touched are {committed}");
+    Ok(())
+}
+
+/// A browser with one page: a handful of processes forked from a few, with terabytes of reserved addresses.
+fn chromium() -> Result<()> {
+    let browser = program(&["chromium"], "chromium")?;
+    let dir = TempDir::new()?;
+    let page = dir.path().join("page.html");
+    std::fs::write(&page, "<!doctype html><title>memtrace</title><p>still</p>")?;
+    let mut target = Target::start(
+        Command::new("sh")
+            .args(["-c", "exec \"$@\" 2>&1", "sh"])
+            .arg(browser)
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"])
+            .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
+            .arg(format!("file://{}", page.display()))
+            .env("HOME", dir.path()),
+    )?;
+    target.wait_for_line("DevTools listening", LONG)?;
+    let deadline = Instant::now() + LONG;
+    let renderers = || {
+        let of = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        family(target.pid()).iter().filter(|pid| of(pid).windows(15).any(|part| part == b"--type=renderer")).count()
+    };
+    while renderers() == 0 {
+        ensure!(Instant::now() < deadline, "no renderer is started");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let stopped = stop_family(target.pid())?;
+    let _end = End(stopped.iter().map(|(pid, _)| *pid).collect());
+    let comm = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let pids: Vec<u32> = stopped.iter().map(|(pid, _)| *pid).filter(|&pid| comm(pid) == "chromium\n").collect();
+    ensure!(pids.len() >= 4, "only {} processes are named chromium", pids.len());
+    let taken = take_group(&pids)?;
+    let largest = taken.processes.iter().filter_map(|process| process["virt"].as_u64()).max();
+    ensure!(largest > Some(1 << 40), "no address space is as large as a browser's: {largest:?}");
+    let named = take(&["--name", "chromium"])?;
+    for &pid in &pids {
+        named.process(pid)?;
+    }
+    Ok(())
+}
+
+/// Ends a family that does not end with its eldest.
+struct End(Vec<u32>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        for &pid in &self.0 {
+            // SAFETY: a signal to processes that this test has started and that stand still until now.
+            unsafe { libc::kill(pid as i32, libc::SIGKILL) };
+        }
+    }
+}
+
+fn redis_server() -> Result<()> {
+    let dir = TempDir::new()?;
+    let command = redis_command(&dir)?;
+    let server = Target::start(Command::new(&command[0]).args(&command[1..]))?;
+    redis_up(&dir)?;
+    redis(&dir, &["debug", "populate", "100000", "key", "500"])?;
+    let _stopped = stop(server.pid())?;
+    take_exact(server.pid(), &[]).map(drop)
+}
+
+/// With a child that has copied a part of what it inherited.
+fn python() -> Result<()> {
+    const SCRIPT: &str = "import os, sys\n\
+        words = {str(i): [i] * (i % 50) for i in range(100000)}\n\
+        child = os.fork()\n\
+        if child == 0:\n\
+        \x20   for word in list(words.values())[:20000]: word.append(1)\n\
+        \x20   print('copied', flush=True)\n\
+        sys.stdin.buffer.read()\n";
+    let python = program(&["/usr/bin/python3", "python3"], "python3")?;
+    let mut target = Target::start(Command::new(python).args(["-c", SCRIPT]))?;
+    target.wait_for_line("copied", LONG)?;
+    let stopped = stop_family(target.pid())?;
+    let pids: Vec<u32> = stopped.iter().map(|(pid, _)| *pid).collect();
+    ensure!(pids.len() == 2, "{} processes", pids.len());
+    let taken = take_group(&pids)?;
+    let shared: Option<&Value> = taken.group.as_ref().and_then(|group| group["pairs"].as_array()?.first());
+    let shared = amount(shared.context("the two share nothing")?, "shared")?;
+    ensure!(shared > MEBIBYTE, "the two share only {shared} bytes");
+    Ok(())
+}

@@ -1,0 +1,349 @@
+//! `memtrace snapshot --json` run, and held against what the kernel says while the target stands still.
+
+use crate::books::address;
+use crate::runner::keepsake;
+use crate::smaps::{self, Amounts, Area};
+use crate::target::wait_until;
+use crate::tool::{Lines, PATIENCE, binary};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::os::fd::AsRawFd;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+/// What it printed, and how it ended.
+#[derive(Debug)]
+pub struct Taken {
+    /// An object for each process.
+    pub processes: Vec<Value>,
+    /// All of them together, where there are several.
+    pub group: Option<Value>,
+    /// stderr.
+    pub errors: String,
+    /// How it ended.
+    pub status: ExitStatus,
+}
+
+impl Taken {
+    /// The one process.
+    ///
+    /// # Errors
+    /// There are none or several, or it did not end well.
+    pub fn only(&self) -> Result<&Value> {
+        ensure!(self.status.success(), "memtrace snapshot ended with {}: {}", self.status, self.errors);
+        ensure!(self.processes.len() == 1, "{} processes instead of one", self.processes.len());
+        Ok(&self.processes[0])
+    }
+
+    /// The process of this number.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn process(&self, pid: u32) -> Result<&Value> {
+        let found = self.processes.iter().find(|process| process["pid"] == pid);
+        found.with_context(|| format!("{pid} is not in the snapshot; stderr: {}", self.errors))
+    }
+}
+
+/// `memtrace snapshot --json ARGUMENTS…`
+///
+/// # Errors
+/// It does not end, was killed by a signal, or a line is not JSON.
+pub fn take(arguments: &[&str]) -> Result<Taken> {
+    Ok(take_beside(arguments, || Ok(()))?.0)
+}
+
+/// The same, and what `look` sees after memtrace has read everything and before it ends: it cannot go on, because
+/// nobody takes its output. Whose pages are shared with whom depends on who is there, memtrace with its libraries among
+/// them.
+///
+/// # Errors
+/// As [`take`], or what `look` says.
+pub fn take_beside<T>(arguments: &[&str], look: impl FnOnce() -> Result<T>) -> Result<(Taken, T)> {
+    let mut command = Command::new(binary()?);
+    command.args(["snapshot", "--json"]).args(arguments);
+    let mut child = Guard(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?);
+    let stdout = child.0.stdout.take().context("piped")?;
+    let errors = Lines::of(child.0.stderr.take().context("piped")?);
+    // The smallest pipe there is: no snapshot fits into it.
+    // SAFETY: no memory is involved.
+    unsafe { libc::fcntl(stdout.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
+    let mut waiting = libc::pollfd { fd: stdout.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one descriptor in one struct.
+    let ready = unsafe { libc::poll(&raw mut waiting, 1, PATIENCE.as_millis() as i32) };
+    ensure!(ready == 1, "memtrace snapshot {arguments:?} stayed silent");
+    let seen = look()?;
+
+    let deadline = Instant::now() + PATIENCE;
+    let output = Lines::of(stdout).rest(deadline).context("memtrace snapshot does not end")?;
+    let errors = errors.rest(deadline)?.join("\n");
+    let status = wait_until(&mut child.0, deadline)?;
+    std::fs::write(keepsake("json"), output.join("\n"))?;
+    std::fs::write(keepsake("stderr"), &errors)?;
+    ensure!(status.code().is_some(), "memtrace snapshot was killed: {status}\n{errors}");
+    ensure!(!errors.contains("panicked"), "memtrace snapshot panicked:\n{errors}");
+    let mut taken = Taken { processes: Vec::new(), group: None, errors, status };
+    for line in output {
+        let value: Value = serde_json::from_str(&line).with_context(|| format!("not JSON: {line:.400}"))?;
+        match value["type"].as_str() {
+            Some("snapshot") => taken.processes.push(value),
+            Some("group") => taken.group = Some(value),
+            _ => bail!("an unknown line: {line:.400}"),
+        }
+    }
+    Ok((taken, seen))
+}
+
+/// Killed and reaped on drop.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// [`take`] of one process.
+///
+/// # Errors
+/// As there.
+pub fn take_pid(pid: u32, extra: &[&str]) -> Result<Taken> {
+    let pid = pid.to_string();
+    let mut arguments = vec!["--pid", &pid];
+    arguments.extend(extra);
+    take(&arguments)
+}
+
+/// Does it until it holds, five times at most. The target stands still and memtrace does, the machine does not: whoever
+/// starts in between maps the C library as well, and changes what of it is shared.
+///
+/// # Errors
+/// What the last attempt says.
+pub fn still<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
+    (0..4).find_map(|_| attempt().ok()).map_or_else(attempt, Ok)
+}
+
+/// A whole snapshot of a stopped process, after [`assert_sums`].
+///
+/// # Errors
+/// What does not hold.
+pub fn take_exact(pid: u32, extra: &[&str]) -> Result<Value> {
+    let number = pid.to_string();
+    let mut arguments = vec!["--pid", &number];
+    arguments.extend(extra);
+    still(|| {
+        let (taken, truth) = take_beside(&arguments, || Truth::read(pid))?;
+        let process = taken.only()?;
+        truth.assert_sums(process).with_context(|| format!("process {pid}"))?;
+        Ok(process.clone())
+    })
+}
+
+/// A field of the contract, and the lines of smaps whose sum it is.
+type Field = (&'static str, &'static [&'static str]);
+
+/// Whole pages: every sum is exact.
+const WHOLE: &[Field] = &[
+    ("rss", &["Rss"]),
+    ("anonymous", &["Anonymous"]),
+    ("private_clean", &["Private_Clean"]),
+    ("private_dirty", &["Private_Dirty"]),
+    ("shared_clean", &["Shared_Clean"]),
+    ("shared_dirty", &["Shared_Dirty"]),
+    ("swap", &["Swap"]),
+    ("huge", &["AnonHugePages", "ShmemPmdMapped", "FilePmdMapped"]),
+    ("hugetlb", &["Shared_Hugetlb", "Private_Hugetlb"]),
+    ("ksm", &["KSM"]),
+    ("lazy_free", &["LazyFree"]),
+];
+
+/// Parts of pages. The kernel adds them up in 1/4096 bytes and cuts to kB when it prints (`__show_smap`, `fs/proc/
+/// task_mmu.c`): each mapping once, the roll-up once. So the roll-up is at least the sum of the mappings, and less than
+/// 1 kB more for each mapping that has a fraction to lose: one in which something is shared.
+const FRACTIONS: &[Field] = &[("pss", &["Pss"]), ("swap_pss", &["SwapPss"]), ("locked", &["Locked"])];
+
+/// What the kernel says of a process.
+#[derive(Debug)]
+pub struct Truth {
+    areas: Vec<Area>,
+    rollup: Amounts,
+    status: Amounts,
+}
+
+impl Truth {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(pid: u32) -> Result<Self> {
+        Ok(Self { areas: smaps::smaps(pid)?, rollup: smaps::rollup(pid)?, status: smaps::status(pid)? })
+    }
+
+    /// Its PSS, as smaps_rollup says.
+    #[must_use]
+    pub fn pss(&self) -> u64 {
+        self.rollup.get("Pss").copied().unwrap_or_default()
+    }
+
+    /// Everything that a whole snapshot of a stopped process says: each mapping to the byte, their sums, the roll-up, the
+    /// counters, the kinds.
+    ///
+    /// # Errors
+    /// The first that does not hold.
+    pub fn assert_sums(&self, process: &Value) -> Result<()> {
+        assert_sums_against(process, &self.areas, &self.rollup, &self.status)
+    }
+}
+
+fn assert_sums_against(process: &Value, areas: &[Area], rollup: &Amounts, status: &Amounts) -> Result<()> {
+    ensure!(process["given_up"] == serde_json::json!([]), "gave up {}", process["given_up"]);
+    let changes = process["changed_meanwhile"].as_object().context("changed_meanwhile")?;
+    ensure!(changes.values().all(|change| *change == 0), "a stopped process changed: {changes:?}");
+    let mappings = process["mappings"].as_array().context("mappings")?;
+    assert_mappings(mappings, areas)?;
+
+    let total = |field: &str| sum(mappings, field);
+    let lines = |amounts: &Amounts, keys: &[&str]| -> u64 { keys.iter().filter_map(|key| amounts.get(*key)).sum() };
+    for (field, keys) in WHOLE {
+        let (sum, whole) = (total(field)?, lines(rollup, keys));
+        ensure!(sum == whole, "Σ {field} of the mappings is {sum}; smaps_rollup says {whole}");
+    }
+    for (field, keys) in FRACTIONS {
+        let (sum, whole) = (total(field)?, lines(rollup, keys));
+        let lossy = areas.iter().filter(|area| has_fraction(area, field)).count() as u64;
+        ensure!(
+            (sum..=sum + lossy.saturating_sub(1) * 1024).contains(&whole),
+            "Σ {field} of the mappings is {sum}, {lossy} of them with fractions; smaps_rollup says {whole}"
+        );
+    }
+    let pairs = [
+        ("rss", "Rss"),
+        ("anonymous", "Anonymous"),
+        ("private_clean", "Private_Clean"),
+        ("private_dirty", "Private_Dirty"),
+        ("shared_clean", "Shared_Clean"),
+        ("shared_dirty", "Shared_Dirty"),
+        ("swap", "Swap"),
+    ];
+    for (field, key) in pairs {
+        assert_amount(&process["rollup"], field, lines(rollup, &[key]), "smaps_rollup")?;
+    }
+    // Of the whole process either may be told: what its mappings add up to, or what the roll-up says.
+    for (row, field, key) in
+        [(process, "pss", "Pss"), (process, "swap_pss", "SwapPss"), (&process["rollup"], "locked", "Locked")]
+    {
+        let (told, sum, whole) = (amount(row, field)?, total(field)?, lines(rollup, &[key]));
+        ensure!((sum..=whole).contains(&told), "{field} is {told}; Σ of the mappings {sum}, smaps_rollup {whole}");
+    }
+    assert_amount(process, "uss", lines(rollup, &["Private_Clean", "Private_Dirty"]), "smaps_rollup")?;
+
+    assert_counters(process, status)?;
+    let (rss, anonymous) = (total("rss")?, total("anonymous")?);
+    ensure!(rss == lines(status, &["VmRSS"]), "Σ rss is {rss}, VmRSS {}", lines(status, &["VmRSS"]));
+    ensure!(anonymous == lines(status, &["RssAnon"]), "Σ anonymous is {anonymous}, RssAnon otherwise");
+    assert_kinds(process["kinds"].as_array().context("kinds")?, mappings)
+}
+
+/// Something of it is divided by its sharers.
+fn has_fraction(area: &Area, field: &str) -> bool {
+    match field {
+        "swap_pss" => area.get("SwapPss") != area.get("Swap"),
+        _ => area.get("Shared_Clean") + area.get("Shared_Dirty") > 0,
+    }
+}
+
+fn assert_mappings(mappings: &[Value], areas: &[Area]) -> Result<()> {
+    ensure!(mappings.len() == areas.len(), "{} mappings; smaps has {}", mappings.len(), areas.len());
+    for (mapping, area) in mappings.iter().zip(areas) {
+        let of = || format!("{:x}-{:x} {} {}", area.start, area.end, area.permissions, area.name);
+        ensure!(
+            address(&mapping["start"])? == area.start && address(&mapping["end"])? == area.end,
+            "not where smaps has {}: {mapping}",
+            of()
+        );
+        ensure!(mapping["permissions"] == *area.permissions, "{}: permissions {}", of(), mapping["permissions"]);
+        ensure!(mapping["size"] == area.end - area.start, "{}: size {}", of(), mapping["size"]);
+        for (field, keys) in WHOLE.iter().chain(FRACTIONS) {
+            let truth = keys.iter().map(|key| area.get(key)).sum();
+            assert_amount(mapping, field, truth, "smaps").with_context(of)?;
+        }
+    }
+    Ok(())
+}
+
+/// The counters of a whole or partial snapshot, against `/proc/PID/status`.
+///
+/// # Errors
+/// The first that differs.
+pub fn assert_counters(process: &Value, status: &Amounts) -> Result<()> {
+    let fields: [Field; 10] = [
+        ("virt", &["VmSize"]),
+        ("res", &["VmRSS"]),
+        ("anon", &["RssAnon"]),
+        ("file", &["RssFile"]),
+        ("shmem", &["RssShmem"]),
+        ("shr", &["RssFile", "RssShmem"]),
+        ("swap", &["VmSwap"]),
+        ("hugetlb", &["HugetlbPages"]),
+        ("locked", &["VmLck"]),
+        ("page_tables", &["VmPTE"]),
+    ];
+    for (field, keys) in fields {
+        let truth = keys.iter().map(|key| status.get(*key).copied().unwrap_or_default()).sum();
+        assert_amount(process, field, truth, "status")?;
+    }
+    Ok(())
+}
+
+/// Each kind is the sum of its mappings, and together they are all mappings.
+fn assert_kinds(kinds: &[Value], mappings: &[Value]) -> Result<()> {
+    let counted = sum(kinds, "mappings")?;
+    ensure!(counted == mappings.len() as u64, "the kinds have {counted} mappings of {}", mappings.len());
+    let names = |values: &[Value]| {
+        let names = values.iter().map(|value| value["kind"].as_str().unwrap_or_default().to_owned());
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    ensure!(names(kinds) == names(mappings), "kinds {:?}, of mappings {:?}", names(kinds), names(mappings));
+    for kind in names(kinds) {
+        for (field, _) in WHOLE.iter().chain(FRACTIONS).chain(&[("size", &[] as &[&str])]) {
+            let (told, added) = (sum_of_kind(kinds, &kind, field)?, sum_of_kind(mappings, &kind, field)?);
+            ensure!(told == added, "{kind}: {field} is {told}, Σ of its mappings {added}");
+        }
+    }
+    Ok(())
+}
+
+/// Σ of a field over rows.
+///
+/// # Errors
+/// It is unknown in one of them.
+pub fn sum(rows: &[Value], field: &str) -> Result<u64> {
+    rows.iter().map(|row| amount(row, field)).sum()
+}
+
+/// Σ of a field over the rows of one kind.
+///
+/// # Errors
+/// As [`sum`].
+pub fn sum_of_kind(rows: &[Value], kind: &str, field: &str) -> Result<u64> {
+    rows.iter().filter(|row| row["kind"] == kind).map(|row| amount(row, field)).sum()
+}
+
+/// A known amount.
+///
+/// # Errors
+/// It is unknown.
+pub fn amount(row: &Value, field: &str) -> Result<u64> {
+    row[field].as_u64().with_context(|| format!("{field} is {}", row[field]))
+}
+
+/// A field has this amount.
+///
+/// # Errors
+/// It has another, or is unknown.
+pub fn assert_amount(row: &Value, field: &str, truth: u64, whose: &str) -> Result<()> {
+    let found = amount(row, field)?;
+    ensure!(found == truth, "{field} is {found}; {whose} says {truth}");
+    Ok(())
+}
