@@ -356,8 +356,9 @@ impl<'a> Painter<'a> {
         let mut begin = addresses.start.saturating_sub(of.start);
         let end = addresses.end.saturating_sub(of.start);
         while begin < end {
-            let Some(slice) = cut.slices.get_mut((begin / cut.slice_bytes) as usize) else { break };
-            let until = end.min((begin / cut.slice_bytes + 1) * cut.slice_bytes);
+            let Some(index) = begin.checked_div(cut.slice_bytes) else { break };
+            let Some(slice) = cut.slices.get_mut(index as usize) else { break };
+            let until = end.min((index + 1) * cut.slice_bytes);
             // Never more than the slice has: what was seen twice, because it moved meanwhile, is seen once.
             let bytes = (until - begin).min(slice.untouched);
             slice.untouched -= bytes;
@@ -374,3 +375,6 @@ impl<'a> Painter<'a> {
         self.map
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,7 +109,7 @@ fn share_out(range: &PageRange, mappings: &[Mapping], tallies: &mut [Tally], cur
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::permission::{READ, WRITE};
+    use crate::event::permission::{READ, SHARED, WRITE};
 
     fn mapping(start: u64, end: u64, kind: Kind, shared: u8) -> Mapping {
         Mapping {
