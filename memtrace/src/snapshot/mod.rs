@@ -262,9 +262,14 @@ pub struct MappedFile {
     pub mapped: u64,
     /// Resident here through page tables, copies on write excluded: Σ of its mappings' file pages.
     pub resident: Option<u64>,
+    /// It has a place on a disk or a server. `Some(false)`: shared memory (memfd, tmpfs), of which the page cache is all
+    /// there is; then nothing is ever dirty, and what is not in the page cache is a hole or in swap. `None` when unknown.
+    pub on_disk: Option<bool>,
     /// In the page cache, mapped by anyone or not.
     pub page_cache: Option<u64>,
-    /// Of these, dirty and not yet being written back.
+    /// Of these, dirty and not yet being written back. The kernel counts and writes whole folios: on a file system with
+    /// large ones, one byte that was written makes 64 KiB or more dirty. Pages that were changed again while they are
+    /// being written are here and in `writeback`.
     pub dirty: Option<u64>,
     /// Of these, being written back now.
     pub writeback: Option<u64>,
@@ -273,7 +278,7 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
-    /// On disk only: in no memory at all.
+    /// Not in the page cache: on disk only, or a hole; see [`Self::on_disk`] for files that are on none. Whole pages of x86-64.
     #[must_use]
     pub fn not_loaded(&self) -> Option<u64> {
         Some(self.size?.next_multiple_of(4096).saturating_sub(self.page_cache?))

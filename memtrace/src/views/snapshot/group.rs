@@ -173,18 +173,26 @@ fn what(kind: Kind, name: &[u8], members: &[&Process]) -> String {
 
 fn levels(group: &Group, sheet: &mut Sheet) {
     let physical = group.physical.as_ref();
-    text::level("Σ RES", &size(group.sum_res), "what top's column adds up to: a shared page is in it once for each process", sheet);
+    text::level(
+        "Σ RES",
+        &size(group.sum_res),
+        "what top's column adds up to: a shared page is in it once for each process",
+        sheet,
+    );
     let unknown = "unknown".to_owned();
     let res = physical.map_or_else(|| unknown.clone(), |p| size(p.res));
     text::level("RES", &res, "the pages that they have in memory, each counted once", sheet);
     let uss = physical.map_or_else(|| unknown.clone(), |p| size(p.uss));
-    let words = "mapped by nobody outside of these: what ending all of them would free, page cache and shared memory excepted";
+    let words =
+        "mapped by nobody outside of these: what ending all of them would free, page cache and shared memory excepted";
     text::level("USS", &uss, words, sheet);
     let pss = group.sum_pss.map_or(unknown, size);
     let words = match physical {
         Some(_) => "each page divided by the number of its users, those outside included",
-        None => "each page divided by the number of its users, those outside included: without a look at the pages the \
-                 nearest there is to RES",
+        None => {
+            "each page divided by the number of its users, those outside included: without a look at the pages the \
+                 nearest there is to RES"
+        }
     };
     text::level("Σ PSS", &pss, words, sheet);
 }
@@ -235,12 +243,12 @@ fn pairs(group: &Group, physical: &Physical, show: &ShowOptions, sheet: &mut She
     let pid = |index: usize| group.pids.get(index).map_or_else(String::new, u32::to_string);
     let width = physical.pairs.iter().map(|pair| short(pair.shared).chars().count()).max().unwrap_or(0).max(7) + 1;
     if n > 2 && n <= MATRIX && 8 + (n - 1) * width <= sheet.width() {
-        let cells: BTreeMap<(usize, usize), u64> = physical.pairs.iter().map(|pair| ((pair.a, pair.b), pair.shared)).collect();
+        let cells: BTreeMap<(usize, usize), u64> =
+            physical.pairs.iter().map(|pair| ((pair.a, pair.b), pair.shared)).collect();
         let heads: String = (0..n - 1).map(|a| right(&pid(a), width)).collect();
         sheet.line(&[(Look::Faint, &format!("{:<8}{heads}", "shared"))]);
         for b in 1..n {
-            let row: String =
-                (0..b).map(|a| right(&short(cells.get(&(a, b)).copied().unwrap_or(0)), width)).collect();
+            let row: String = (0..b).map(|a| right(&short(cells.get(&(a, b)).copied().unwrap_or(0)), width)).collect();
             sheet.line(&[(Look::Plain, &format!("{:<8}{row}", pid(b)))]);
         }
         return;

@@ -28,7 +28,13 @@ impl Column {
         let cells: Vec<Option<u64>> = cells.into_iter().collect();
         let empty = cells.iter().all(|&cell| cell == Some(0));
         let unknown = cells.iter().all(Option::is_none);
-        Self { head: head.into(), cells: cells.into_iter().map(|cell| or_unknown(cell, short)).collect(), weight, empty, unknown }
+        Self {
+            head: head.into(),
+            cells: cells.into_iter().map(|cell| or_unknown(cell, short)).collect(),
+            weight,
+            empty,
+            unknown,
+        }
     }
 
     /// Words or other figures.
@@ -67,7 +73,8 @@ impl Table<'_> {
     /// Prints it, indented.
     pub(super) fn print(mut self, sheet: &mut Sheet, indent: usize) {
         self.columns.retain(|column| column.weight > 0);
-        let unknown: Vec<&str> = self.columns.iter().filter(|column| column.unknown).map(|column| column.head.as_str()).collect();
+        let unknown: Vec<&str> =
+            self.columns.iter().filter(|column| column.unknown).map(|column| column.head.as_str()).collect();
         let unknown = unknown.join(", ");
         self.columns.retain(|column| !column.unknown);
         let lead = self.leads.iter().map(|lead| columns(lead)).max().unwrap_or(0);

@@ -115,7 +115,9 @@ fn summary(process: &Process, show: &ShowOptions, sheet: &mut Sheet) {
     sheet.line(&[]);
     let Some(counters) = &process.counters else {
         let why = match process.state {
-            b'Z' | b'X' => "It has ended and waits for its parent to notice: its memory is gone, and there is nothing to look at.",
+            b'Z' | b'X' => {
+                "It has ended and waits for its parent to notice: its memory is gone, and there is nothing to look at."
+            }
             _ => "It has no address space: a kernel thread, or a process that is ending.",
         };
         sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, why));
@@ -161,8 +163,7 @@ fn levels(process: &Process, c: &Counters, sheet: &mut Sheet) {
         virt.push_str(&format!(" ({} may not be accessed at all)", size(guards.size)));
     }
     level("VIRT", &size(c.virt), &virt, sheet);
-    let res =
-        format!("in memory now = anon {} + file {} + shmem {}", size(c.anon), size(c.file), size(c.shmem));
+    let res = format!("in memory now = anon {} + file {} + shmem {}", size(c.anon), size(c.file), size(c.shmem));
     level("RES", &size(c.res()), &res, sheet);
     let alone = match process.rollup.and_then(|r| r.private_file) {
         Some(alone) => format!("; {} of it nobody else maps", size(alone)),
@@ -188,7 +189,8 @@ fn levels(process: &Process, c: &Counters, sheet: &mut Sheet) {
         None => "each page divided by the number of its users".to_owned(),
     };
     level("PSS", &or_unknown(rollup.map(|r| r.pss), size), &pss, sheet);
-    let swap = if c.swap == 0 { "nothing of it has been pushed out" } else { "anonymous memory that was pushed out of RES" };
+    let swap =
+        if c.swap == 0 { "nothing of it has been pushed out" } else { "anonymous memory that was pushed out of RES" };
     level("SWAP", &size(c.swap), swap, sheet);
     if c.hugetlb > 0 {
         level("HUGE", &size(c.hugetlb), "huge pages of hugetlbfs: memory that RES leaves out", sheet);
@@ -296,7 +298,10 @@ fn swap(process: &Process, counters: &Counters, sheet: &mut Sheet) {
     if let Some(rollup) = process.rollup {
         let shared = rollup.swap.saturating_sub(counters.swap);
         if shared > 0 {
-            text.push_str(&format!(", and {} of shared memory that is mapped here and that SWAP leaves out", size(shared)));
+            text.push_str(&format!(
+                ", and {} of shared memory that is mapped here and that SWAP leaves out",
+                size(shared)
+            ));
         }
         text.push_str(&format!("; divided by its users {} (SwapPss)", size(rollup.swap_pss)));
     }
@@ -309,7 +314,8 @@ fn swap(process: &Process, counters: &Counters, sheet: &mut Sheet) {
     }
     if let Some(rest) = mappings.get(shown..).filter(|rest| !rest.is_empty()) {
         let bytes = rest.iter().fold(0_u64, |sum, &(_, swap)| sum.saturating_add(swap));
-        let words = format!("{:>18}  in {} other mappings (--by mapping --sort swap)", size(bytes), count(rest.len() as u64));
+        let words =
+            format!("{:>18}  in {} other mappings (--by mapping --sort swap)", size(bytes), count(rest.len() as u64));
         sheet.line(&[(Look::Plain, &words)]);
     }
 }

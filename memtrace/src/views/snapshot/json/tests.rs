@@ -164,10 +164,10 @@ prop_compose! {
 prop_compose! {
     fn file()(
         path in name(),
-        (device, inode, mapped, writable_shared) in any::<(u64, u64, u64, bool)>(),
+        (device, inode, mapped, writable_shared, on_disk) in any::<(u64, u64, u64, bool, Option<bool>)>(),
         [size, resident, page_cache, dirty, writeback] in proptest::array::uniform5(proptest::option::of(0_u64..1 << 60)),
     ) -> MappedFile {
-        MappedFile { path, device, inode, size, mapped, resident, page_cache, dirty, writeback, writable_shared }
+        MappedFile { path, device, inode, size, mapped, resident, on_disk, page_cache, dirty, writeback, writable_shared }
     }
 }
 
