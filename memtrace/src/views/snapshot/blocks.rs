@@ -86,10 +86,11 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// The kinds it holds, that with most memory first.
+    /// The kinds it holds, that with most memory first; guards are told only where there is nothing else.
     fn kinds(&self) -> Vec<&'static str> {
         let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
-        for (_, mapping) in &self.mappings {
+        let nothing_else = self.chief().is_some_and(|chief| chief.kind == Kind::Guard);
+        for (_, mapping) in self.mappings.iter().filter(|(_, mapping)| nothing_else || mapping.kind != Kind::Guard) {
             let sum = sums.entry(kind_words(mapping.kind)).or_default();
             *sum = sum.saturating_add(mapping.resident.map_or(0, |r| r.rss.saturating_add(r.swap)));
         }
@@ -211,19 +212,27 @@ fn is_part_of(chief: &Mapping, mapping: &Mapping) -> bool {
         || (mapping.kind == Kind::Guard && matches!(chief.kind, Kind::ThreadStack | Kind::Arena))
 }
 
-/// Joins the smallest neighbours until there are at most so many: rather those of one kind, and rather near ones.
-/// Neighbours that are equally small are treated alike, so that there may be fewer in the end.
+/// Joins the smallest neighbours until there are so many: rather those of one kind, and rather near ones. Of those
+/// that are equally small some are joined, evenly over the address space.
 fn fit(blocks: Vec<Block<'_>>, most: usize) -> Vec<Block<'_>> {
     let Some(surplus) = blocks.len().checked_sub(most).filter(|&surplus| surplus > 0) else { return blocks };
     let costs: Vec<u32> = blocks.windows(2).map(|pair| cost(&pair[0], &pair[1])).collect();
     let mut sorted = costs.clone();
     sorted.sort_unstable();
     let dearest = sorted.get(surplus - 1).copied().unwrap_or(u32::MAX);
+    let cheaper = sorted.partition_point(|&cost| cost < dearest);
+    let (wanted, equal) = (surplus - cheaper, sorted.partition_point(|&cost| cost <= dearest) - cheaper);
+    let mut seen = 0;
+    let mut joins = |cost: u32| {
+        let before = seen * wanted / equal.max(1);
+        seen += usize::from(cost == dearest);
+        cost < dearest || seen * wanted / equal.max(1) > before
+    };
     let mut fitted: Vec<Block<'_>> = Vec::with_capacity(most);
     // The first has no neighbour before it.
-    for (block, joins) in blocks.into_iter().zip(std::iter::once(false).chain(costs.iter().map(|&c| c <= dearest))) {
+    for (block, cost) in blocks.into_iter().zip(std::iter::once(u32::MAX).chain(costs)) {
         match fitted.last_mut() {
-            Some(last) if joins => last.join(block),
+            Some(last) if joins(cost) => last.join(block),
             _ => fitted.push(block),
         }
     }
@@ -239,8 +248,9 @@ fn cost(a: &Block<'_>, b: &Block<'_>) -> u32 {
         let here = parts.total().saturating_sub(parts[Part::Untouched]);
         here.saturating_add(block.size / 256).max(1).ilog2()
     };
-    let kind = |block: &Block<'_>| block.chief().map(|chief| chief.kind);
-    let other = u32::from(kind(a) != kind(b));
+    // Guards are at home everywhere.
+    let kind = |block: &Block<'_>| block.chief().map(|chief| chief.kind).filter(|&kind| kind != Kind::Guard);
+    let other = u32::from(kind(a).zip(kind(b)).is_some_and(|(a, b)| a != b));
     let far = u32::from(b.gap >= FAR);
     weight(a).max(weight(b)) + STEP * (other + 2 * far)
 }

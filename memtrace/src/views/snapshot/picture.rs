@@ -44,23 +44,23 @@ impl PictureOptions<'_> {
 /// What the writer returned.
 pub fn render(process: &Process, map: &PageMap, options: &PictureOptions<'_>, out: &mut dyn Write) -> io::Result<()> {
     let blocks = blocks::blocks(process, map, options.filter, options.lines);
-    let page = Page::new(options);
+    let layout = Layout::new(options);
     let mut text = String::new();
-    page.head(process, &blocks, options, &mut text);
+    layout.head(process, &blocks, options, &mut text);
     let mut sums = Parts::default();
     blocks.iter().for_each(|block| sums += block.parts);
     let largest = blocks.iter().map(|block| block.size).max().unwrap_or(0);
     if !blocks.is_empty() {
-        page.legend(&sums, &mut text);
-        page.columns(&mut text);
+        layout.legend(&sums, &mut text);
+        layout.columns(&mut text);
     }
     for block in &blocks {
         if block.gap >= FAR {
             let gap = format!("{:>ADDRESS$}  {} not mapped", "⋮", size(block.gap));
-            page.faint(&gap, &mut text);
+            layout.faint(&gap, &mut text);
         }
-        let length = blocks::length(block.size, largest, process.page_size, (1, page.bar as u64), options.scale);
-        page.block(block, &block.cells(map, length as usize), &mut text);
+        let length = blocks::length(block.size, largest, process.page_size, (1, layout.bar as u64), options.scale);
+        layout.block(block, &block.cells(map, length as usize), &mut text);
     }
     if !blocks.is_empty() {
         let scale = match options.scale {
@@ -73,23 +73,23 @@ pub fn render(process: &Process, map: &PageMap, options: &PictureOptions<'_>, ou
         };
         for line in wrap(
             &format!("{scale}; a low or light cell: only in part; (3): so many mappings in one line{place}"),
-            page.width - 1,
+            layout.width - 1,
         ) {
-            page.faint(&line, &mut text);
+            layout.faint(&line, &mut text);
         }
     }
     out.write_all(text.as_bytes())
 }
 
 /// Measures of the page, and how it is written on.
-struct Page {
+struct Layout {
     color: bool,
     width: usize,
     name: usize,
     bar: usize,
 }
 
-impl Page {
+impl Layout {
     fn new(options: &PictureOptions<'_>) -> Self {
         let width = options.width.clamp(*WIDTH.start(), *WIDTH.end());
         let free = width - 1 - ADDRESS - 2 - 1 - 1 - 2 * SIZE;

@@ -87,10 +87,19 @@ fn the_small_ones_give_way_and_the_large_ones_stay() {
     let map = placed(&process);
     let few = blocks(&process, &map, None, 6);
     let labels = labels(&few);
-    assert!(few.len() <= 6, "{labels:?}");
+    assert_eq!(few.len(), 6, "{labels:?}");
     for large in ["shared anonymous", "/var/lib/postgresql/15/main/vectors.idx"] {
         assert!(labels.iter().any(|label| label == large), "{large}: {labels:?}");
     }
+}
+
+#[test]
+fn what_is_alike_is_joined_evenly() {
+    let (process, map) = many(3_000);
+    let blocks = blocks(&process, &map, None, 40);
+    assert_eq!(blocks.len(), 40);
+    let largest = blocks.iter().map(|block| block.mappings.len()).max();
+    assert!(largest <= Some(4 * 3_000 / 40), "{largest:?} of 3,000 mappings are one block of 40");
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn sixty_thousand_mappings_are_a_page() {
 
 #[test]
 fn a_part_of_a_cell_is_never_nothing_nor_all() {
-    let page = Page::new(&options(80));
+    let page = Layout::new(&options(80));
     let cell = |private: u64, shared, untouched| {
         let mut parts = Parts::only(Part::Private, private);
         parts[Part::Shared] = shared;
@@ -69,7 +69,7 @@ fn a_part_of_a_cell_is_never_nothing_nor_all() {
     assert_eq!(cell(1 << 40, 0, 1), '█');
     assert_eq!((cell(4, 0, 4), cell(6, 0, 2)), ('▄', '▆'));
     assert_eq!((cell(1, 2, 0), cell(0, 1, 7), cell(0, 0, 1)), ('▒', '░', '·'));
-    let colored = Page::new(&PictureOptions { color: true, ..options(80) });
+    let colored = Layout::new(&PictureOptions { color: true, ..options(80) });
     let mut half = Parts::only(Part::Private, 1);
     half[Part::Swapped] = 1;
     assert_eq!(colored.cell(&half), ('▄', "31;43".to_owned()));
