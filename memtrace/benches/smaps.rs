@@ -4,9 +4,12 @@
 //! different permissions. The two middle rows need no system call and show the parsers alone.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use memtrace::cli::{ReadOptions, Subject};
 use memtrace::procfs::{ProcessFiles, page_size, parse_maps, parse_smaps};
+use memtrace::snapshot;
 use procfs::FromRead;
 use std::hint::black_box;
+use std::time::Duration;
 
 /// Pages of alternating permissions.
 struct Mappings {
@@ -76,6 +79,11 @@ fn smaps(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("read and parse, procfs crate", count), |bench| {
             let process = procfs::process::Process::myself().expect("we exist");
             bench.iter(|| process.smaps().expect("smaps can be read"));
+        });
+        group.bench_function(BenchmarkId::new("whole snapshot, memtrace", count), |bench| {
+            let subject = Subject::Pids(vec![std::process::id()]);
+            let options = ReadOptions { max_hold: Duration::from_millis(50), full: true, page_map: false };
+            bench.iter(|| snapshot::read::read(&subject, &options).expect("we can be read"));
         });
         group.bench_function(BenchmarkId::new("maps: read and parse, memtrace", count), |bench| {
             let mut lines = Vec::new();

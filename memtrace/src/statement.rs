@@ -92,6 +92,28 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::Heap,
+        Self::Stack,
+        Self::ThreadStack,
+        Self::Anon,
+        Self::Arena,
+        Self::Program,
+        Self::Library,
+        Self::File,
+        Self::Tmpfs,
+        Self::SharedAnon,
+        Self::SysvShm,
+        Self::PosixShm,
+        Self::Memfd,
+        Self::Hugetlb,
+        Self::Vdso,
+        Self::Device,
+        Self::Guard,
+        Self::Several,
+    ];
+
     /// Name in the NDJSON contract.
     #[must_use]
     pub const fn name(self) -> &'static str {

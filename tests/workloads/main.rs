@@ -12,6 +12,7 @@ mod file;
 mod helper;
 mod kinds;
 mod others;
+mod page_cache;
 mod posts;
 mod reclaim;
 mod region;
@@ -36,6 +37,7 @@ const ROOMS: &[&[(&str, Scene)]] = &[
     burst::SCENES,
     kinds::SCENES,
     sights::SCENES,
+    page_cache::SCENES,
 ];
 
 /// Far beyond what any test plays for.

@@ -13,7 +13,11 @@ pub mod diff;
 #[cfg(feature = "live")]
 pub mod read;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod rows;
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod sharing;
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod stored;
 
 use crate::statement::Kind;
 
@@ -217,6 +221,9 @@ pub enum Allocator {
 }
 
 impl Allocator {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Glibc, Self::Jemalloc, Self::Tcmalloc, Self::Mimalloc, Self::Go, Self::JavaHeap];
+
     /// Name in the NDJSON contract.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -255,9 +262,14 @@ pub struct MappedFile {
     pub mapped: u64,
     /// Resident here through page tables, copies on write excluded: Σ of its mappings' file pages.
     pub resident: Option<u64>,
+    /// It has a place on a disk or a server. `Some(false)`: shared memory (memfd, tmpfs), of which the page cache is all
+    /// there is; then nothing is ever dirty, and what is not in the page cache is a hole or in swap. `None` when unknown.
+    pub on_disk: Option<bool>,
     /// In the page cache, mapped by anyone or not.
     pub page_cache: Option<u64>,
-    /// Of these, dirty and not yet being written back.
+    /// Of these, dirty and not yet being written back. The kernel counts and writes whole folios: on a file system with
+    /// large ones, one byte that was written makes 64 KiB or more dirty. Pages that were changed again while they are
+    /// being written are here and in `writeback`.
     pub dirty: Option<u64>,
     /// Of these, being written back now.
     pub writeback: Option<u64>,
@@ -266,7 +278,7 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
-    /// On disk only: in no memory at all.
+    /// Not in the page cache: on disk only, or a hole; see [`Self::on_disk`] for files that are on none. Whole pages of x86-64.
     #[must_use]
     pub fn not_loaded(&self) -> Option<u64> {
         Some(self.size?.next_multiple_of(4096).saturating_sub(self.page_cache?))
@@ -299,6 +311,20 @@ pub enum Source {
 }
 
 impl Source {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Status,
+        Self::Maps,
+        Self::Smaps,
+        Self::Rollup,
+        Self::PagemapScan,
+        Self::Pagemap,
+        Self::Kpage,
+        Self::Cachestat,
+        Self::Mincore,
+        Self::Threads,
+    ];
+
     /// Name in the NDJSON contract, and in text.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -363,6 +389,20 @@ pub enum Reason {
         /// What the system said. Escape it.
         what: String,
     },
+}
+
+impl Reason {
+    /// Name in the NDJSON contract.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::NotPermitted { .. } => "not_permitted",
+            Self::OverBudget { .. } => "over_budget",
+            Self::NotOffered => "not_offered",
+            Self::Gone => "gone",
+            Self::Failed { .. } => "failed",
+        }
+    }
 }
 
 /// What is in which part of a mapping: for pictures. Bytes, `private + shared + swap + untouched` is the slice's size.

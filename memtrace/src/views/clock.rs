@@ -17,6 +17,12 @@ impl Clock {
         Self { ts_ns: meta.ts_ns, wall_ns: meta.wall_ns }
     }
 
+    /// The clock of one moment of wall time, which is its time 0.
+    #[must_use]
+    pub const fn at(wall_ns: i64) -> Self {
+        Self { ts_ns: 0, wall_ns }
+    }
+
     /// Wall time in UTC of a monotonic time in nanoseconds. Steps of the machine's wall clock after the
     /// session's begin are not followed, so times of one session always have the right distance.
     #[must_use]

@@ -159,6 +159,16 @@ pub(crate) fn bpf_ns_per_fault(own: Own, faults: Faults) -> Option<u64> {
     own.bpf_ns.filter(|_| runs_tell)?.checked_div(faults)
 }
 
+/// A command line as `/proc/PID/cmdline` has it, with spaces between its arguments; the program where there is none.
+pub(crate) fn command_line(cmdline: &[u8], exe: &[u8]) -> Vec<u8> {
+    // More than one at the end is what a title leaves that a program wrote over its arguments.
+    let end = cmdline.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    if end == 0 {
+        return exe.to_vec();
+    }
+    cmdline[..end].iter().map(|&byte| if byte == 0 { b' ' } else { byte }).collect()
+}
+
 /// The kernel's release without the build's suffix: `6.18` of `6.18.44-amd64`.
 pub(crate) fn kernel_series(release: &str) -> String {
     let digits: Vec<&str> = release.splitn(3, ['.', '-']).take(2).collect();

@@ -5,7 +5,7 @@ mod burst;
 mod closing;
 mod fields;
 mod lines;
-mod untrusted;
+pub(in crate::views) mod untrusted;
 
 use crate::event::StackId;
 use crate::statement::{Burst, Report, Stack};
@@ -45,14 +45,22 @@ impl<W: Write> JsonView<W> {
 
     fn print(&mut self, report: &Report) -> io::Result<()> {
         let scale = self.scale.ok_or_else(before_meta)?;
-        self.line.clear();
-        let mut serializer = serde_json::Serializer::with_formatter(&mut self.line, TerminalSafe);
         let Some(line) = Line::of(report, scale, self.now_ns) else { return Ok(()) };
         self.now_ns = line.ts_ns();
-        line.serialize(&mut serializer)?;
-        self.line.push(b'\n');
-        self.out.write_all(&self.line)
+        write_line(&line, &mut self.line, &mut self.out)
     }
+}
+
+/// One object and its line's end, by one `write` call; `buffer` is for use again.
+pub(in crate::views) fn write_line(
+    object: &impl Serialize,
+    buffer: &mut Vec<u8>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    buffer.clear();
+    object.serialize(&mut serde_json::Serializer::with_formatter(&mut *buffer, TerminalSafe))?;
+    buffer.push(b'\n');
+    out.write_all(buffer)
 }
 
 /// The stacks that a burst refers to.

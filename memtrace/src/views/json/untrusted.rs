@@ -9,7 +9,7 @@ const CAP: usize = 4096;
 
 /// Untrusted bytes as a JSON string; `null` when empty.
 #[derive(Clone, Copy)]
-pub(super) struct Text<'a>(pub &'a [u8]);
+pub(in crate::views) struct Text<'a>(pub &'a [u8]);
 
 impl Serialize for Text<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -22,11 +22,11 @@ impl Serialize for Text<'_> {
 
 /// The bytes in hexadecimal, where [`Text`] of them is not the whole truth.
 #[derive(Clone, Copy)]
-pub(super) struct Hex<'a>(pub &'a [u8]);
+pub(in crate::views) struct Hex<'a>(pub &'a [u8]);
 
 impl<'a> Hex<'a> {
     /// `None` when the string says it all.
-    pub(super) fn twin(bytes: &'a [u8]) -> Option<Self> {
+    pub(in crate::views) fn twin(bytes: &'a [u8]) -> Option<Self> {
         (bytes.len() > CAP || std::str::from_utf8(bytes).is_err()).then_some(Self(bytes))
     }
 }
@@ -45,7 +45,7 @@ impl Serialize for Hex<'_> {
 /// A command line as `/proc/PID/cmdline` has it, as an array of arguments. Several empty ones at its end are what a
 /// program leaves that wrote a shorter title over its arguments, as PostgreSQL does: they are left out.
 #[derive(Clone, Copy)]
-pub(super) struct Arguments<'a>(pub &'a [u8]);
+pub(in crate::views) struct Arguments<'a>(pub &'a [u8]);
 
 impl Serialize for Arguments<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -74,7 +74,7 @@ fn capped(bytes: &[u8]) -> &[u8] {
 
 /// An address: JSON numbers lose precision above 2^53, so addresses are strings.
 #[derive(Clone, Copy)]
-pub(super) struct Address(pub u64);
+pub(in crate::views) struct Address(pub u64);
 
 impl Serialize for Address {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
