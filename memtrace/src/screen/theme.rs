@@ -1,8 +1,8 @@
 //! How things look, with colours and without: where there are none, weight, reverse and the characters tell apart.
-//! And text cut to columns, which is not the same as characters.
 
+pub(super) use crate::views::columns::{columns, cut, left, right, wrap};
+pub(super) use crate::views::part::Part;
 use ratatui::style::{Color, Modifier, Style};
-use unicode_width::UnicodeWidthChar as _;
 
 /// The looks.
 #[derive(Clone, Copy, Debug)]
@@ -65,13 +65,11 @@ impl Theme {
 
     /// Colour and character of a part of a mapping.
     pub(super) const fn part(self, part: Part) -> (Style, char) {
-        match part {
-            Part::Private => (self.fg(Color::Red), '█'),
-            Part::Shared => (self.fg(Color::Blue), '▒'),
-            Part::Swapped => (self.fg(Color::Yellow), 's'),
-            Part::Untouched => (self.faint(), '·'),
-            Part::Unknown => (self.faint(), '?'),
-        }
+        let style = match part.color() {
+            Some(color) => self.fg(Color::Indexed(color)),
+            None => self.faint(),
+        };
+        (style, part.glyph())
     }
 }
 
@@ -81,100 +79,4 @@ pub(super) enum Class {
     Anon,
     File,
     Shmem,
-}
-
-/// What a page of a mapping may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    /// In memory, and nobody else maps it.
-    Private,
-    /// In memory, mapped by others, too.
-    Shared,
-    /// In swap.
-    Swapped,
-    /// Not in memory.
-    Untouched,
-    /// smaps was not read.
-    Unknown,
-}
-
-/// Columns that a text takes.
-pub(super) fn columns(text: &str) -> usize {
-    text.chars().map(|c| c.width().unwrap_or(0)).sum()
-}
-
-/// The text in at most so many columns; what is cut ends with `…`.
-pub(super) fn cut(text: &str, width: usize) -> String {
-    if columns(text) <= width {
-        return text.to_owned();
-    }
-    let mut out = String::new();
-    let mut used = 1;
-    for character in text.chars() {
-        used += character.width().unwrap_or(0);
-        if used > width {
-            break;
-        }
-        out.push(character);
-    }
-    if width > 0 {
-        out.push('…');
-    }
-    out
-}
-
-/// The text in exactly so many columns, at the left.
-pub(super) fn left(text: &str, width: usize) -> String {
-    let mut out = cut(text, width);
-    let used = columns(&out);
-    out.extend(std::iter::repeat_n(' ', width.saturating_sub(used)));
-    out
-}
-
-/// The text in exactly so many columns, at the right.
-pub(super) fn right(text: &str, width: usize) -> String {
-    let text = cut(text, width);
-    format!("{}{text}", " ".repeat(width.saturating_sub(columns(&text))))
-}
-
-/// Words in lines of at most so many columns; a word that is longer is cut.
-pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
-    let width = width.max(1);
-    let mut lines = Vec::new();
-    for paragraph in text.split('\n') {
-        let mut line = String::new();
-        for word in paragraph.split(' ').filter(|word| !word.is_empty()) {
-            let word = cut(word, width);
-            if !line.is_empty() && columns(&line) + 1 + columns(&word) > width {
-                lines.push(std::mem::take(&mut line));
-            }
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(&word);
-        }
-        lines.push(line);
-    }
-    lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_is_cut_by_columns_not_by_characters() {
-        assert_eq!(cut("abcdef", 6), "abcdef");
-        assert_eq!(cut("abcdef", 5), "abcd…");
-        assert_eq!(cut("大小大", 5), "大小…");
-        assert_eq!(cut("大小大", 4), "大…");
-        assert_eq!((cut("ab", 0).as_str(), cut("ab", 1).as_str()), ("", "…"));
-        assert_eq!((left("大", 4).as_str(), right("大", 4).as_str()), ("大  ", "  大"));
-    }
-
-    #[test]
-    fn words_wrap() {
-        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrap("a\n\nlonger", 4), ["a", "", "lon…"]);
-    }
 }

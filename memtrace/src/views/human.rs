@@ -35,6 +35,20 @@ const fn rounded(value: u128, unit: u128, steps: u128) -> u128 {
     (value * steps + unit / 2) / unit
 }
 
+/// The same for tables: `96.0M`, `244K`, `512B`, `0`.
+pub(crate) fn short(bytes: u64) -> String {
+    let text = size(bytes);
+    match text.split_once(' ') {
+        Some((figure, unit)) => format!("{figure}{}", &unit[..1]),
+        None => text,
+    }
+}
+
+/// What is not known is not 0.
+pub(crate) fn or_unknown(bytes: Option<u64>, how: fn(u64) -> String) -> String {
+    bytes.map_or_else(|| "unknown".to_owned(), how)
+}
+
 /// `+60.2 MiB`, `−96.0 MiB`, `±0`.
 pub(crate) fn signed_size(bytes: i64) -> String {
     match bytes {
@@ -131,6 +145,8 @@ mod tests {
         ] {
             assert_eq!(size(bytes), text, "{bytes}");
         }
+        assert_eq!([0, 512, 4_096, 63_123_456].map(short), ["0", "512B", "4K", "60.2M"]);
+        assert_eq!(or_unknown(None, short), "unknown");
         assert_eq!(signed_size(-4_096), "−4 KiB");
         assert_eq!(signed_size(i64::MIN), "−8388608.00 TiB");
         assert_eq!(signed_size(0), "±0");

@@ -3,12 +3,15 @@
 //! They read no clock, no environment and no file, so a replayed trace prints what the live session printed.
 
 mod clock;
+pub(crate) mod columns;
 pub(crate) mod escape;
 pub mod fold;
 pub(crate) mod human;
 mod json;
+pub(crate) mod part;
 #[cfg(test)]
 pub(crate) mod sample;
+mod sheet;
 pub mod snapshot;
 mod text;
 pub mod verdict;

@@ -96,6 +96,49 @@ pub(crate) fn mapping_phrase(mapping: &MappingRef) -> String {
     if name.is_empty() { noun.to_owned() } else { format!("{noun} {name}") }
 }
 
+/// What a mapping is, where columns are few.
+pub(crate) const fn kind_noun(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Heap => "[heap]",
+        Kind::Stack => "[stack]",
+        Kind::ThreadStack => "thread stack",
+        Kind::Anon => "anon",
+        Kind::Arena => "malloc arena",
+        Kind::Program => "program",
+        Kind::Library => "library",
+        Kind::File => "file",
+        Kind::Tmpfs => "tmpfs file",
+        Kind::SharedAnon => "shared memory",
+        Kind::SysvShm => "SysV shm",
+        Kind::PosixShm => "POSIX shm",
+        Kind::Memfd => "memfd",
+        Kind::Hugetlb => "hugetlb",
+        Kind::Vdso => "vdso",
+        Kind::Device => "device",
+        Kind::Guard => "guard",
+        Kind::Several => "several mappings",
+    }
+}
+
+/// A mapping, where columns are few: what it is and its name, as far as the name does not say it all.
+pub(crate) fn mapping_label(kind: Kind, name: &[u8]) -> String {
+    let name = match kind {
+        Kind::Heap | Kind::Stack => &[],
+        // `/dev/zero` is how the kernel names what has no name.
+        Kind::SharedAnon if name.starts_with(b"/dev/zero") => &[],
+        Kind::Program | Kind::Library | Kind::File | Kind::Tmpfs | Kind::Several | Kind::PosixShm | Kind::Device => {
+            basename(name)
+        }
+        _ => name,
+    };
+    match kind {
+        _ if name.is_empty() => kind_noun(kind).to_owned(),
+        Kind::Program | Kind::Library | Kind::File | Kind::Vdso => escape(name, 60),
+        Kind::Several => format!("file {}", escape(name, 60)),
+        _ => format!("{} {}", kind_noun(kind), escape(name, 60)),
+    }
+}
+
 /// Each cause of loss: name in the NDJSON contract, count, what it means.
 pub(crate) const fn losses(lost: Lost) -> [(&'static str, u64, &'static str); 7] {
     [
@@ -157,6 +200,16 @@ pub(crate) fn bpf_ns_per_fault(own: Own, faults: Faults) -> Option<u64> {
     let faults = faults.all();
     let runs_tell = own.bpf_runs.is_some_and(|runs| runs <= faults.saturating_mul(4));
     own.bpf_ns.filter(|_| runs_tell)?.checked_div(faults)
+}
+
+/// A command line as `/proc/PID/cmdline` has it, with spaces between its arguments; the program where there is none.
+pub(crate) fn command_line(cmdline: &[u8], exe: &[u8]) -> Vec<u8> {
+    // More than one at the end is what a title leaves that a program wrote over its arguments.
+    let end = cmdline.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    if end == 0 {
+        return exe.to_vec();
+    }
+    cmdline[..end].iter().map(|&byte| if byte == 0 { b' ' } else { byte }).collect()
 }
 
 /// The kernel's release without the build's suffix: `6.18` of `6.18.44-amd64`.

@@ -6,7 +6,7 @@ use crate::event::permission::SHARED;
 use crate::procfs::{Error, PageRange, ProcessFiles};
 use crate::snapshot::{GivenUp, Mapping, Reason, Resident, Source};
 use crate::statement::Kind;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 /// Mappings with smaller gaps between them are scanned in one go: tables that are not there cost little.
 const GAP: u64 = 1 << 30;
@@ -41,6 +41,7 @@ fn read_ranges(files: &ProcessFiles, mappings: &[Mapping], costs: &mut Costs) ->
             for range in ranges {
                 share_out(range, mappings, &mut tallies, &mut cursor);
             }
+            ControlFlow::Continue(())
         })?;
         let Some(cost) = cost else { return Ok(None) };
         costs.add_reading(Source::PagemapScan, cost);

@@ -1,5 +1,19 @@
 //! Snapshots as text, NDJSON, CSV and pictures.
 
+mod blocks;
+mod group;
 pub mod json;
+mod labels;
+mod notes;
+pub mod picture;
 #[cfg(test)]
 pub(crate) mod sample;
+pub mod svg;
+mod table;
+mod tables;
+mod text;
+
+pub use text::{Page, render};
+
+#[cfg(test)]
+mod tests;

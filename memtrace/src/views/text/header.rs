@@ -4,8 +4,8 @@ use super::{Look, Session, process_name};
 use crate::event::{Meta, Mode, Overview};
 use crate::views::clock::zone_name;
 use crate::views::escape::escape;
-use crate::views::human::size;
-use crate::views::words::kernel_series;
+use crate::views::human::{or_unknown, size};
+use crate::views::words::{command_line, kernel_series};
 
 /// Column at which the words begin.
 const INDENT: usize = 12;
@@ -23,7 +23,7 @@ impl Session {
         let about = format!(" · Linux {} · {ledger}", kernel_series(&meta.kernel));
         self.sheet.line(&[(Look::Strong, &title), (Look::Plain, &about)]);
 
-        let command = escape(&command_line(meta), 200);
+        let command = escape(&command_line(&meta.cmdline, &meta.exe), 200);
         if !command.is_empty() {
             self.sheet.wrapped((Look::Plain, "command     "), INDENT, (Look::Plain, &command));
         }
@@ -57,7 +57,7 @@ impl Session {
         };
         let shr = o.file.saturating_add(o.shmem);
         let res = o.anon.saturating_add(shr);
-        let unknown = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), size);
+        let unknown = |bytes| or_unknown(bytes, size);
         let levels = format!(
             "{}VIRT {} · RES {} = anon {} + file {} + shmem {}",
             self.whose_mm(o.mm),
@@ -86,15 +86,6 @@ impl Session {
             self.sheet.line(&[]);
         }
     }
-}
-
-/// The command line with spaces between its arguments; the executable where there is none.
-fn command_line(meta: &Meta) -> Vec<u8> {
-    let cmdline = meta.cmdline.strip_suffix(b"\0").unwrap_or(&meta.cmdline);
-    if cmdline.is_empty() {
-        return meta.exe.clone();
-    }
-    cmdline.iter().map(|&byte| if byte == 0 { b' ' } else { byte }).collect()
 }
 
 /// What `top`'s columns do not say. Only what the figures support: where one could not be read, less is said.

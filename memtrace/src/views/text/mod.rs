@@ -7,17 +7,16 @@ mod header;
 mod incident;
 mod paragraph;
 mod paths;
-mod sheet;
 
 use crate::event::{Meta, MmId, Mode};
 use crate::hints;
 use crate::statement::{ClosingStatement, Report, Statement};
 use crate::views::clock::Clock;
 use crate::views::escape::escape;
+use crate::views::sheet::{Look, Sheet};
 use crate::views::{Scale, View, before_meta};
 use memtrace_common::Cause;
 use paragraph::{Pending, Told};
-use sheet::{Look, Sheet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use time::UtcOffset;

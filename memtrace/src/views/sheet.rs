@@ -1,8 +1,8 @@
-//! The page that the text view writes on: indentation, wrapping, colour. Knows nothing about memory.
+//! The page that text is written on: indentation, wrapping, colour. Knows nothing about memory.
 
 /// How a piece of text looks when colour is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(in crate::views) enum Look {
     Plain,
     Strong,
     Faint,
@@ -13,7 +13,7 @@ pub(super) enum Look {
 
 impl Look {
     /// The look of a signed amount.
-    pub(super) const fn of(amount: i64) -> Self {
+    pub(in crate::views) const fn of(amount: i64) -> Self {
         match amount {
             0 => Self::Plain,
             1.. => Self::Growth,
@@ -35,15 +35,20 @@ impl Look {
 
 /// Lines on their way out.
 #[derive(Debug)]
-pub(super) struct Sheet {
-    pub(super) text: String,
+pub(in crate::views) struct Sheet {
+    pub(in crate::views) text: String,
     color: bool,
     width: usize,
 }
 
 impl Sheet {
-    pub(super) const fn new(color: bool, width: usize) -> Self {
+    pub(in crate::views) const fn new(color: bool, width: usize) -> Self {
         Self { text: String::new(), color, width }
+    }
+
+    /// Columns.
+    pub(in crate::views) const fn width(&self) -> usize {
+        self.width
     }
 
     fn put(&mut self, look: Look, text: &str) {
@@ -57,7 +62,7 @@ impl Sheet {
     }
 
     /// A line as it is, never wrapped.
-    pub(super) fn line(&mut self, pieces: &[(Look, &str)]) {
+    pub(in crate::views) fn line(&mut self, pieces: &[(Look, &str)]) {
         for &(look, text) in pieces {
             self.put(look, text);
         }
@@ -66,7 +71,7 @@ impl Sheet {
     }
 
     /// `label`, then `body` wrapped at the page's width with every further line indented to `indent`.
-    pub(super) fn wrapped(&mut self, label: (Look, &str), indent: usize, body: (Look, &str)) {
+    pub(in crate::views) fn wrapped(&mut self, label: (Look, &str), indent: usize, body: (Look, &str)) {
         let label_width = label.1.chars().count();
         let room = self.width.saturating_sub(indent).max(30);
         let first = self.width.saturating_sub(label_width).max(30);
@@ -81,7 +86,7 @@ impl Sheet {
     }
 
     /// `── title ─────`
-    pub(super) fn rule(&mut self, title: &str) {
+    pub(in crate::views) fn rule(&mut self, title: &str) {
         let mut line = format!("── {title} ");
         let missing = self.width.min(100).saturating_sub(line.chars().count());
         line.push_str(&"─".repeat(missing));

@@ -1,0 +1,308 @@
+//! Several processes together: what their RES comes to when each page is counted once, who shares how much with whom, and
+//! what it is that they share.
+
+use super::labels::Label;
+use super::table::{Column, Table};
+use super::{notes, tables, text};
+use crate::cli::ShowOptions;
+use crate::snapshot::{Counters, Group, Physical, Process, SharedObject, Snapshot};
+use crate::statement::Kind;
+use crate::views::columns::right;
+use crate::views::escape::{basename, escape};
+use crate::views::human::{count, counted, percent, short, size};
+use crate::views::sheet::{Look, Sheet};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+/// Pairs in a list, and objects, unless `--top` says otherwise.
+const FEW: usize = 10;
+/// The largest group whose pairs are shown as a matrix.
+const MATRIX: usize = 12;
+
+pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, sheet: &mut Sheet) {
+    let members = members(snapshot, group);
+    let time_ns = snapshot.processes.iter().map(|process| process.time_ns).max().unwrap_or_default();
+    let title = format!("{} together", counted(members.len() as u64, "process", "processes"));
+    sheet.line(&[(Look::Strong, &title), (Look::Plain, &format!(" · {} · {}", names(&members), text::time(time_ns)))]);
+    headline(&members, group, sheet);
+    sheet.line(&[]);
+    levels(group, sheet);
+    sheet.line(&[]);
+    processes(&members, group, show, sheet);
+    if let Some(physical) = &group.physical {
+        pairs(group, physical, show, sheet);
+        objects(physical, show, sheet);
+    }
+    sheet.line(&[]);
+    if snapshot.vanished > 0 {
+        let gone = counted(snapshot.vanished as u64, "process", "processes");
+        sheet.line(&[(Look::Plain, &format!("vanished    {gone} ended before they could be read"))]);
+    }
+    let unread = snapshot.processes.iter().filter(|process| !group.pids.contains(&process.pid));
+    for process in unread {
+        sheet.line(&[(Look::Plain, &format!("left out    {}: nothing of it could be read", text::name(process)))]);
+    }
+    notes::cost(&group.sources, sheet);
+    let pids: String = group.pids.iter().take(FEW).map(|pid| format!(" --pid {pid}")).collect();
+    let more = if group.pids.len() > FEW { " …" } else { "" };
+    notes::given_up(&group.given_up, &format!("memtrace snapshot{pids}{more}"), sheet);
+    if let Some(first) = members.first() {
+        let text = format!("memtrace snapshot --pid {}        one of them, by kind and file", first.pid);
+        sheet.line(&[(Look::Faint, &text)]);
+    }
+}
+
+/// The processes of the group, in its order.
+fn members<'a>(snapshot: &'a Snapshot, group: &Group) -> Vec<&'a Process> {
+    let by_pid: BTreeMap<u32, &Process> = snapshot.processes.iter().map(|process| (process.pid, process)).collect();
+    group.pids.iter().filter_map(|pid| by_pid.get(pid).copied()).collect()
+}
+
+/// `postgres × 9, psql`
+fn names(members: &[&Process]) -> String {
+    let mut names: BTreeMap<&[u8], u64> = BTreeMap::new();
+    for process in members {
+        *names.entry(&process.comm).or_default() += 1;
+    }
+    let mut names: Vec<(&[u8], u64)> = names.into_iter().collect();
+    names.sort_by_key(|&(_, n)| Reverse(n));
+    let told = names.iter().take(4).map(|&(name, n)| match n {
+        1 => escape(name, 32),
+        n => format!("{} × {}", escape(name, 32), count(n)),
+    });
+    let told: Vec<String> = told.collect();
+    format!("{}{}", told.join(", "), if names.len() > told.len() { ", …" } else { "" })
+}
+
+/// What is counted several times, as far as it is known.
+fn headline(members: &[&Process], group: &Group, sheet: &mut Sheet) {
+    let mut told = match &group.physical {
+        Some(physical) => format!("{} of RES is {} of memory", size(group.sum_res), size(physical.res)),
+        None => format!("{} of RES", size(group.sum_res)),
+    };
+    let largest = match &group.physical {
+        Some(physical) => physical.objects.iter().max_by_key(|object| object.sum_res).map(|object| Counted {
+            what: what(object.kind, &object.name, members),
+            amount: size(object.res),
+            processes: object.processes,
+            sum_res: object.sum_res,
+        }),
+        None => largest_segment(members),
+    };
+    match largest.filter(|largest| largest.processes > 1) {
+        Some(l) => {
+            let share = percent(l.sum_res, group.sum_res).unwrap_or_default();
+            let (glue, most) = if group.physical.is_some() { (": ", "") } else { (", of which ", "at most ") };
+            told.push_str(&format!(
+                "{glue}{} ({share}) is {most}{} of {}, counted in {} processes",
+                size(l.sum_res),
+                l.amount,
+                l.what,
+                count(l.processes as u64),
+            ));
+        }
+        None if group.physical.is_some() => told.push_str(": they share nothing"),
+        None => {}
+    }
+    told.push('.');
+    sheet.wrapped((Look::Plain, ""), 0, (Look::Strong, &told));
+}
+
+/// Something that is in the RES of several processes.
+struct Counted {
+    what: String,
+    amount: String,
+    processes: usize,
+    sum_res: u64,
+}
+
+/// Without a look at pages: the largest segment or file that several map, which is known by its device and inode. It is
+/// in memory at most once, so that no more than what is mapped of it is there.
+fn largest_segment(members: &[&Process]) -> Option<Counted> {
+    struct Seen<'a> {
+        kind: Kind,
+        name: &'a [u8],
+        processes: usize,
+        last: u32,
+        sum_res: u64,
+        size: u64,
+    }
+    let mut seen: BTreeMap<(u64, u64), Seen<'_>> = BTreeMap::new();
+    for process in members {
+        for mapping in process.mappings.iter().flatten().filter(|mapping| mapping.inode != 0) {
+            let here = mapping.resident.map_or(0, |r| r.rss.saturating_sub(r.anonymous));
+            let end = mapping.offset.saturating_add(mapping.size());
+            let entry = seen.entry((mapping.device, mapping.inode)).or_insert(Seen {
+                kind: mapping.kind,
+                name: &mapping.name,
+                processes: 0,
+                last: 0,
+                sum_res: 0,
+                size: 0,
+            });
+            if here > 0 && entry.last != process.pid {
+                entry.processes += 1;
+                entry.last = process.pid;
+            }
+            entry.sum_res = entry.sum_res.saturating_add(here);
+            entry.size = entry.size.max(end);
+        }
+    }
+    let largest = seen.into_values().filter(|seen| seen.processes > 1).max_by_key(|seen| seen.sum_res)?;
+    Some(Counted {
+        what: what(largest.kind, largest.name, members),
+        amount: size(largest.size.min(largest.sum_res)),
+        processes: largest.processes,
+        sum_res: largest.sum_res,
+    })
+}
+
+/// What a shared thing is called in a sentence. PostgreSQL's largest segment is what `shared_buffers` sets the size of.
+fn what(kind: Kind, name: &[u8], members: &[&Process]) -> String {
+    let segment = matches!(kind, Kind::SharedAnon | Kind::SysvShm);
+    let postgres = members.iter().any(|process| process.exe.as_deref().map(basename) == Some(b"postgres".as_slice()));
+    match kind {
+        _ if segment && postgres => "PostgreSQL's shared memory (shared_buffers and a little more)".to_owned(),
+        Kind::SharedAnon => "shared anonymous memory".to_owned(),
+        Kind::SysvShm => "System V shared memory".to_owned(),
+        Kind::Heap => "heap that a fork left shared".to_owned(),
+        _ if name.is_empty() => format!("{} memory", super::labels::kind_words(kind)),
+        _ => Label::name(name).fit(60),
+    }
+}
+
+fn levels(group: &Group, sheet: &mut Sheet) {
+    let physical = group.physical.as_ref();
+    text::level(
+        "Σ RES",
+        &size(group.sum_res),
+        "what top's column adds up to: a shared page is in it once for each process",
+        sheet,
+    );
+    let unknown = "unknown".to_owned();
+    let res = physical.map_or_else(|| unknown.clone(), |p| size(p.res));
+    text::level("RES", &res, "the pages that they have in memory, each counted once", sheet);
+    let uss = physical.map_or_else(|| unknown.clone(), |p| size(p.uss));
+    let words =
+        "mapped by nobody outside of these: what ending all of them would free, page cache and shared memory excepted";
+    text::level("USS", &uss, words, sheet);
+    let pss = group.sum_pss.map_or(unknown, size);
+    let words = match physical {
+        Some(_) => "each page divided by the number of its users, those outside included",
+        None => {
+            "each page divided by the number of its users, those outside included: without a look at the pages the \
+                 nearest there is to RES"
+        }
+    };
+    text::level("Σ PSS", &pss, words, sheet);
+}
+
+/// One line a process.
+fn processes(members: &[&Process], group: &Group, show: &ShowOptions, sheet: &mut Sheet) {
+    let shared = |index: usize| group.physical.as_ref().and_then(|p| p.shared_with_group.get(index)).copied();
+    let mut rows: Vec<(&Process, Option<u64>)> =
+        members.iter().enumerate().map(|(index, process)| (*process, shared(index))).collect();
+    rows.sort_by_key(|(process, _)| Reverse(process.counters.as_ref().map(Counters::res)));
+    let top = show.top.filter(|&top| rows.len() > top + 1).unwrap_or(rows.len());
+    let (shown, rest) = rows.split_at(top);
+    let comms: Vec<String> = shown.iter().map(|(process, _)| format!("{:<8}", process.pid)).collect();
+    let mut labels: Vec<Label<'_>> = shown.iter().map(|(process, _)| Label::name(&process.comm)).collect();
+    if !rest.is_empty() {
+        labels.push(tables::others(rest.len()));
+    }
+    labels.push(Label::plain("Σ"));
+    let bytes = |head, weight, of: fn(&(&Process, Option<u64>)) -> Option<u64>| {
+        let sum = |rows: &[(&Process, Option<u64>)]| {
+            rows.iter().map(of).try_fold(0_u64, |sum, bytes| Some(sum.saturating_add(bytes?)))
+        };
+        let mut cells: Vec<Option<u64>> = shown.iter().map(of).collect();
+        if !rest.is_empty() {
+            cells.push(sum(rest));
+        }
+        cells.push(sum(&rows));
+        Column::bytes(head, weight, cells)
+    };
+    let columns = vec![
+        bytes("RES", 9, |(p, _)| p.counters.as_ref().map(Counters::res)),
+        bytes("USS", 8, |(p, _)| p.rollup.map(|r| r.uss())),
+        bytes("PSS", 7, |(p, _)| p.rollup.map(|r| r.pss)),
+        bytes("shared with these", 6, |&(_, shared)| shared),
+        bytes("swap", 5, |(p, _)| p.counters.map(|c| c.swap)).if_any(),
+    ];
+    let sums = labels.len() - shown.len();
+    Table { head: "pid     process", leads: comms, sums, labels, columns }.print(sheet, 0);
+}
+
+/// Who shares how much with whom.
+fn pairs(group: &Group, physical: &Physical, show: &ShowOptions, sheet: &mut Sheet) {
+    if physical.pairs.is_empty() {
+        return;
+    }
+    sheet.line(&[]);
+    let n = group.pids.len();
+    let pid = |index: usize| group.pids.get(index).map_or_else(String::new, u32::to_string);
+    let width = physical.pairs.iter().map(|pair| short(pair.shared).chars().count()).max().unwrap_or(0).max(7) + 1;
+    if n > 2 && n <= MATRIX && 8 + (n - 1) * width <= sheet.width() {
+        let cells: BTreeMap<(usize, usize), u64> =
+            physical.pairs.iter().map(|pair| ((pair.a, pair.b), pair.shared)).collect();
+        let heads: String = (0..n - 1).map(|a| right(&pid(a), width)).collect();
+        sheet.line(&[(Look::Faint, &format!("{:<8}{heads}", "shared"))]);
+        for b in 1..n {
+            let row: String = (0..b).map(|a| right(&short(cells.get(&(a, b)).copied().unwrap_or(0)), width)).collect();
+            sheet.line(&[(Look::Plain, &format!("{:<8}{row}", pid(b)))]);
+        }
+        return;
+    }
+    let mut pairs = physical.pairs.clone();
+    pairs.sort_by_key(|pair| (Reverse(pair.shared), pair.a, pair.b));
+    let shown = show.top.unwrap_or(pairs.len()).min(FEW);
+    sheet.line(&[(Look::Faint, "pairs that share most")]);
+    for pair in pairs.iter().take(shown) {
+        let text = format!("{:>18}  {} and {}", size(pair.shared), pid(pair.a), pid(pair.b));
+        sheet.line(&[(Look::Plain, &text)]);
+    }
+    if pairs.len() > shown {
+        let more = counted((pairs.len() - shown) as u64, "more pair shares", "more pairs share");
+        sheet.line(&[(Look::Faint, &format!("{:>18}  {more} as much or less (--json has all)", ""))]);
+    }
+}
+
+/// What it is that they share.
+fn objects(physical: &Physical, show: &ShowOptions, sheet: &mut Sheet) {
+    let wanted = |object: &&SharedObject| {
+        let label = Label::name(&object.name);
+        show.filter.as_deref().is_none_or(|text| label.contains(text) || object.kind.name().contains(text))
+    };
+    let objects: Vec<&SharedObject> = physical.objects.iter().filter(wanted).collect();
+    let shown = &objects[..objects.len().min(show.top.unwrap_or(FEW).min(FEW))];
+    if shown.is_empty() {
+        return;
+    }
+    sheet.line(&[]);
+    let label = |object: &&'_ SharedObject| match object.kind {
+        Kind::SharedAnon | Kind::Heap | Kind::Stack => Label::plain(super::labels::kind_words(object.kind)),
+        _ if object.name.is_empty() => Label::plain(super::labels::kind_words(object.kind)),
+        _ => Label { words: String::new(), name: &[] },
+    };
+    let labels = shown
+        .iter()
+        .map(|object| match label(object) {
+            Label { words, .. } if words.is_empty() => Label::name(&object.name),
+            words => words,
+        })
+        .collect();
+    let bytes = |head, weight, of: fn(&SharedObject) -> u64| {
+        Column::bytes(head, weight, shown.iter().map(|object| Some(of(object))))
+    };
+    let columns = vec![
+        Column::text("processes", 6, shown.iter().map(|object| count(object.processes as u64))),
+        bytes("in memory", 9, |o| o.res),
+        bytes("shared", 8, |o| o.shared),
+        bytes("in Σ RES", 7, |o| o.sum_res),
+    ];
+    Table { head: "what they share", leads: Vec::new(), sums: 0, labels, columns }.print(sheet, 0);
+    if objects.len() > shown.len() {
+        let more = counted((objects.len() - shown.len()) as u64, "more", "more");
+        sheet.line(&[(Look::Faint, &format!("{more}, all smaller (--json has all)"))]);
+    }
+}

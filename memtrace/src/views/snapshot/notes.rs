@@ -1,0 +1,109 @@
+//! What stands below a snapshot: by how much it moved while it was read, what reading it cost, and what was not read and
+//! why, with what to type.
+
+use crate::snapshot::{Counters, GivenUp, Process, Reason, Source, SourceCost};
+use crate::views::escape::escape;
+use crate::views::human::{counted, duration, signed_size, size};
+use crate::views::sheet::{Look, Sheet};
+
+const INDENT: usize = 12;
+
+pub(super) fn print(process: &Process, sheet: &mut Sheet) {
+    if let Some((before, after)) = process.counters.zip(process.counters_after) {
+        changed(before, after, sheet);
+    }
+    cost(&process.sources, sheet);
+    given_up(&process.given_up, &format!("memtrace snapshot --pid {}", process.pid), sheet);
+}
+
+fn changed(before: Counters, after: Counters, sheet: &mut Sheet) {
+    let of = |name, from: u64, to: u64| (name, to.wrapping_sub(from).cast_signed());
+    let classes = [
+        of("anon", before.anon, after.anon),
+        of("file", before.file, after.file),
+        of("shmem", before.shmem, after.shmem),
+        of("swap", before.swap, after.swap),
+    ];
+    let moved: Vec<String> = classes
+        .iter()
+        .filter(|&&(_, change)| change != 0)
+        .map(|&(name, change)| format!("{name} {}", signed_size(change)))
+        .collect();
+    if moved.is_empty() {
+        return;
+    }
+    let bound = classes[..3].iter().fold(0_u64, |sum, (_, change)| sum.saturating_add(change.unsigned_abs()));
+    let text = format!(
+        "{} while it was read: sums may be off by {}, more if it went up and down",
+        moved.join(", "),
+        size(bound)
+    );
+    sheet.wrapped((Look::Alarm, "changed     "), INDENT, (Look::Plain, &text));
+}
+
+/// Sources for whose calls the kernel holds the target's mmap_lock.
+const fn holds(source: Source) -> bool {
+    matches!(source, Source::Maps | Source::Smaps | Source::Rollup | Source::PagemapScan | Source::Pagemap)
+}
+
+pub(super) fn cost(sources: &[SourceCost], sheet: &mut Sheet) {
+    if sources.is_empty() {
+        return;
+    }
+    let told: Vec<String> = sources
+        .iter()
+        .map(|s| {
+            let calls = counted(s.calls.into(), "call", "calls");
+            format!("{} {} in {calls}, longest {}", s.source.name(), duration(s.cost_ns), duration(s.longest_call_ns))
+        })
+        .collect();
+    let mut text = told.join(" · ");
+    if let Some(longest) = sources.iter().filter(|s| holds(s.source)).map(|s| s.longest_call_ns).max() {
+        text.push_str(&format!(". It was held up (mmap_lock) for {} at most", duration(longest)));
+    }
+    sheet.wrapped((Look::Faint, "cost        "), INDENT, (Look::Faint, &text));
+}
+
+/// One line for each reason, with what it concerns.
+pub(super) fn given_up(given_up: &[GivenUp], command: &str, sheet: &mut Sheet) {
+    let mut told: Vec<(&Reason, Vec<&str>)> = Vec::new();
+    for one in given_up {
+        match told.iter_mut().find(|(reason, _)| *reason == &one.reason) {
+            Some((_, sources)) => sources.push(one.source.name()),
+            None => told.push((&one.reason, vec![one.source.name()])),
+        }
+    }
+    for (reason, sources) in told {
+        let (why, advice) = words(reason, command);
+        let text = format!("{}: {why}", sources.join(", "));
+        sheet.wrapped((Look::Alarm, "not read    "), INDENT, (Look::Plain, &text));
+        if let Some(advice) = advice {
+            sheet.wrapped((Look::Plain, "            "), INDENT + 2, (Look::Plain, &format!("→ {advice}")));
+        }
+    }
+}
+
+/// Why, and what to type.
+fn words(reason: &Reason, command: &str) -> (String, Option<String>) {
+    match reason {
+        Reason::NotPermitted { capability } => {
+            let right = if capability.is_empty() {
+                String::new()
+            } else {
+                format!(", {} is missing", escape(capability.as_bytes(), 40))
+            };
+            (format!("not permitted{right}"), Some(format!("sudo {command}")))
+        }
+        Reason::OverBudget { estimate_ns, limit_ns } => (
+            format!(
+                "one call would hold the process up for about {}, and {} are allowed (--max-snapshot-ms)",
+                duration(*estimate_ns),
+                duration(*limit_ns)
+            ),
+            Some(format!("{command} --full        reads it all the same")),
+        ),
+        Reason::NotOffered => ("this kernel does not offer it".to_owned(), None),
+        Reason::Gone => ("the process ended meanwhile".to_owned(), None),
+        Reason::Failed { what } => (escape(what.as_bytes(), 300), None),
+    }
+}

@@ -1,0 +1,122 @@
+//! Tables that keep to the terminal's width: the first column takes what room there is, figures stand at the right, and
+//! the least important columns go first.
+
+use super::labels::Label;
+use crate::views::columns::{columns, left, right};
+use crate::views::human::{or_unknown, short};
+use crate::views::sheet::{Look, Sheet};
+
+/// Fewest and most columns for the names of rows.
+const LABEL: std::ops::RangeInclusive<usize> = 16..=64;
+const GAP: usize = 2;
+
+/// Figures of all rows.
+pub(super) struct Column {
+    head: String,
+    cells: Vec<String>,
+    /// Goes before those with more when there is no room.
+    weight: u8,
+    /// Nothing is lost with it.
+    empty: bool,
+    /// In no row is it known.
+    unknown: bool,
+}
+
+impl Column {
+    /// Bytes.
+    pub(super) fn bytes(head: impl Into<String>, weight: u8, cells: impl IntoIterator<Item = Option<u64>>) -> Self {
+        let cells: Vec<Option<u64>> = cells.into_iter().collect();
+        let empty = cells.iter().all(|&cell| cell == Some(0));
+        let unknown = cells.iter().all(Option::is_none);
+        Self {
+            head: head.into(),
+            cells: cells.into_iter().map(|cell| or_unknown(cell, short)).collect(),
+            weight,
+            empty,
+            unknown,
+        }
+    }
+
+    /// Words or other figures.
+    pub(super) fn text(head: impl Into<String>, weight: u8, cells: impl IntoIterator<Item = String>) -> Self {
+        Self { head: head.into(), cells: cells.into_iter().collect(), weight, empty: false, unknown: false }
+    }
+
+    /// Left out when no cell has anything: nothing is swapped out, nothing is locked.
+    pub(super) const fn if_any(mut self) -> Self {
+        if self.empty {
+            self.weight = 0;
+        }
+        self
+    }
+
+    fn width(&self) -> usize {
+        self.cells.iter().map(|cell| columns(cell)).chain([columns(&self.head)]).max().unwrap_or(0)
+    }
+}
+
+/// A table, printed at once.
+pub(super) struct Table<'a> {
+    /// Over the names of rows.
+    pub(super) head: &'static str,
+    /// Fixed text before each name, all of one width: addresses.
+    pub(super) leads: Vec<String>,
+    /// Names of rows.
+    pub(super) labels: Vec<Label<'a>>,
+    /// How many of the last rows are sums.
+    pub(super) sums: usize,
+    /// From left to right.
+    pub(super) columns: Vec<Column>,
+}
+
+impl Table<'_> {
+    /// Prints it, indented.
+    pub(super) fn print(mut self, sheet: &mut Sheet, indent: usize) {
+        self.columns.retain(|column| column.weight > 0);
+        let unknown: Vec<&str> =
+            self.columns.iter().filter(|column| column.unknown).map(|column| column.head.as_str()).collect();
+        let unknown = unknown.join(", ");
+        self.columns.retain(|column| !column.unknown);
+        let lead = self.leads.iter().map(|lead| columns(lead)).max().unwrap_or(0);
+        let wanted = self.labels.iter().map(|label| columns(&label.fit(*LABEL.end()))).max().unwrap_or(0);
+        let width = sheet.width().saturating_sub(indent);
+        let room = loop {
+            let taken: usize = self.columns.iter().map(|column| column.width() + GAP).sum();
+            let room = width.saturating_sub(taken);
+            // The first columns are never in the way of a name that fits its least width.
+            if room >= lead + wanted.clamp(1, *LABEL.start()) || self.columns.len() <= 1 {
+                break room;
+            }
+            let Some(least) = self.columns.iter().enumerate().min_by_key(|(_, column)| column.weight) else {
+                break room;
+            };
+            self.columns.remove(least.0);
+        };
+        let name = room.saturating_sub(lead).clamp(1, wanted.max(1));
+        let first = (lead + name).max(columns(self.head));
+        let margin = " ".repeat(indent);
+        let heads: String = self.columns.iter().map(|column| cell(&column.head, column)).collect();
+        sheet.line(&[(Look::Faint, &format!("{margin}{}{heads}", left(self.head, first)))]);
+        let figures = self.labels.len().saturating_sub(self.sums);
+        for (row, label) in self.labels.iter().enumerate() {
+            let text = format!("{}{}", self.leads.get(row).map_or("", String::as_str), label.fit(name));
+            // Sums have no address of their own: their names begin where the addresses do.
+            let text = if row < figures { text } else { label.fit(lead + name) };
+            let cells: String = self
+                .columns
+                .iter()
+                .map(|column| cell(column.cells.get(row).map_or("", String::as_str), column))
+                .collect();
+            let look = if row < figures { Look::Plain } else { Look::Strong };
+            sheet.line(&[(look, &format!("{margin}{}{cells}", left(&text, first)))]);
+        }
+        if !unknown.is_empty() {
+            // Said once, not in every row.
+            sheet.wrapped((Look::Plain, &margin), indent, (Look::Faint, &format!("{unknown}: unknown")));
+        }
+    }
+}
+
+fn cell(text: &str, column: &Column) -> String {
+    format!("{}{}", " ".repeat(GAP), right(text, column.width()))
+}

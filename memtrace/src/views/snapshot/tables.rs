@@ -1,0 +1,215 @@
+//! The rows of `--by`: which of them are shown, in which order, and what the others come to. Columns add up to the line
+//! `total` whatever was left out.
+
+use super::labels::Label;
+use super::table::{Column, Table};
+use crate::cli::{By, ShowOptions, Sort};
+use crate::snapshot::rows::{self, Group, Sums};
+use crate::snapshot::{MappedFile, Mapping, Process};
+use crate::views::human::{count, counted};
+use crate::views::sheet::{Look, Sheet};
+use crate::views::words::permissions;
+use std::cmp::Reverse;
+
+/// What a row is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Of<'a> {
+    Kind(Group<'a>),
+    Mapping(&'a Mapping),
+    Permissions(u8),
+}
+
+/// A row of sums.
+pub(super) struct Row<'a> {
+    pub(super) of: Of<'a>,
+    pub(super) label: Label<'a>,
+    pub(super) sums: Sums,
+}
+
+impl Row<'_> {
+    fn matches(&self, wanted: &str) -> bool {
+        let kind = match self.of {
+            Of::Kind(group) => group.kind.name(),
+            Of::Mapping(mapping) => mapping.kind.name(),
+            Of::Permissions(_) => "",
+        };
+        let path = match self.of {
+            Of::Mapping(mapping) => mapping.name.as_slice(),
+            _ => &[],
+        };
+        kind.contains(&wanted.to_lowercase()) || self.label.contains(wanted) || Label::name(path).contains(wanted)
+    }
+
+    const fn address(&self) -> u64 {
+        match self.of {
+            Of::Mapping(mapping) => mapping.start,
+            Of::Kind(_) | Of::Permissions(_) => 0,
+        }
+    }
+}
+
+/// Rows that are shown, and those that are not.
+pub(super) struct Chosen<T> {
+    pub(super) shown: Vec<T>,
+    pub(super) rest: Vec<T>,
+}
+
+/// Sums by kind, mapping or permissions; `None` when not even the mappings are known.
+pub(super) fn rows<'a>(process: &'a Process, by: By, show: &ShowOptions) -> Option<Chosen<Row<'a>>> {
+    let mappings = process.mappings.as_deref()?;
+    let mut rows: Vec<Row<'a>> = match by {
+        By::Kind => rows::by_kind(mappings)
+            .into_iter()
+            .map(|(group, sums)| Row { label: Label::of_group(&group), of: Of::Kind(group), sums })
+            .collect(),
+        By::Permissions => rows::by_permissions(mappings)
+            .into_iter()
+            .map(|(bits, sums)| Row { label: Label::plain(permissions(bits)), of: Of::Permissions(bits), sums })
+            .collect(),
+        By::Mapping | By::File => mappings
+            .iter()
+            .map(|mapping| Row { label: Label::of_mapping(mapping), of: Of::Mapping(mapping), sums: mapping.into() })
+            .collect(),
+    };
+    rows.retain(|row| show.filter.as_deref().is_none_or(|wanted| row.matches(wanted)));
+    match show.sort {
+        Sort::Address => rows.sort_by_key(Row::address),
+        Sort::Name => rows.sort_by_cached_key(|row| row.label.fit(200)),
+        by => rows.sort_by_key(|row| Reverse((amount(&row.sums, by), row.sums.rss(), row.sums.size))),
+    }
+    Some(cut(rows, show.top))
+}
+
+fn cut<T>(mut rows: Vec<T>, top: Option<usize>) -> Chosen<T> {
+    // A line for one other row would say less than the row.
+    let rest = match top {
+        Some(top) if rows.len() > top + 1 => rows.split_off(top),
+        _ => Vec::new(),
+    };
+    Chosen { shown: rows, rest }
+}
+
+fn amount(sums: &Sums, sort: Sort) -> Option<u64> {
+    match sort {
+        Sort::Size => Some(sums.size),
+        Sort::Pss => sums.pss(),
+        Sort::Private => sums.private(),
+        Sort::Shared => sums.shared(),
+        Sort::Dirty => sums.dirty(),
+        Sort::Swap => sums.swap(),
+        Sort::Rss | Sort::Address | Sort::Name => sums.rss(),
+    }
+}
+
+/// Prints the table; what all its rows come to, shown or not.
+pub(super) fn print(chosen: Chosen<Row<'_>>, by: By, sheet: &mut Sheet, indent: usize) -> Sums {
+    let sum = |rows: &[Row<'_>]| rows.iter().fold(Sums::ZERO, |sum, row| sum.plus(row.sums));
+    let rest = sum(&chosen.rest);
+    let total = sum(&chosen.shown).plus(rest);
+    let head = match by {
+        By::Kind => "by kind",
+        By::Mapping => "by mapping",
+        By::File => "by file",
+        By::Permissions => "by permissions",
+    };
+    let leads = match by {
+        By::Mapping => chosen.shown.iter().map(lead).collect(),
+        _ => Vec::new(),
+    };
+    let mut sums: Vec<Sums> = chosen.shown.iter().map(|row| row.sums).collect();
+    let mut labels: Vec<Label<'_>> = chosen.shown.into_iter().map(|row| row.label).collect();
+    let figures = labels.len();
+    if !chosen.rest.is_empty() {
+        labels.push(others(chosen.rest.len()));
+        sums.push(rest);
+    }
+    labels.push(Label::plain("total"));
+    sums.push(total);
+    let bytes = |head, weight, of: fn(&Sums) -> Option<u64>| Column::bytes(head, weight, sums.iter().map(of));
+    let columns = vec![
+        bytes("size", 8, |s| Some(s.size)),
+        bytes("resident", 11, Sums::rss),
+        bytes("private", 10, Sums::private),
+        bytes("shared", 9, Sums::shared),
+        bytes("PSS", 7, Sums::pss),
+        bytes("swap", 6, Sums::swap).if_any(),
+        bytes("dirty", 4, Sums::dirty).if_any(),
+        bytes("huge", 3, |s| s.resident.map(|r| r.huge)).if_any(),
+        bytes("locked", 3, |s| s.detail.map(|d| d.locked)).if_any(),
+        bytes("hugetlb", 5, |s| s.detail.map(|d| d.hugetlb)).if_any(),
+        bytes("KSM", 2, |s| s.detail.map(|d| d.ksm)).if_any(),
+        bytes("lazy-free", 2, |s| s.detail.map(|d| d.lazy_free)).if_any(),
+        bytes("not here", 1, Sums::not_here),
+    ];
+    Table { head, leads, sums: labels.len() - figures, labels, columns }.print(sheet, indent);
+    total
+}
+
+/// `7f12a4000000 rw-p `, as maps prints it.
+fn lead(row: &Row<'_>) -> String {
+    match row.of {
+        Of::Mapping(mapping) => format!("{:012x} {} ", mapping.start, permissions(mapping.permissions)),
+        Of::Kind(_) | Of::Permissions(_) => String::new(),
+    }
+}
+
+pub(super) fn others(rows: usize) -> Label<'static> {
+    Label::plain(format!("other {} rows", count(rows as u64)))
+}
+
+/// The files of a process; `None` when they were not looked at.
+pub(super) fn files<'a>(process: &'a Process, show: &ShowOptions) -> Option<Chosen<&'a MappedFile>> {
+    let mut files: Vec<&MappedFile> = process.files.as_deref()?.iter().collect();
+    files.retain(|file| show.filter.as_deref().is_none_or(|wanted| Label::name(&file.path).contains(wanted)));
+    match show.sort {
+        Sort::Address => {}
+        Sort::Name => files.sort_by(|a, b| a.path.cmp(&b.path)),
+        Sort::Size => files.sort_by_key(|file| Reverse(file.size)),
+        Sort::Dirty => files.sort_by_key(|file| Reverse(file.dirty)),
+        Sort::Rss | Sort::Pss | Sort::Private | Sort::Shared | Sort::Swap => {
+            files.sort_by_key(|file| Reverse((file.resident, file.page_cache, file.mapped)));
+        }
+    }
+    Some(cut(files, show.top))
+}
+
+/// Prints files with what of each is where.
+pub(super) fn print_files(chosen: &Chosen<&MappedFile>, sheet: &mut Sheet, indent: usize) {
+    let mut labels: Vec<Label<'_>> = chosen.shown.iter().map(|file| Label::name(&file.path)).collect();
+    let rows = labels.len();
+    if !chosen.rest.is_empty() {
+        labels.push(others(chosen.rest.len()));
+    }
+    labels.push(Label::plain("total"));
+    let bytes = |head, weight, of: fn(&MappedFile) -> Option<u64>| {
+        // A sum of which a part is unknown is unknown.
+        let sum = |files: &[&MappedFile]| {
+            files.iter().map(|file| of(file)).try_fold(0_u64, |sum, bytes| Some(sum.saturating_add(bytes?)))
+        };
+        let (shown, rest) = (sum(&chosen.shown), sum(&chosen.rest));
+        let mut cells: Vec<Option<u64>> = chosen.shown.iter().map(|file| of(file)).collect();
+        if !chosen.rest.is_empty() {
+            cells.push(rest);
+        }
+        cells.push(shown.zip(rest).map(|(shown, rest)| shown.saturating_add(rest)));
+        Column::bytes(head, weight, cells)
+    };
+    let columns = vec![
+        bytes("size", 2, |f| f.size),
+        bytes("mapped", 5, |f| Some(f.mapped)),
+        bytes("here", 10, |f| f.resident),
+        bytes("in cache", 9, |f| f.page_cache),
+        bytes("disk only", 7, MappedFile::not_loaded),
+        bytes("dirty", 6, |f| f.dirty).if_any(),
+        bytes("writeback", 3, |f| f.writeback).if_any(),
+    ];
+    Table { head: "files", leads: Vec::new(), sums: labels.len() - rows, labels, columns }.print(sheet, indent);
+    let writable = chosen.shown.iter().filter(|file| file.writable_shared).count();
+    if writable > 0 {
+        let text = format!(
+            "{} can be made dirty from here through memory",
+            counted(writable as u64, "of these files", "of these files")
+        );
+        sheet.wrapped((Look::Plain, &" ".repeat(indent)), indent, (Look::Faint, &text));
+    }
+}

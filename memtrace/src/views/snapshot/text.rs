@@ -1,0 +1,346 @@
+//! A snapshot for people. The summary of a process teaches: what `top` shows, what it consists of here, and why it is not
+//! what one takes it for; then where the memory is, what of it is in swap, what of its files is in memory, and what it
+//! cost to find out.
+
+use super::labels::Label;
+use super::{group, notes, tables};
+use crate::cli::{By, ShowOptions, Sort};
+use crate::snapshot::rows::Sums;
+use crate::snapshot::{Counters, Mapping, Process, Rollup, Snapshot};
+use crate::statement::Kind;
+use crate::views::clock::zone_name;
+use crate::views::escape::escape;
+use crate::views::human::{count, counted, or_unknown, percent, signed_size, size};
+use crate::views::sheet::{Look, Sheet};
+use crate::views::{Clock, words};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use time::UtcOffset;
+
+/// What text is written on.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    /// Terminal colours.
+    pub color: bool,
+    /// Columns.
+    pub width: usize,
+}
+
+/// Files and swapped mappings in a summary; the tables have all.
+const FEW: usize = 6;
+/// Column at which words begin, after a name and an amount.
+const WORDS: usize = 20;
+
+/// Writes everything: a summary, or the table that was asked for, of each process; of several what they share.
+///
+/// # Errors
+/// What the writer returned.
+pub fn render(snapshot: &Snapshot, show: &ShowOptions, page: Page, out: &mut dyn Write) -> io::Result<()> {
+    let mut sheet = Sheet::new(page.color, page.width);
+    match (&snapshot.group, show.by) {
+        (Some(group), None) => group::print(snapshot, group, show, &mut sheet),
+        (_, by) => {
+            for (i, process) in snapshot.processes.iter().enumerate() {
+                if i > 0 {
+                    sheet.line(&[]);
+                }
+                match by {
+                    None => summary(process, show, &mut sheet),
+                    Some(by) => table(process, by, show, &mut sheet),
+                }
+            }
+        }
+    }
+    out.write_all(sheet.text.as_bytes())
+}
+
+fn table(process: &Process, by: By, show: &ShowOptions, sheet: &mut Sheet) {
+    header(process, sheet);
+    if by == By::File {
+        match tables::files(process, show) {
+            Some(files) => tables::print_files(&files, sheet, 0),
+            None => sheet.line(&[(Look::Alarm, "files: unknown")]),
+        }
+    } else {
+        match tables::rows(process, by, show) {
+            Some(rows) => {
+                let total = tables::print(rows, by, sheet, 0);
+                if show.filter.is_none() {
+                    adds_up(process, &total, sheet);
+                }
+            }
+            None => sheet.line(&[(Look::Alarm, "mappings: unknown")]),
+        }
+    }
+    notes::print(process, sheet);
+}
+
+/// `postgres[4711] · stopped · 2026-01-31 12:00:03.120 UTC`
+pub(super) fn header(process: &Process, sheet: &mut Sheet) {
+    let about = match state(process.state) {
+        "" => format!(" · {}", time(process.time_ns)),
+        state => format!(" · {state} · {}", time(process.time_ns)),
+    };
+    sheet.line(&[(Look::Strong, &name(process)), (Look::Plain, &about)]);
+}
+
+pub(super) fn time(time_ns: i64) -> String {
+    let (date, time) = Clock::at(time_ns).date_and_time(0, UtcOffset::UTC);
+    format!("{date} {time} {}", zone_name(UtcOffset::UTC))
+}
+
+/// `postgres[4711]`
+pub(super) fn name(process: &Process) -> String {
+    format!("{}[{}]", escape(&process.comm, 32), process.pid)
+}
+
+/// Where it is worth a word.
+const fn state(state: u8) -> &'static str {
+    match state {
+        b'D' => "in uninterruptible sleep",
+        b'T' => "stopped",
+        b't' => "stopped by a debugger",
+        b'Z' => "zombie",
+        b'X' => "dead",
+        _ => "",
+    }
+}
+
+fn summary(process: &Process, show: &ShowOptions, sheet: &mut Sheet) {
+    header(process, sheet);
+    let command = words::command_line(&process.cmdline, process.exe.as_deref().unwrap_or_default());
+    if !command.is_empty() {
+        sheet.wrapped((Look::Plain, "command     "), 12, (Look::Plain, &escape(&command, 200)));
+    }
+    sheet.line(&[]);
+    let Some(counters) = &process.counters else {
+        let why = match process.state {
+            b'Z' | b'X' => {
+                "It has ended and waits for its parent to notice: its memory is gone, and there is nothing to look at."
+            }
+            _ => "It has no address space: a kernel thread, or a process that is ending.",
+        };
+        sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, why));
+        return notes::print(process, sheet);
+    };
+    levels(process, counters, sheet);
+    private(process, counters, sheet);
+    sheet.line(&[]);
+    match tables::rows(process, By::Kind, show) {
+        Some(rows) => {
+            let total = tables::print(rows, By::Kind, sheet, 0);
+            if show.filter.is_none() {
+                adds_up(process, &total, sheet);
+            }
+        }
+        None => sheet.line(&[(Look::Plain, "by kind     unknown: its mappings could not be read")]),
+    }
+    swap(process, counters, sheet);
+    files(process, show, sheet);
+    sheet.line(&[]);
+    notes::print(process, sheet);
+}
+
+/// `RES      537.9 MiB  in memory now = …`
+pub(super) fn level(name: &str, amount: &str, words: &str, sheet: &mut Sheet) {
+    let label = format!("{name:<6}{amount:>12}  ");
+    sheet.wrapped((Look::Strong, &label), WORDS, (Look::Plain, words));
+}
+
+/// What `top` prints and what it does not, each with its meaning.
+fn levels(process: &Process, c: &Counters, sheet: &mut Sheet) {
+    let rest = c.virt.saturating_sub(c.res()).saturating_sub(c.swap).saturating_sub(c.hugetlb);
+    let mut virt = format!(
+        "address space, not memory. In memory are {}, in swap {}; {} are in neither: never touched, given back, or \
+         parts of files that were not used",
+        percent(c.res(), c.virt).unwrap_or_else(|| "0 %".to_owned()),
+        size(c.swap),
+        size(rest)
+    );
+    let mappings = process.mappings.as_deref().unwrap_or_default();
+    let guards: Sums = mappings.iter().filter(|m| m.kind == Kind::Guard).sum();
+    if guards.size > 0 {
+        virt.push_str(&format!(" ({} may not be accessed at all)", size(guards.size)));
+    }
+    level("VIRT", &size(c.virt), &virt, sheet);
+    let res = format!("in memory now = anon {} + file {} + shmem {}", size(c.anon), size(c.file), size(c.shmem));
+    level("RES", &size(c.res()), &res, sheet);
+    let alone = match process.rollup.and_then(|r| r.private_file) {
+        Some(alone) => format!("; {} of it nobody else maps", size(alone)),
+        None => "; how much of it nobody else maps is unknown".to_owned(),
+    };
+    level("SHR", &size(c.shr()), &format!("file + shmem, whether anyone else maps them or not{alone}"), sheet);
+    let rollup = process.rollup;
+    let uss = match rollup.map(|r| (r.uss(), r.private_file)) {
+        Some((uss, Some(files))) => format!(
+            "mapped by nobody else = anonymous {} + file and shmem {}",
+            size(uss.saturating_sub(files)),
+            size(files)
+        ),
+        _ => "mapped by nobody else".to_owned(),
+    };
+    level("USS", &or_unknown(rollup.as_ref().map(Rollup::uss), size), &uss, sheet);
+    let pss = match rollup {
+        Some(r) => format!(
+            "USS + {}, its part of {} that others map too: each page divided by the number of its users",
+            size(r.pss.saturating_sub(r.uss())),
+            size(r.shared_clean.saturating_add(r.shared_dirty))
+        ),
+        None => "each page divided by the number of its users".to_owned(),
+    };
+    level("PSS", &or_unknown(rollup.map(|r| r.pss), size), &pss, sheet);
+    let swap =
+        if c.swap == 0 { "nothing of it has been pushed out" } else { "anonymous memory that was pushed out of RES" };
+    level("SWAP", &size(c.swap), swap, sheet);
+    if c.hugetlb > 0 {
+        level("HUGE", &size(c.hugetlb), "huge pages of hugetlbfs: memory that RES leaves out", sheet);
+    }
+    if c.locked > 0 {
+        level("LOCK", &size(c.locked), "address space that may not be swapped out (mlock)", sheet);
+    }
+    level("PT", &size(c.page_tables), "page tables: what the mapping itself costs, in no figure above", sheet);
+}
+
+/// Why RES − SHR is not what is private, with this process's own amounts. The rows add up.
+fn private(process: &Process, c: &Counters, sheet: &mut Sheet) {
+    sheet.line(&[]);
+    let difference = size(c.anon);
+    let Some(rollup) = process.rollup else {
+        let text = format!(
+            "RES − SHR = {difference} is its anonymous memory. That is not what is private: file pages that nobody else \
+             maps are missing in it, anonymous pages shared since a fork are in it. Here both are unknown."
+        );
+        return sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, &text));
+    };
+    let Some(private_file) = rollup.private_file else {
+        let text = format!(
+            "RES − SHR = {difference}, but {} is really private. How much of the difference is file pages that nobody \
+             else maps, and how much anonymous memory that others map too, is unknown.",
+            size(rollup.uss())
+        );
+        return sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, &text));
+    };
+    let change = |from: u64, to: u64| to.wrapping_sub(from).cast_signed();
+    let common = change(rollup.uss().saturating_sub(private_file), rollup.anonymous);
+    let meanwhile = change(c.anon, rollup.anonymous);
+    if private_file == 0 && common == 0 && meanwhile == 0 {
+        let text = format!("RES − SHR = {difference}, and here exactly that is private (USS).");
+        return sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, &text));
+    }
+    let only = if rollup.uss() < c.anon { "only " } else { "" };
+    let text = format!("RES − SHR = {difference}, but {only}{} is really private (USS), because", size(rollup.uss()));
+    sheet.wrapped((Look::Plain, ""), 0, (Look::Strong, &text));
+    let mut reason = |amount: i64, words: &str| {
+        if amount != 0 {
+            let label = format!("{:>18}  ", signed_size(amount));
+            sheet.wrapped((Look::Plain, &label), WORDS, (Look::Plain, words));
+        }
+    };
+    let mappings = process.mappings.as_deref().unwrap_or_default();
+    let mut files = "of SHR is mapped by nobody else".to_owned();
+    if let Some(where_) = largest_private_files(mappings) {
+        files.push_str(&format!(": {where_}"));
+    }
+    reason(private_file.cast_signed(), &files);
+    let mut shared = "of its anonymous memory others map too: nobody has written to it since a fork".to_owned();
+    let ksm = mappings.iter().sum::<Sums>().detail.map_or(0, |d| d.ksm);
+    if ksm > 0 {
+        shared.push_str(&format!(", or it was merged with equal pages (KSM {})", size(ksm)));
+    }
+    reason(common.wrapping_neg(), &shared);
+    reason(meanwhile, "changed between the reading of the counters and that of the page tables");
+}
+
+/// The largest holders of file and shared pages that nobody else maps. What is private in a mapping and not anonymous is
+/// such a page for certain; the reverse does not hold where a mapping has both, so these are the least amounts.
+fn largest_private_files(mappings: &[Mapping]) -> Option<String> {
+    let mut holders: BTreeMap<String, u64> = BTreeMap::new();
+    for mapping in mappings {
+        let sums = Sums::from(mapping);
+        let anonymous = mapping.resident.map_or(u64::MAX, |r| r.anonymous);
+        let alone = sums.private().unwrap_or(0).saturating_sub(anonymous);
+        if alone > 0 {
+            let holder = holders.entry(Label::of_mapping(mapping).fit(40)).or_default();
+            *holder = holder.saturating_add(alone);
+        }
+    }
+    let mut holders: Vec<(String, u64)> = holders.into_iter().collect();
+    holders.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+    let named: Vec<String> = holders.iter().take(3).map(|(name, bytes)| format!("{name} {}", size(*bytes))).collect();
+    let more = if holders.len() > named.len() { ", …" } else { "" };
+    (!named.is_empty()).then(|| format!("{}{more}", named.join(", ")))
+}
+
+/// Whether the rows are the whole.
+fn adds_up(process: &Process, total: &Sums, sheet: &mut Sheet) {
+    let Some((counters, rss)) = process.counters.zip(total.rss()) else { return };
+    let difference = rss.wrapping_sub(counters.res()).cast_signed();
+    let text = match difference {
+        0 => "resident adds up to RES, to the byte".to_owned(),
+        _ => format!("resident adds up to RES {}: it changed while it was read", signed_size(difference)),
+    };
+    sheet.line(&[(Look::Faint, &text)]);
+}
+
+fn swap(process: &Process, counters: &Counters, sheet: &mut Sheet) {
+    let mut mappings: Vec<(&Mapping, u64)> = process
+        .mappings
+        .iter()
+        .flatten()
+        .filter_map(|mapping| Some((mapping, mapping.resident?.swap)))
+        .filter(|&(_, swap)| swap > 0)
+        .collect();
+    if mappings.is_empty() && counters.swap == 0 {
+        return;
+    }
+    sheet.line(&[]);
+    let mut text = format!("{} of anonymous memory", size(counters.swap));
+    if let Some(rollup) = process.rollup {
+        let shared = rollup.swap.saturating_sub(counters.swap);
+        if shared > 0 {
+            text.push_str(&format!(
+                ", and {} of shared memory that is mapped here and that SWAP leaves out",
+                size(shared)
+            ));
+        }
+        text.push_str(&format!("; divided by its users {} (SwapPss)", size(rollup.swap_pss)));
+    }
+    sheet.wrapped((Look::Strong, "swapped out "), 12, (Look::Plain, &text));
+    mappings.sort_by_key(|&(mapping, swap)| (std::cmp::Reverse(swap), mapping.start));
+    let shown = if mappings.len() > FEW + 1 { FEW } else { mappings.len() };
+    for (mapping, swap) in &mappings[..shown] {
+        let name = Label::of_mapping(mapping).fit(48);
+        sheet.line(&[(Look::Plain, &format!("{:>18}  {name} at {:#x}", size(*swap), mapping.start))]);
+    }
+    if let Some(rest) = mappings.get(shown..).filter(|rest| !rest.is_empty()) {
+        let bytes = rest.iter().fold(0_u64, |sum, &(_, swap)| sum.saturating_add(swap));
+        let words =
+            format!("{:>18}  in {} other mappings (--by mapping --sort swap)", size(bytes), count(rest.len() as u64));
+        sheet.line(&[(Look::Plain, &words)]);
+    }
+}
+
+fn files(process: &Process, show: &ShowOptions, sheet: &mut Sheet) {
+    let few = ShowOptions { top: Some(FEW), by: None, sort: Sort::Rss, ..show.clone() };
+    let Some(chosen) = tables::files(process, &few).filter(|files| !files.shown.is_empty()) else { return };
+    sheet.line(&[]);
+    tables::print_files(&chosen, sheet, 0);
+    let dirty: Vec<String> = process
+        .files
+        .iter()
+        .flatten()
+        .filter(|file| file.writable_shared)
+        .filter_map(|file| Some((file, file.dirty?)))
+        .filter(|&(_, dirty)| dirty > 0)
+        .take(3)
+        .map(|(file, dirty)| format!("{} of {}", size(dirty), Label::name(&file.path).fit(48)))
+        .collect();
+    if !dirty.is_empty() {
+        let text = format!("not yet on disk: {}", dirty.join(", "));
+        sheet.wrapped((Look::Plain, ""), 2, (Look::Plain, &text));
+    }
+    if !chosen.rest.is_empty() {
+        let text = format!("{}: --by file", counted(chosen.rest.len() as u64, "more file", "more files"));
+        sheet.line(&[(Look::Faint, &text)]);
+    }
+}
