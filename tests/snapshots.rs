@@ -1,12 +1,16 @@
 //! `memtrace snapshot --json` run, and held against what the kernel says while the target stands still.
 
 use crate::books::address;
+use crate::physical::{self, Counted};
 use crate::runner::keepsake;
 use crate::smaps::{self, Amounts, Area};
-use crate::tool::run_to_end;
+use crate::target::wait_until;
+use crate::tool::{Lines, PATIENCE, binary};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use std::process::ExitStatus;
+use std::os::fd::AsRawFd;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
 
 /// What it printed, and how it ended.
 #[derive(Debug)]
@@ -47,23 +51,58 @@ impl Taken {
 /// # Errors
 /// It does not end, was killed by a signal, or a line is not JSON.
 pub fn take(arguments: &[&str]) -> Result<Taken> {
-    let mut all = vec!["snapshot", "--json"];
-    all.extend(arguments);
-    let (status, output, errors) = run_to_end(&all)?;
-    std::fs::write(keepsake("json"), &output)?;
+    Ok(take_beside(arguments, || Ok(()))?.0)
+}
+
+/// The same, and what `look` sees after memtrace has read everything and before it ends: it cannot go on, because
+/// nobody takes its output. Whose pages are shared with whom depends on who is there, memtrace with its libraries among
+/// them.
+///
+/// # Errors
+/// As [`take`], or what `look` says.
+pub fn take_beside<T>(arguments: &[&str], look: impl FnOnce() -> Result<T>) -> Result<(Taken, T)> {
+    let mut command = Command::new(binary()?);
+    command.args(["snapshot", "--json"]).args(arguments);
+    let mut child = Guard(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?);
+    let stdout = child.0.stdout.take().context("piped")?;
+    let errors = Lines::of(child.0.stderr.take().context("piped")?);
+    // The smallest pipe there is: no snapshot fits into it.
+    // SAFETY: no memory is involved.
+    unsafe { libc::fcntl(stdout.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
+    let mut waiting = libc::pollfd { fd: stdout.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one descriptor in one struct.
+    let ready = unsafe { libc::poll(&raw mut waiting, 1, PATIENCE.as_millis() as i32) };
+    ensure!(ready == 1, "memtrace snapshot {arguments:?} stayed silent");
+    let seen = look()?;
+
+    let deadline = Instant::now() + PATIENCE;
+    let output = Lines::of(stdout).rest(deadline).context("memtrace snapshot does not end")?;
+    let errors = errors.rest(deadline)?.join("\n");
+    let status = wait_until(&mut child.0, deadline)?;
+    std::fs::write(keepsake("json"), output.join("\n"))?;
     std::fs::write(keepsake("stderr"), &errors)?;
     ensure!(status.code().is_some(), "memtrace snapshot was killed: {status}\n{errors}");
     ensure!(!errors.contains("panicked"), "memtrace snapshot panicked:\n{errors}");
     let mut taken = Taken { processes: Vec::new(), group: None, errors, status };
-    for line in output.lines() {
-        let value: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line:.400}"))?;
+    for line in output {
+        let value: Value = serde_json::from_str(&line).with_context(|| format!("not JSON: {line:.400}"))?;
         match value["type"].as_str() {
             Some("snapshot") => taken.processes.push(value),
             Some("group") => taken.group = Some(value),
             _ => bail!("an unknown line: {line:.400}"),
         }
     }
-    Ok(taken)
+    Ok((taken, seen))
+}
+
+/// Killed and reaped on drop.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// [`take`] of one process.
@@ -75,6 +114,31 @@ pub fn take_pid(pid: u32, extra: &[&str]) -> Result<Taken> {
     let mut arguments = vec!["--pid", &pid];
     arguments.extend(extra);
     take(&arguments)
+}
+
+/// Does it until it holds, five times at most. The target stands still and memtrace does, the machine does not: whoever
+/// starts in between maps the C library as well, and changes what of it is shared.
+///
+/// # Errors
+/// What the last attempt says.
+pub fn still<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
+    (0..4).find_map(|_| attempt().ok()).map_or_else(attempt, Ok)
+}
+
+/// A whole snapshot of a stopped process, after [`assert_sums`].
+///
+/// # Errors
+/// What does not hold.
+pub fn take_exact(pid: u32, extra: &[&str]) -> Result<Value> {
+    let number = pid.to_string();
+    let mut arguments = vec!["--pid", &number];
+    arguments.extend(extra);
+    still(|| {
+        let (taken, truth) = take_beside(&arguments, || Truth::read(pid))?;
+        let process = taken.only()?;
+        truth.assert_sums(process).with_context(|| format!("process {pid}"))?;
+        Ok(process.clone())
+    })
 }
 
 /// A field of the contract, and the lines of smaps whose sum it is.
@@ -100,15 +164,37 @@ const WHOLE: &[Field] = &[
 /// 1 kB more for each mapping that has a fraction to lose: one in which something is shared.
 const FRACTIONS: &[Field] = &[("pss", &["Pss"]), ("swap_pss", &["SwapPss"]), ("locked", &["Locked"])];
 
-/// Everything that a whole snapshot of a stopped process says, against a reading of our own: each mapping to the byte,
-/// their sums, the roll-up, the counters, the kinds.
-///
-/// # Errors
-/// The first that does not hold.
-pub fn assert_sums(process: &Value, pid: u32) -> Result<()> {
-    let areas = smaps::smaps(pid)?;
-    let (rollup, status) = (smaps::rollup(pid)?, smaps::status(pid)?);
-    assert_sums_against(process, &areas, &rollup, &status).with_context(|| format!("process {pid}"))
+/// What the kernel says of a process.
+#[derive(Debug)]
+pub struct Truth {
+    areas: Vec<Area>,
+    rollup: Amounts,
+    status: Amounts,
+}
+
+impl Truth {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(pid: u32) -> Result<Self> {
+        Ok(Self { areas: smaps::smaps(pid)?, rollup: smaps::rollup(pid)?, status: smaps::status(pid)? })
+    }
+
+    /// Its PSS, as smaps_rollup says.
+    #[must_use]
+    pub fn pss(&self) -> u64 {
+        self.rollup.get("Pss").copied().unwrap_or_default()
+    }
+
+    /// Everything that a whole snapshot of a stopped process says: each mapping to the byte, their sums, the roll-up, the
+    /// counters, the kinds.
+    ///
+    /// # Errors
+    /// The first that does not hold.
+    pub fn assert_sums(&self, process: &Value) -> Result<()> {
+        assert_sums_against(process, &self.areas, &self.rollup, &self.status)
+    }
 }
 
 fn assert_sums_against(process: &Value, areas: &[Area], rollup: &Amounts, status: &Amounts) -> Result<()> {
@@ -140,13 +226,17 @@ fn assert_sums_against(process: &Value, areas: &[Area], rollup: &Amounts, status
         ("shared_clean", "Shared_Clean"),
         ("shared_dirty", "Shared_Dirty"),
         ("swap", "Swap"),
-        ("locked", "Locked"),
     ];
     for (field, key) in pairs {
         assert_amount(&process["rollup"], field, lines(rollup, &[key]), "smaps_rollup")?;
     }
-    assert_amount(process, "pss", lines(rollup, &["Pss"]), "smaps_rollup")?;
-    assert_amount(process, "swap_pss", lines(rollup, &["SwapPss"]), "smaps_rollup")?;
+    // Of the whole process either may be told: what its mappings add up to, or what the roll-up says.
+    for (row, field, key) in
+        [(process, "pss", "Pss"), (process, "swap_pss", "SwapPss"), (&process["rollup"], "locked", "Locked")]
+    {
+        let (told, sum, whole) = (amount(row, field)?, total(field)?, lines(rollup, &[key]));
+        ensure!((sum..=whole).contains(&told), "{field} is {told}; Σ of the mappings {sum}, smaps_rollup {whole}");
+    }
     assert_amount(process, "uss", lines(rollup, &["Private_Clean", "Private_Dirty"]), "smaps_rollup")?;
 
     assert_counters(process, status)?;
@@ -180,6 +270,46 @@ fn assert_mappings(mappings: &[Value], areas: &[Area]) -> Result<()> {
             assert_amount(mapping, field, truth, "smaps").with_context(of)?;
         }
     }
+    Ok(())
+}
+
+/// A snapshot of processes that stand still, together held against a count of our own, and what `look` sees beside it.
+///
+/// # Errors
+/// What does not hold.
+pub fn take_group_beside<T>(pids: &[u32], look: impl Fn() -> Result<T>) -> Result<(Taken, Value, T)> {
+    let arguments: Vec<String> = pids.iter().flat_map(|pid| ["--pid".to_owned(), pid.to_string()]).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (taken, (counted, seen)) = take_beside(&arguments, || Ok((physical::count(pids)?, look()?)))?;
+    let group = taken.group.clone().with_context(|| format!("no group: {}", taken.errors))?;
+    assert_counted(&group, pids, &counted)?;
+    Ok((taken, group, seen))
+}
+
+fn assert_counted(group: &Value, pids: &[u32], counted: &Counted) -> Result<()> {
+    let places: Vec<u32> =
+        group["pids"].as_array().context("pids")?.iter().map(|pid| pid.as_u64().unwrap_or(0) as u32).collect();
+    ensure!(places == pids, "the group is {places:?}, asked was for {pids:?}");
+    ensure!(group["given_up"] == serde_json::json!([]), "the group gave up {}", group["given_up"]);
+    for (field, truth) in [("sum_res", counted.sum_res), ("res", counted.res), ("uss", counted.uss)] {
+        assert_amount(group, field, truth, "a count of page frames")?;
+    }
+    ensure!(
+        group["shared_with_group"] == serde_json::json!(counted.shared_with_group),
+        "shared_with_group is {}, counted {:?}",
+        group["shared_with_group"],
+        counted.shared_with_group
+    );
+    let mut pairs = Vec::new();
+    for pair in group["pairs"].as_array().context("pairs")? {
+        let place = |field: &str| {
+            let place = places.iter().position(|pid| pair[field] == *pid);
+            place.with_context(|| format!("not of the group: {pair}"))
+        };
+        pairs.push((place("a")?, place("b")?, amount(pair, "shared")?));
+    }
+    pairs.sort_unstable();
+    ensure!(pairs == counted.pairs, "pairs are {pairs:?}, counted {:?}", counted.pairs);
     Ok(())
 }
 

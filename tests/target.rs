@@ -197,10 +197,12 @@ pub fn stop(pid: u32) -> Result<Stopped> {
 
 fn threads_stand(pid: u32) -> Result<bool> {
     for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let Ok(stat) = std::fs::read_to_string(thread?.path().join("stat")) else {
+        // Its name may be any bytes.
+        let Ok(stat) = std::fs::read(thread?.path().join("stat")) else {
             return Ok(false);
         };
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        let state = String::from_utf8_lossy(&stat);
+        let state = state.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
         if !matches!(state, Some('T' | 't' | 'Z' | 'X')) {
             return Ok(false);
         }

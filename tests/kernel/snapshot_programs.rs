@@ -1,14 +1,14 @@
 //! `memtrace snapshot` of real programs that stand still: every sum against smaps, smaps_rollup and status, several
 //! processes together against a count of page frames by the test itself.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use memtrace_tests::books::address;
 use memtrace_tests::database::{Postgres, program, redis, redis_command, redis_up};
 use memtrace_tests::machine::TempDir;
-use memtrace_tests::physical::{self, Counted};
+use memtrace_tests::physical;
 use memtrace_tests::runner::{self, Test};
 use memtrace_tests::smaps;
-use memtrace_tests::snapshots::{Taken, amount, assert_amount, assert_sums, sum, take, take_pid};
+use memtrace_tests::snapshots::{Taken, Truth, amount, assert_amount, still, sum, take, take_exact, take_group_beside};
 use memtrace_tests::target::{Target, family, stop, stop_family};
 use serde_json::Value;
 use std::process::{Command, ExitCode};
@@ -29,58 +29,17 @@ fn main() -> ExitCode {
 const LONG: Duration = Duration::from_secs(120);
 const MEBIBYTE: u64 = 1 << 20;
 
-/// A snapshot of processes that stand still, held against a count of our own. The rest of the machine does not stand
-/// still: a page of a library that somebody else comes to map in between changes the group's USS, so that the count is
-/// made before and after, until both agree.
-fn assert_group(pids: &[u32], look: impl Fn() -> Result<Taken>) -> Result<Taken> {
-    let mut before = physical::count(pids)?;
-    for _ in 0..5 {
-        let taken = look()?;
-        let after = physical::count(pids)?;
-        if before == after {
-            assert_counted(&taken, pids, &after)?;
-            return Ok(taken);
+/// A snapshot of processes that stand still, each and together held against counts of our own.
+fn take_group(pids: &[u32]) -> Result<Taken> {
+    still(|| {
+        let (taken, group, truths) =
+            take_group_beside(pids, || pids.iter().map(|&pid| Truth::read(pid)).collect::<Result<Vec<_>>>())?;
+        for (&pid, truth) in pids.iter().zip(&truths) {
+            truth.assert_sums(taken.process(pid)?).with_context(|| format!("process {pid}"))?;
         }
-        before = after;
-    }
-    bail!("somebody else keeps mapping what these processes map")
-}
-
-fn assert_counted(taken: &Taken, pids: &[u32], counted: &Counted) -> Result<()> {
-    for &pid in pids {
-        assert_sums(taken.process(pid)?, pid)?;
-    }
-    let group = taken.group.as_ref().context("no group")?;
-    let places: Vec<u32> =
-        group["pids"].as_array().context("pids")?.iter().map(|pid| pid.as_u64().unwrap_or(0) as u32).collect();
-    ensure!(places == pids, "the group is {places:?}, asked was for {pids:?}");
-    ensure!(group["given_up"] == serde_json::json!([]), "the group gave up {}", group["given_up"]);
-    for (field, truth) in [("sum_res", counted.sum_res), ("res", counted.res), ("uss", counted.uss)] {
-        assert_amount(group, field, truth, "a count of page frames")?;
-    }
-    let sum_pss = pids.iter().map(|&pid| Ok(smaps::rollup(pid)?["Pss"])).sum::<Result<u64>>()?;
-    assert_amount(group, "sum_pss", sum_pss, "smaps_rollup")?;
-    ensure!(
-        group["shared_with_group"] == serde_json::json!(counted.shared_with_group),
-        "shared_with_group is {}, counted {:?}",
-        group["shared_with_group"],
-        counted.shared_with_group
-    );
-    let mut pairs = Vec::new();
-    for pair in group["pairs"].as_array().context("pairs")? {
-        let place = |field: &str| {
-            let place = places.iter().position(|pid| pair[field] == *pid);
-            place.with_context(|| format!("not of the group: {pair}"))
-        };
-        pairs.push((place("a")?, place("b")?, amount(pair, "shared")?));
-    }
-    pairs.sort_unstable();
-    ensure!(pairs == counted.pairs, "pairs are {pairs:?}, counted {:?}", counted.pairs);
-    Ok(())
-}
-
-fn pid_arguments(pids: &[u32]) -> Vec<String> {
-    pids.iter().flat_map(|pid| ["--pid".to_owned(), pid.to_string()]).collect()
+        assert_amount(&group, "sum_pss", truths.iter().map(Truth::pss).sum(), "smaps_rollup")?;
+        Ok(taken)
+    })
 }
 
 /// Eight backends that have each read a table out of one GiB of shared buffers.
@@ -116,9 +75,7 @@ fn postgres() -> Result<()> {
     let stopped = stop_family(postmaster)?;
     let pids: Vec<u32> = stopped.iter().map(|(pid, _)| *pid).collect();
     ensure!(sessions.iter().all(|(_, backend)| pids.contains(backend)), "a backend is no child of the postmaster");
-    let arguments = pid_arguments(&pids);
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let taken = assert_group(&pids, || take(&arguments))?;
+    let taken = take_group(&pids)?;
     let group = taken.group.as_ref().context("a group")?;
 
     // One segment, in each backend's RES whole, in memory once.
@@ -189,9 +146,7 @@ fn java() -> Result<()> {
     let committed: u64 = committed.trim_start_matches("committed ").trim().parse()?;
     let pid = target.pid();
     let _stopped = stop(pid)?;
-    let taken = take_pid(pid, &[])?;
-    let process = taken.only()?;
-    assert_sums(process, pid)?;
+    let process = take_exact(pid, &[])?;
     let mut inside = Vec::new();
     for mapping in process["mappings"].as_array().context("mappings")? {
         let within = heap.contains(&address(&mapping["start"])?);
@@ -238,14 +193,12 @@ fn chromium() -> Result<()> {
     let comm = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let pids: Vec<u32> = stopped.iter().map(|(pid, _)| *pid).filter(|&pid| comm(pid) == "chromium\n").collect();
     ensure!(pids.len() >= 4, "only {} processes are named chromium", pids.len());
-    let arguments = pid_arguments(&pids);
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let taken = assert_group(&pids, || take(&arguments))?;
+    let taken = take_group(&pids)?;
     let largest = taken.processes.iter().filter_map(|process| process["virt"].as_u64()).max();
     ensure!(largest > Some(1 << 40), "no address space is as large as a browser's: {largest:?}");
     let named = take(&["--name", "chromium"])?;
     for &pid in &pids {
-        assert_sums(named.process(pid)?, pid)?;
+        named.process(pid)?;
     }
     Ok(())
 }
@@ -269,7 +222,7 @@ fn redis_server() -> Result<()> {
     redis_up(&dir)?;
     redis(&dir, &["debug", "populate", "100000", "key", "500"])?;
     let _stopped = stop(server.pid())?;
-    assert_sums(take_pid(server.pid(), &[])?.only()?, server.pid())
+    take_exact(server.pid(), &[]).map(drop)
 }
 
 /// With a child that has copied a part of what it inherited.
@@ -287,9 +240,7 @@ fn python() -> Result<()> {
     let stopped = stop_family(target.pid())?;
     let pids: Vec<u32> = stopped.iter().map(|(pid, _)| *pid).collect();
     ensure!(pids.len() == 2, "{} processes", pids.len());
-    let arguments = pid_arguments(&pids);
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let taken = assert_group(&pids, || take(&arguments))?;
+    let taken = take_group(&pids)?;
     let shared: Option<&Value> = taken.group.as_ref().and_then(|group| group["pairs"].as_array()?.first());
     let shared = amount(shared.context("the two share nothing")?, "shared")?;
     ensure!(shared > MEBIBYTE, "the two share only {shared} bytes");

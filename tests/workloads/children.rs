@@ -32,30 +32,31 @@ fn idle(stage: &mut Stage) {
     stage.finish(Check::All, &[]);
 }
 
-struct Pipe {
+/// A word between two processes.
+pub struct Pipe {
     read: i32,
     write: i32,
 }
 
 impl Pipe {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut ends = [0; 2];
         // SAFETY: two descriptors into our array.
         assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
         Self { read: ends[0], write: ends[1] }
     }
-    fn send(&self) {
+    pub fn send(&self) {
         // SAFETY: one byte from a constant.
         unsafe { libc::write(self.write, b"x".as_ptr().cast(), 1) };
     }
     /// False when the other side is gone without a word.
-    fn wait(&self) -> bool {
+    pub fn wait(&self) -> bool {
         let mut byte = 0_u8;
         // SAFETY: one byte into one byte.
         unsafe { libc::read(self.read, (&raw mut byte).cast(), 1) == 1 }
     }
     /// Who only reads lets go of the other end, else it would wait for itself when nobody else is left.
-    fn reads(&self) {
+    pub fn reads(&self) {
         // SAFETY: our own descriptor, which nothing uses any more.
         unsafe { libc::close(self.write) };
     }

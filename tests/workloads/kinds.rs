@@ -244,7 +244,7 @@ fn on_one_cpu(work: impl FnOnce()) {
 
 fn files(stage: &Stage, truth: &mut Truth, kept: &mut Vec<OwnedFd>) {
     let file = make_file(&stage.dir, 320);
-    cache(&file);
+    cache(&file, 320);
     // One mapping at a time: a page that two mappings of this process show counts as shared.
     let read = Region::file(&file, 64, libc::MAP_PRIVATE);
     read.read();

@@ -12,9 +12,11 @@ mod file;
 mod helper;
 mod kinds;
 mod others;
+mod page_cache;
 mod posts;
 mod reclaim;
 mod region;
+mod sharing;
 mod shrink;
 mod sights;
 mod stage;
@@ -36,6 +38,8 @@ const ROOMS: &[&[(&str, Scene)]] = &[
     burst::SCENES,
     kinds::SCENES,
     sights::SCENES,
+    page_cache::SCENES,
+    sharing::SCENES,
 ];
 
 /// Far beyond what any test plays for.

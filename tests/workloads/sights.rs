@@ -14,7 +14,8 @@ pub const SCENES: &[(&str, Scene)] = &[("names", names), ("mappings", mappings),
 
 /// What a terminal, a line-based reader and a JSON reader would each stumble over.
 const COMM: &[u8] = b"a\nb\x1b[31m\xff\\\"";
-const FILE: &[u8] = b"line\nfeed \x1b]0;title\x07 \xff\xfe \\012 \"quoted\" (deleted)";
+/// No `\012` among it: maps writes a line feed so, and that word itself as it is.
+const FILE: &[u8] = b"line\nfeed \x1b]0;title\x07 \xff\xfe back\\slash \"quoted\" (deleted)";
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

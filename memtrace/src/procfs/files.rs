@@ -11,6 +11,7 @@ use ::procfs::ProcError;
 use ::procfs::process::Process;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
@@ -297,6 +298,7 @@ impl ProcessFiles {
         for &(start, end) in ranges {
             cost.add(pagemap.read(start..end, |_, entry| {
                 pages += u64::from(entry.present() && entry.file() && entry.exclusive());
+                ControlFlow::Continue(())
             })?);
         }
         Ok((pages * self.page_size, cost))

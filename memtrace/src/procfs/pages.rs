@@ -133,11 +133,15 @@ impl<'a> Pagemap<'a> {
         }
     }
 
-    /// Calls `visit` with the entry of each page between these addresses, by address.
+    /// Calls `visit` with the entry of each page between these addresses, by address, until it breaks.
     ///
     /// # Errors
     /// [`Error::Gone`] after the process's death.
-    pub fn read(&self, addresses: Range<u64>, mut visit: impl FnMut(u64, PageEntry)) -> Result<ReadCost, Error> {
+    pub fn read(
+        &self,
+        addresses: Range<u64>,
+        mut visit: impl FnMut(u64, PageEntry) -> ControlFlow<()>,
+    ) -> Result<ReadCost, Error> {
         let mut cost = ReadCost::default();
         let (mut page, end) = (addresses.start / self.page_size, addresses.end.div_ceil(self.page_size));
         let mut buffer = vec![0; end.saturating_sub(page).min(READ_ENTRIES) as usize * 8];
@@ -156,7 +160,9 @@ impl<'a> Pagemap<'a> {
                 break;
             }
             for (entry, page) in parse_pagemap(&buffer[..read]).zip(page..) {
-                visit(page * self.page_size, entry);
+                if visit(page * self.page_size, entry).is_break() {
+                    return Ok(cost);
+                }
             }
             page += read as u64 / 8;
         }

@@ -1,8 +1,8 @@
 //! Words short enough for columns. The long ones are the text view's.
 
 use crate::statement::{Kind, MappingRef};
+use crate::views::escape::{basename, escape};
 use crate::views::human::size;
-use crate::views::words::{kind_noun, mapping_label};
 use memtrace_common::Cause;
 
 /// Why, in at most 15 columns.
@@ -51,11 +51,36 @@ pub(super) fn compact(text: &str) -> String {
 
 /// A mapping in a column: what it is, then its name or, where it has none, its size.
 pub(super) fn mapping(mapping: &MappingRef) -> String {
-    let label = mapping_label(mapping.kind, &mapping.name);
-    if label == kind_noun(mapping.kind) && !matches!(mapping.kind, Kind::Heap | Kind::Stack | Kind::Several) {
-        return format!("{label} {}", size(mapping.end.saturating_sub(mapping.start)));
+    let noun = match mapping.kind {
+        Kind::Heap => return "[heap]".to_owned(),
+        Kind::Stack => return "[stack]".to_owned(),
+        Kind::Several if mapping.name.is_empty() => return "several mappings".to_owned(),
+        Kind::Program | Kind::Library => return escape(basename(&mapping.name), 60),
+        Kind::ThreadStack => "thread stack",
+        Kind::Anon => "anon",
+        Kind::Arena => "malloc arena",
+        Kind::File | Kind::Several => "file",
+        Kind::Tmpfs => "tmpfs file",
+        Kind::SharedAnon => "shared memory",
+        Kind::SysvShm => "SysV shm",
+        Kind::PosixShm => "POSIX shm",
+        Kind::Memfd => "memfd",
+        Kind::Hugetlb => "hugetlb",
+        Kind::Vdso => return escape(&mapping.name, 20),
+        Kind::Device => "device",
+        Kind::Guard => "guard",
+    };
+    let name = match mapping.kind {
+        // `/dev/zero` is how the kernel names what has no name.
+        Kind::SharedAnon if mapping.name.starts_with(b"/dev/zero") => &[][..],
+        Kind::File | Kind::Tmpfs | Kind::Several | Kind::PosixShm | Kind::Device => basename(&mapping.name),
+        _ => mapping.name.as_slice(),
+    };
+    match name {
+        [] => format!("{noun} {}", size(mapping.end.saturating_sub(mapping.start))),
+        name if mapping.kind == Kind::File => escape(name, 60),
+        name => format!("{noun} {}", escape(name, 60)),
     }
-    label
 }
 
 #[cfg(test)]

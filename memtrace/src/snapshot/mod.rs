@@ -19,6 +19,7 @@ pub mod sharing;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod stored;
 
+use crate::event::permission;
 use crate::statement::Kind;
 
 /// One process at one moment.
@@ -162,6 +163,13 @@ impl Mapping {
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.end.saturating_sub(self.start)
+    }
+
+    /// Whether its pages that are no file's may be anonymous memory. Where they may not, there is no page behind a
+    /// page-table entry that RSS would count: it is a device's memory, or the kernel's own.
+    #[must_use]
+    pub const fn may_be_anonymous(&self) -> bool {
+        self.permissions & permission::SHARED == 0 && !matches!(self.kind, Kind::Vdso | Kind::Device)
     }
 }
 

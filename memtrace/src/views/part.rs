@@ -1,5 +1,6 @@
 //! What the pages of a mapping may be, and how that looks: the live screen and the pictures of a snapshot agree.
 
+use crate::views::human::size;
 use std::ops::{AddAssign, Index, IndexMut};
 
 /// What a page of a mapping may be.
@@ -11,14 +12,14 @@ pub(crate) enum Part {
     Shared,
     /// In swap.
     Swapped,
+    /// Not read: in memory, and whether anyone else maps it is not known, or not even that.
+    Unknown,
     /// Not in memory.
     Untouched,
-    /// Not read.
-    Unknown,
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 5] = [Self::Private, Self::Shared, Self::Swapped, Self::Untouched, Self::Unknown];
+    pub(crate) const ALL: [Self; 5] = [Self::Private, Self::Shared, Self::Swapped, Self::Unknown, Self::Untouched];
 
     /// A cell full of it, told apart without colours.
     pub(crate) const fn glyph(self) -> char {
@@ -47,7 +48,7 @@ impl Part {
             Self::Shared => "shared",
             Self::Swapped => "swapped",
             Self::Untouched => "untouched",
-            Self::Unknown => "not read",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -74,6 +75,15 @@ impl Parts {
 
     pub(crate) fn without(&self, other: &Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i].saturating_sub(other.0[i])))
+    }
+
+    /// What is worth telling, in words. Part of what is unknown may be private, or shared: then there is no 0.
+    pub(crate) fn told(&self) -> impl Iterator<Item = (Part, String)> + use<> {
+        let unknown = self[Part::Unknown] > 0;
+        self.iter().filter(|&(part, bytes)| part != Part::Unknown || bytes > 0).map(move |(part, bytes)| match bytes {
+            0 if unknown && part != Part::Untouched => (part, format!("{} ?", part.name())),
+            _ => (part, format!("{} {}", part.name(), size(bytes))),
+        })
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Part, u64)> + use<> {

@@ -96,49 +96,6 @@ pub(crate) fn mapping_phrase(mapping: &MappingRef) -> String {
     if name.is_empty() { noun.to_owned() } else { format!("{noun} {name}") }
 }
 
-/// What a mapping is, where columns are few.
-pub(crate) const fn kind_noun(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Heap => "[heap]",
-        Kind::Stack => "[stack]",
-        Kind::ThreadStack => "thread stack",
-        Kind::Anon => "anon",
-        Kind::Arena => "malloc arena",
-        Kind::Program => "program",
-        Kind::Library => "library",
-        Kind::File => "file",
-        Kind::Tmpfs => "tmpfs file",
-        Kind::SharedAnon => "shared memory",
-        Kind::SysvShm => "SysV shm",
-        Kind::PosixShm => "POSIX shm",
-        Kind::Memfd => "memfd",
-        Kind::Hugetlb => "hugetlb",
-        Kind::Vdso => "vdso",
-        Kind::Device => "device",
-        Kind::Guard => "guard",
-        Kind::Several => "several mappings",
-    }
-}
-
-/// A mapping, where columns are few: what it is and its name, as far as the name does not say it all.
-pub(crate) fn mapping_label(kind: Kind, name: &[u8]) -> String {
-    let name = match kind {
-        Kind::Heap | Kind::Stack => &[],
-        // `/dev/zero` is how the kernel names what has no name.
-        Kind::SharedAnon if name.starts_with(b"/dev/zero") => &[],
-        Kind::Program | Kind::Library | Kind::File | Kind::Tmpfs | Kind::Several | Kind::PosixShm | Kind::Device => {
-            basename(name)
-        }
-        _ => name,
-    };
-    match kind {
-        _ if name.is_empty() => kind_noun(kind).to_owned(),
-        Kind::Program | Kind::Library | Kind::File | Kind::Vdso => escape(name, 60),
-        Kind::Several => format!("file {}", escape(name, 60)),
-        _ => format!("{} {}", kind_noun(kind), escape(name, 60)),
-    }
-}
-
 /// Each cause of loss: name in the NDJSON contract, count, what it means.
 pub(crate) const fn losses(lost: Lost) -> [(&'static str, u64, &'static str); 7] {
     [

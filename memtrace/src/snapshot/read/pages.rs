@@ -7,8 +7,7 @@
 //! Counted is what RSS counts: no zero pages, no hugetlbfs, no pages of devices, nothing that has no page behind it.
 
 use super::Costs;
-use crate::event::permission;
-use crate::procfs::{Error, KernelPages, PageEntry, Pagemap, ProcessFiles, ReadCost};
+use crate::procfs::{Error, KernelPages, PageEntry, PageRange, Pagemap, ProcessFiles, ReadCost};
 use crate::snapshot::{GivenUp, Mapping, PageMap, Reason, Slice, Slices, Source};
 use crate::statement::Kind;
 use std::ops::{ControlFlow, Range};
@@ -17,6 +16,8 @@ use std::ops::{ControlFlow, Range};
 const SCAN_GAP: u64 = 1 << 20;
 /// Ranges closer together than this share reads of pagemap: 64 entries cost less than another call.
 const READ_GAP_PAGES: u64 = 64;
+/// A scan of a page costs as much as two entries of pagemap; where one page of so many is there, it saves nothing.
+const DENSE: u64 = 4;
 /// Without PAGEMAP_SCAN, pagemap is read as a whole: of no more than 1 TiB of address space, about a second.
 const WHOLE_PAGES: u64 = 1 << 28;
 /// Slices of a process's picture.
@@ -48,8 +49,10 @@ pub(super) enum Look {
     Nothing,
     /// Where its pages are; all of them are private.
     Ranges,
-    /// At each page.
+    /// At each page, once those that there are have been found.
     Pages,
+    /// At each page, because there is a page nearly everywhere.
+    All,
 }
 
 impl Look {
@@ -62,6 +65,13 @@ impl Look {
             Some(resident) if resident.rss == 0 && (resident.swap == 0 || !picture) => Self::Nothing,
             Some(_) if shared == Some(0) && !picture => Self::Nothing,
             Some(resident) if shared == Some(0) || resident.rss == 0 => Self::Ranges,
+            // Zero pages are to be told from anonymous ones that are shared, which only a scan can, where there are any.
+            Some(resident)
+                if resident.rss >= mapping.size() / DENSE && !mapping.may_be_anonymous()
+                    || resident.rss == mapping.size() =>
+            {
+                Self::All
+            }
             _ => Self::Pages,
         }
     }
@@ -100,11 +110,27 @@ pub(super) fn walk(
             costs.add_reading(source, cost);
         }
     }
-    result
+    match result {
+        Ok(()) | Err(Stop::Enough) => Ok(()),
+        Err(Stop::GivenUp(given_up)) => Err(given_up),
+    }
 }
 
 fn given_up(source: Source, error: &Error) -> GivenUp {
     GivenUp { source, reason: error.into() }
+}
+
+/// Why a walk does not go on.
+enum Stop {
+    /// Who is told wants no more.
+    Enough,
+    GivenUp(GivenUp),
+}
+
+type Step = Result<(), Stop>;
+
+fn flow(step: &Step) -> ControlFlow<()> {
+    if step.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
 
 /// Pages that are looked up in pagemap.
@@ -128,179 +154,163 @@ struct Walk<'a, V> {
 }
 
 impl<V: FnMut(usize, Range<u64>, Found) -> ControlFlow<()>> Walk<'_, V> {
-    fn all(&mut self, looked: &[usize]) -> Result<(), GivenUp> {
-        let mut rest = looked;
+    fn all(&mut self, looked: &[usize]) -> Step {
+        let (dense, sparse): (Vec<usize>, Vec<usize>) =
+            looked.iter().partition(|&&index| self.looks[index] == Look::All);
+        for mapping in dense {
+            let addresses = self.mappings[mapping].start..self.mappings[mapping].end;
+            self.read(&[Wanted { mapping, addresses, huge_anonymous: false }])?;
+        }
+        let mut rest = &sparse[..];
         while !rest.is_empty() {
             let near =
                 |pair: &&[usize]| self.mappings[pair[1]].start.saturating_sub(self.mappings[pair[0]].end) <= SCAN_GAP;
             let (together, behind) = rest.split_at(1 + rest.windows(2).take_while(near).count());
-            match self.scan(together)? {
-                Some(ControlFlow::Continue(())) => rest = behind,
-                Some(ControlFlow::Break(())) => return Ok(()),
-                None => return self.read_whole(looked),
+            if !self.scan(together)? {
+                return self.read_whole(rest);
             }
+            rest = behind;
         }
         Ok(())
     }
 
-    /// Neighbouring mappings. `None`: the kernel does not offer it.
-    fn scan(&mut self, together: &[usize]) -> Result<Option<ControlFlow<()>>, GivenUp> {
-        let [first, .., last] = together else {
-            let [only] = together else { return Ok(Some(ControlFlow::Continue(()))) };
-            return self.scan_between(self.mappings[*only].start, self.mappings[*only].end, together);
-        };
-        self.scan_between(self.mappings[*first].start, self.mappings[*last].end, together)
-    }
-
-    fn scan_between(&mut self, start: u64, end: u64, together: &[usize]) -> Result<Option<ControlFlow<()>>, GivenUp> {
-        let pagemap = self.pagemap;
-        let mut at = 0;
-        let mut result = Ok(ControlFlow::Continue(()));
-        let mut wanted = Vec::new();
-        let scanned = pagemap.scan(start..end, |ranges| {
-            result = (|| {
-                for range in ranges {
-                    let mut start = range.start;
-                    while start < range.end {
-                        while together.get(at).is_some_and(|&index| self.mappings[index].end <= start) {
-                            at += 1;
-                        }
-                        let Some(&index) = together.get(at) else { break };
-                        let mapping = &self.mappings[index];
-                        let addresses = start.max(mapping.start)..range.end.min(mapping.end);
-                        start = range.end.min(mapping.end);
-                        if addresses.is_empty() {
-                            break;
-                        }
-                        let flow = if range.swapped() {
-                            (self.visit)(index, addresses, Found::Swapped)
-                        } else if self.looks[index] == Look::Pages {
-                            let huge_anonymous = range.huge() && !range.file();
-                            wanted.push(Wanted { mapping: index, addresses, huge_anonymous });
-                            ControlFlow::Continue(())
-                        } else if range.file() || may_be_anonymous(mapping) {
-                            (self.visit)(index, addresses, Found::Private { file: range.file() })
-                        } else {
-                            ControlFlow::Continue(())
-                        };
-                        if flow.is_break() {
-                            return Ok(flow);
-                        }
-                    }
-                }
-                let flow = self.read(&wanted);
-                wanted.clear();
-                flow
-            })();
-            if matches!(result, Ok(ControlFlow::Continue(()))) {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            }
+    /// Neighbouring mappings. `false`: the kernel does not offer it.
+    fn scan(&mut self, together: &[usize]) -> Result<bool, Stop> {
+        let (Some(first), Some(last)) = (together.first(), together.last()) else { return Ok(true) };
+        let addresses = self.mappings[*first].start..self.mappings[*last].end;
+        let (mut at, mut step) = (0, Ok(()));
+        let scanned = self.pagemap.scan(addresses, |ranges| {
+            step = self.look_at(ranges, together, &mut at);
+            flow(&step)
         });
         match scanned {
             Ok(Some(cost)) => self.scanned.add(cost),
-            Ok(None) => return Ok(None),
-            Err(error) => return Err(given_up(Source::PagemapScan, &error)),
+            Ok(None) => return Ok(false),
+            Err(error) => return Err(Stop::GivenUp(given_up(Source::PagemapScan, &error))),
         }
-        result.map(Some)
+        step.map(|()| true)
+    }
+
+    /// Ranges that were found, which may span several of these mappings, and what is between them. `at` is the mapping of
+    /// the last one.
+    fn look_at(&mut self, ranges: &[PageRange], together: &[usize], at: &mut usize) -> Step {
+        let mappings = self.mappings;
+        let mut wanted = Vec::new();
+        for range in ranges {
+            while together.get(*at).is_some_and(|&index| mappings[index].end <= range.start) {
+                *at += 1;
+            }
+            let here = together.iter().skip(*at).take_while(|&&index| mappings[index].start < range.end);
+            for &index in here {
+                let mapping = &mappings[index];
+                let addresses = range.start.max(mapping.start)..range.end.min(mapping.end);
+                if range.swapped() {
+                    self.tell(index, addresses, Found::Swapped)?;
+                } else if self.looks[index] == Look::Pages {
+                    wanted.push(Wanted { mapping: index, addresses, huge_anonymous: range.huge() && !range.file() });
+                } else if range.file() || mapping.may_be_anonymous() {
+                    self.tell(index, addresses, Found::Private { file: range.file() })?;
+                }
+            }
+        }
+        self.read(&wanted)
     }
 
     /// Looks pages up in pagemap.
-    fn read(&mut self, wanted: &[Wanted]) -> Result<ControlFlow<()>, GivenUp> {
-        let (pagemap, page_size) = (self.pagemap, self.page_size);
+    fn read(&mut self, wanted: &[Wanted]) -> Step {
+        let page_size = self.page_size;
         let mut rest = wanted;
-        while !rest.is_empty() {
+        while let Some(first) = rest.first() {
             let near = |pair: &&[Wanted]| pair[1].addresses.start - pair[0].addresses.end <= READ_GAP_PAGES * page_size;
             let (together, behind) = rest.split_at(1 + rest.windows(2).take_while(near).count());
             rest = behind;
-            let (Some(first), Some(last)) = (together.first(), together.last()) else { break };
+            let end = together.last().map_or(first.addresses.end, |last| last.addresses.end);
             let mut at = 0;
-            let mut flow = ControlFlow::Continue(());
-            let cost = pagemap.read(first.addresses.start..last.addresses.end, |address, entry| {
+            self.read_entries(first.addresses.start..end, |walk, address, entry| {
                 while together.get(at).is_some_and(|wanted| wanted.addresses.end <= address) {
                     at += 1;
                 }
-                let Some(wanted) = together.get(at).filter(|wanted| wanted.addresses.start <= address) else { return };
-                // Before pagemap and scan agreed on it (Linux 6.16), the huge zero page was a file's in pagemap.
-                if flow.is_continue() && !(wanted.huge_anonymous && entry.file()) {
-                    flow = self.page(wanted.mapping, address, entry);
+                match together.get(at) {
+                    // Before pagemap and scan agreed on it (Linux 6.16), the huge zero page was a file's in pagemap.
+                    Some(wanted) if wanted.addresses.start <= address && !(wanted.huge_anonymous && entry.file()) => {
+                        walk.page(wanted.mapping, address, entry)
+                    }
+                    _ => Ok(()),
                 }
-            });
-            self.read.add(cost.map_err(|error| given_up(Source::Pagemap, &error))?);
-            if flow.is_break() || self.end_run().is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
+            })?;
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(())
+    }
+
+    fn read_entries(&mut self, addresses: Range<u64>, mut each: impl FnMut(&mut Self, u64, PageEntry) -> Step) -> Step {
+        let mut step = Ok(());
+        let cost = self.pagemap.read(addresses, |address, entry| {
+            step = each(self, address, entry);
+            flow(&step)
+        });
+        self.read.add(cost.map_err(|error| Stop::GivenUp(given_up(Source::Pagemap, &error)))?);
+        step?;
+        self.end_run()
     }
 
     /// Without PAGEMAP_SCAN: all entries of these mappings.
-    fn read_whole(&mut self, looked: &[usize]) -> Result<(), GivenUp> {
+    fn read_whole(&mut self, looked: &[usize]) -> Step {
         let pages = looked.iter().map(|&index| self.mappings[index].size() / self.page_size);
         if pages.fold(0, u64::saturating_add) > WHOLE_PAGES {
-            return Err(GivenUp { source: Source::PagemapScan, reason: Reason::NotOffered });
+            return Err(Stop::GivenUp(GivenUp { source: Source::PagemapScan, reason: Reason::NotOffered }));
         }
-        let (pagemap, kernel) = (self.pagemap, KernelPages::open().ok());
+        let kernel = KernelPages::open().ok();
         for &index in looked {
-            let mapping = &self.mappings[index];
-            let mut flow = ControlFlow::Continue(());
-            let cost = pagemap.read(mapping.start..mapping.end, |address, entry| {
+            let addresses = self.mappings[index].start..self.mappings[index].end;
+            self.read_entries(addresses, |walk, address, entry| {
                 // A zero page is neither exclusive nor a file's. Who may not ask takes it for shared memory.
                 let zero = || match (entry.exclusive(), entry.pfn(), &kernel) {
                     (false, Some(pfn), Some(kernel)) => kernel.is_zero_page(pfn).unwrap_or(false),
                     _ => false,
                 };
-                if flow.is_continue() && !(entry.present() && zero()) {
-                    flow = self.page(index, address, entry);
-                }
-            });
-            self.read.add(cost.map_err(|error| given_up(Source::Pagemap, &error))?);
-            if flow.is_break() || self.end_run().is_break() {
-                break;
-            }
+                if zero() { Ok(()) } else { walk.page(index, address, entry) }
+            })?;
         }
         Ok(())
     }
 
     #[inline]
-    fn page(&mut self, index: usize, address: u64, entry: PageEntry) -> ControlFlow<()> {
-        let file = entry.file();
-        let end = address + self.page_size;
-        let found = if entry.swapped() {
-            Found::Swapped
+    fn page(&mut self, index: usize, address: u64, entry: PageEntry) -> Step {
+        let (file, end) = (entry.file(), address + self.page_size);
+        if entry.swapped() {
+            self.tell(index, address..end, Found::Swapped)
         } else if !entry.present() {
-            return ControlFlow::Continue(());
+            Ok(())
         } else if entry.exclusive() {
             if let Some((mapping, run, of_file)) = &mut self.run
                 && (*mapping, run.end, *of_file) == (index, address, file)
             {
                 run.end = end;
-                return ControlFlow::Continue(());
+                return Ok(());
             }
-            let flow = self.end_run();
+            self.end_run()?;
             self.run = Some((index, address..end, file));
-            return flow;
-        } else if file || may_be_anonymous(&self.mappings[index]) {
-            Found::Shared { file, pfn: entry.pfn() }
+            Ok(())
+        } else if file || self.mappings[index].may_be_anonymous() {
+            self.tell(index, address..end, Found::Shared { file, pfn: entry.pfn() })
         } else {
-            return ControlFlow::Continue(());
-        };
-        (self.visit)(index, address..end, found)
-    }
-
-    fn end_run(&mut self) -> ControlFlow<()> {
-        match self.run.take() {
-            Some((index, run, file)) => (self.visit)(index, run, Found::Private { file }),
-            None => ControlFlow::Continue(()),
+            Ok(())
         }
     }
-}
 
-/// Whether a page of it that is no file's may be anonymous memory. Where it may not, there is no page behind the entry
-/// that the kernel would count: memory of a device, or the kernel's own.
-fn may_be_anonymous(mapping: &Mapping) -> bool {
-    mapping.permissions & permission::SHARED == 0 && !matches!(mapping.kind, Kind::Vdso | Kind::Device)
+    fn end_run(&mut self) -> Step {
+        match self.run.take() {
+            Some((index, run, file)) => self.tell(index, run, Found::Private { file }),
+            None => Ok(()),
+        }
+    }
+
+    fn tell(&mut self, index: usize, addresses: Range<u64>, found: Found) -> Step {
+        match (self.visit)(index, addresses, found) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Stop::Enough),
+        }
+    }
 }
 
 /// A picture in the making.

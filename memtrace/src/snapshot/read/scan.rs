@@ -2,7 +2,6 @@
 //! mmap_lock for long however large its mappings are. It knows nothing of PSS and of who else maps a page.
 
 use super::Costs;
-use crate::event::permission::SHARED;
 use crate::procfs::{Error, PageRange, ProcessFiles};
 use crate::snapshot::{GivenUp, Mapping, Reason, Resident, Source};
 use crate::statement::Kind;
@@ -82,9 +81,7 @@ impl Tally {
         if hugetlb && may_be_hugetlb && self.huge > 0 {
             return None;
         }
-        // Anonymous memory is private; what else is no file's belongs to devices and to the kernel.
-        let private = mapping.permissions & SHARED == 0 && !matches!(kind, Kind::Vdso | Kind::Device);
-        let anonymous = if private { self.other } else { 0 };
+        let anonymous = if mapping.may_be_anonymous() { self.other } else { 0 };
         Some(Resident { rss: self.file.saturating_add(anonymous), anonymous, swap: self.swap, huge: self.huge })
     }
 }

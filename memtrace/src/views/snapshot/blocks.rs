@@ -2,12 +2,16 @@
 //! there are more blocks than a picture has room for, the small ones join their neighbours. Nothing is left out: sums
 //! over all blocks are the process's.
 
+use super::labels::{Label, kind_words};
 use crate::cli::PictureScale;
 use crate::snapshot::{Mapping, PageMap, Process, Slice};
 use crate::statement::Kind;
+use crate::views::columns::{columns, cut};
 use crate::views::escape::escape;
+use crate::views::human;
 use crate::views::part::{Part, Parts};
-use crate::views::words::{kind_noun, mapping_label};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 /// What lies further apart than this has a gap between that is worth telling.
 pub(super) const FAR: u64 = 1 << 30;
@@ -64,43 +68,35 @@ impl<'a> Block<'a> {
         self.mappings.iter().all(|(_, mapping)| is_part_of(chief, mapping))
     }
 
-    /// What it is, escaped: `libc.so.6`, `anon`, `12 mappings: library, anon`.
-    pub(super) fn label(&self) -> String {
+    /// What it is, escaped, in at most so many columns: `libc.so.6`, `libraries, anonymous (25)`.
+    pub(super) fn label(&self, width: usize) -> String {
         let Some(chief) = self.chief() else { return String::new() };
-        if !self.is_one_thing() {
-            let count = crate::views::human::count(self.mappings.len() as u64);
-            return format!("{count} mappings: {}", self.kinds().join(", "));
+        if self.is_one_thing() {
+            return Label::of_mapping(chief).fit(width);
         }
-        let label = mapping_label(chief.kind, &chief.name);
-        match (&chief.thread, chief.allocator) {
-            (Some(thread), _) => format!("{label} {} ({})", escape(&thread.comm, 16), thread.tid),
-            (None, Some(allocator)) => format!("{label} ({})", allocator.name()),
-            (None, None) => label,
-        }
+        let count = format!(" ({})", human::count(self.mappings.len() as u64));
+        format!("{}{count}", cut(&self.kinds().join(", "), width.saturating_sub(columns(&count))))
     }
 
-    /// What it is, with its whole name, escaped.
+    /// What it is, with its whole path, escaped.
     pub(super) fn full_label(&self) -> String {
         match self.chief() {
-            Some(chief) if self.is_one_thing() && chief.name.contains(&b'/') => {
-                format!("{} {}", kind_noun(chief.kind), escape(&chief.name, NAME))
-            }
-            _ => self.label(),
+            Some(chief) if self.is_one_thing() && chief.name.starts_with(b"/") => escape(&chief.name, NAME),
+            _ => self.label(NAME),
         }
     }
 
-    /// The kinds it holds, that with most memory first.
+    /// The kinds it holds, that with most memory first; guards are told only where there is nothing else.
     fn kinds(&self) -> Vec<&'static str> {
-        let mut sums: Vec<(Kind, u64)> = Vec::new();
-        for (_, mapping) in &self.mappings {
-            let amount = mapping.resident.map_or(0, |r| r.rss.saturating_add(r.swap));
-            match sums.iter_mut().find(|(kind, _)| *kind == mapping.kind) {
-                Some((_, sum)) => *sum = sum.saturating_add(amount),
-                None => sums.push((mapping.kind, amount)),
-            }
+        let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+        let nothing_else = self.chief().is_some_and(|chief| chief.kind == Kind::Guard);
+        for (_, mapping) in self.mappings.iter().filter(|(_, mapping)| nothing_else || mapping.kind != Kind::Guard) {
+            let sum = sums.entry(kind_words(mapping.kind)).or_default();
+            *sum = sum.saturating_add(mapping.resident.map_or(0, |r| r.rss.saturating_add(r.swap)));
         }
-        sums.sort_by_key(|&(_, sum)| std::cmp::Reverse(sum));
-        sums.into_iter().map(|(kind, _)| kind_noun(kind)).collect()
+        let mut kinds: Vec<_> = sums.into_iter().collect();
+        kinds.sort_by_key(|&(_, sum)| Reverse(sum));
+        kinds.into_iter().map(|(kind, _)| kind).collect()
     }
 
     /// What is where in it: so many cells of equal size by address. Their sums are the block's parts, to the byte.
@@ -132,11 +128,11 @@ impl<'a> Block<'a> {
     }
 }
 
-/// The mapping, slice by slice; in one piece where only its sums are known.
+/// The mapping, slice by slice; where only its sums are known, one part after the other, as the live screen draws it.
 fn pieces(index: usize, mapping: &Mapping, map: &PageMap, mut each: impl FnMut(Parts)) {
     match map.mappings.get(index) {
         Some(slices) if !slices.slices.is_empty() => slices.slices.iter().for_each(|slice| each(Parts::from(*slice))),
-        _ => each(sums(mapping)),
+        _ => sums(mapping).iter().for_each(|(part, bytes)| each(Parts::only(part, bytes))),
     }
 }
 
@@ -181,7 +177,7 @@ pub(super) fn blocks<'a>(process: &'a Process, map: &PageMap, filter: Option<&st
     for (index, mapping) in process.mappings.iter().flatten().enumerate() {
         let gap = before.map_or(0, |end| mapping.start.saturating_sub(end));
         before = Some(mapping.end);
-        if !filter.is_none_or(|text| matches(mapping, text)) {
+        if filter.is_some_and(|wanted| !matches(mapping, wanted)) {
             continue;
         }
         let next = Block::of(index, mapping, gap, map);
@@ -193,8 +189,11 @@ pub(super) fn blocks<'a>(process: &'a Process, map: &PageMap, filter: Option<&st
     fit(blocks, most.max(1))
 }
 
-fn matches(mapping: &Mapping, text: &str) -> bool {
-    mapping.kind.name().contains(text) || memchr::memmem::find(&mapping.name, text.as_bytes()).is_some()
+/// As the tables filter: by what a row is called, whatever the case, and here by the kind's machine name as well.
+fn matches(mapping: &Mapping, wanted: &str) -> bool {
+    Label::of_mapping(mapping).contains(wanted)
+        || Label::name(&mapping.name).contains(wanted)
+        || mapping.kind.name().contains(wanted)
 }
 
 /// Whether the mapping goes on what the one before began.
@@ -213,19 +212,27 @@ fn is_part_of(chief: &Mapping, mapping: &Mapping) -> bool {
         || (mapping.kind == Kind::Guard && matches!(chief.kind, Kind::ThreadStack | Kind::Arena))
 }
 
-/// Joins the smallest neighbours until there are at most so many: rather those of one kind, and rather near ones.
-/// Neighbours that are equally small are treated alike, so that there may be fewer in the end.
+/// Joins the smallest neighbours until there are so many: rather those of one kind, and rather near ones. Of those
+/// that are equally small some are joined, evenly over the address space.
 fn fit(blocks: Vec<Block<'_>>, most: usize) -> Vec<Block<'_>> {
     let Some(surplus) = blocks.len().checked_sub(most).filter(|&surplus| surplus > 0) else { return blocks };
     let costs: Vec<u32> = blocks.windows(2).map(|pair| cost(&pair[0], &pair[1])).collect();
     let mut sorted = costs.clone();
     sorted.sort_unstable();
     let dearest = sorted.get(surplus - 1).copied().unwrap_or(u32::MAX);
+    let cheaper = sorted.partition_point(|&cost| cost < dearest);
+    let (wanted, equal) = (surplus - cheaper, sorted.partition_point(|&cost| cost <= dearest) - cheaper);
+    let mut seen = 0;
+    let mut joins = |cost: u32| {
+        let before = seen * wanted / equal.max(1);
+        seen += usize::from(cost == dearest);
+        cost < dearest || seen * wanted / equal.max(1) > before
+    };
     let mut fitted: Vec<Block<'_>> = Vec::with_capacity(most);
     // The first has no neighbour before it.
-    for (block, joins) in blocks.into_iter().zip(std::iter::once(false).chain(costs.iter().map(|&c| c <= dearest))) {
+    for (block, cost) in blocks.into_iter().zip(std::iter::once(u32::MAX).chain(costs)) {
         match fitted.last_mut() {
-            Some(last) if joins => last.join(block),
+            Some(last) if joins(cost) => last.join(block),
             _ => fitted.push(block),
         }
     }
@@ -241,8 +248,9 @@ fn cost(a: &Block<'_>, b: &Block<'_>) -> u32 {
         let here = parts.total().saturating_sub(parts[Part::Untouched]);
         here.saturating_add(block.size / 256).max(1).ilog2()
     };
-    let kind = |block: &Block<'_>| block.chief().map(|chief| chief.kind);
-    let other = u32::from(kind(a) != kind(b));
+    // Guards are at home everywhere.
+    let kind = |block: &Block<'_>| block.chief().map(|chief| chief.kind).filter(|&kind| kind != Kind::Guard);
+    let other = u32::from(kind(a).zip(kind(b)).is_some_and(|(a, b)| a != b));
     let far = u32::from(b.gap >= FAR);
     weight(a).max(weight(b)) + STEP * (other + 2 * far)
 }
@@ -268,3 +276,6 @@ fn doublings(size: u64, page_size: u64) -> u64 {
     let rest = (u128::from(pages) << 8 >> whole) as u64 - 256;
     u64::from(whole) * 256 + rest
 }
+
+#[cfg(test)]
+pub(super) mod tests;

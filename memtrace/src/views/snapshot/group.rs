@@ -1,7 +1,7 @@
 //! Several processes together: what their RES comes to when each page is counted once, who shares how much with whom, and
 //! what it is that they share.
 
-use super::labels::Label;
+use super::labels::{Label, kind_words};
 use super::table::{Column, Table};
 use super::{notes, tables, text};
 use crate::cli::ShowOptions;
@@ -166,7 +166,7 @@ fn what(kind: Kind, name: &[u8], members: &[&Process]) -> String {
         Kind::SharedAnon => "shared anonymous memory".to_owned(),
         Kind::SysvShm => "System V shared memory".to_owned(),
         Kind::Heap => "heap that a fork left shared".to_owned(),
-        _ if name.is_empty() => format!("{} memory", super::labels::kind_words(kind)),
+        _ if name.is_empty() => format!("{} memory", kind_words(kind)),
         _ => Label::name(name).fit(60),
     }
 }
@@ -279,16 +279,12 @@ fn objects(physical: &Physical, show: &ShowOptions, sheet: &mut Sheet) {
         return;
     }
     sheet.line(&[]);
-    let label = |object: &&'_ SharedObject| match object.kind {
-        Kind::SharedAnon | Kind::Heap | Kind::Stack => Label::plain(super::labels::kind_words(object.kind)),
-        _ if object.name.is_empty() => Label::plain(super::labels::kind_words(object.kind)),
-        _ => Label { words: String::new(), name: &[] },
-    };
     let labels = shown
         .iter()
-        .map(|object| match label(object) {
-            Label { words, .. } if words.is_empty() => Label::name(&object.name),
-            words => words,
+        .map(|object| match object.kind {
+            Kind::SharedAnon | Kind::Heap | Kind::Stack => Label::plain(kind_words(object.kind)),
+            kind if object.name.is_empty() => Label::plain(kind_words(kind)),
+            _ => Label::name(&object.name),
         })
         .collect();
     let bytes = |head, weight, of: fn(&SharedObject) -> u64| {
@@ -302,7 +298,7 @@ fn objects(physical: &Physical, show: &ShowOptions, sheet: &mut Sheet) {
     ];
     Table { head: "what they share", leads: Vec::new(), sums: 0, labels, columns }.print(sheet, 0);
     if objects.len() > shown.len() {
-        let more = counted((objects.len() - shown.len()) as u64, "more", "more");
-        sheet.line(&[(Look::Faint, &format!("{more}, all smaller (--json has all)"))]);
+        let more = counted((objects.len() - shown.len()) as u64, "more thing", "more things");
+        sheet.line(&[(Look::Faint, &format!("{more} (--json has all)"))]);
     }
 }

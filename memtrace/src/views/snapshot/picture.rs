@@ -4,7 +4,7 @@
 use super::blocks::{self, Block, FAR};
 use crate::cli::PictureScale;
 use crate::snapshot::{PageMap, Process};
-use crate::views::columns::{columns, cut, cut_middle, left, right, wrap};
+use crate::views::columns::{columns, cut, left, right, wrap};
 use crate::views::escape::escape;
 use crate::views::human::{counted, size};
 use crate::views::part::{Part, Parts};
@@ -44,23 +44,23 @@ impl PictureOptions<'_> {
 /// What the writer returned.
 pub fn render(process: &Process, map: &PageMap, options: &PictureOptions<'_>, out: &mut dyn Write) -> io::Result<()> {
     let blocks = blocks::blocks(process, map, options.filter, options.lines);
-    let sheet = Sheet::new(process, options);
+    let layout = Layout::new(options);
     let mut text = String::new();
-    sheet.head(process, &blocks, options, &mut text);
+    layout.head(process, &blocks, options, &mut text);
     let mut sums = Parts::default();
     blocks.iter().for_each(|block| sums += block.parts);
     let largest = blocks.iter().map(|block| block.size).max().unwrap_or(0);
     if !blocks.is_empty() {
-        sheet.legend(&sums, &mut text);
-        sheet.columns(&mut text);
+        layout.legend(&sums, &mut text);
+        layout.columns(&mut text);
     }
     for block in &blocks {
         if block.gap >= FAR {
             let gap = format!("{:>ADDRESS$}  {} not mapped", "⋮", size(block.gap));
-            sheet.faint(&gap, &mut text);
+            layout.faint(&gap, &mut text);
         }
-        let length = blocks::length(block.size, largest, process.page_size, (1, sheet.bar as u64), options.scale);
-        sheet.block(block, &block.cells(map, length as usize), &mut text);
+        let length = blocks::length(block.size, largest, process.page_size, (1, layout.bar as u64), options.scale);
+        layout.block(block, &block.cells(map, length as usize), &mut text);
     }
     if !blocks.is_empty() {
         let scale = match options.scale {
@@ -69,37 +69,40 @@ pub fn render(process: &Process, map: &PageMap, options: &PictureOptions<'_>, ou
         };
         let place = match blocks::is_placed(&blocks, map) {
             true => "",
-            false => "; where pages lie was not read for all: their mixture is drawn evenly",
+            false => "; where pages lie was not read for all: those fill their mapping from its beginning",
         };
-        for line in wrap(&format!("{scale}; a low or light cell is in memory in part{place}"), sheet.width - 1) {
-            sheet.faint(&line, &mut text);
+        for line in wrap(
+            &format!("{scale}; a low or light cell: only in part; (3): so many mappings in one line{place}"),
+            layout.width - 1,
+        ) {
+            layout.faint(&line, &mut text);
         }
     }
     out.write_all(text.as_bytes())
 }
 
-struct Sheet {
+/// Measures of the page, and how it is written on.
+struct Layout {
     color: bool,
     width: usize,
     name: usize,
     bar: usize,
 }
 
-impl Sheet {
-    fn new(process: &Process, options: &PictureOptions<'_>) -> Self {
+impl Layout {
+    fn new(options: &PictureOptions<'_>) -> Self {
         let width = options.width.clamp(*WIDTH.start(), *WIDTH.end());
         let free = width - 1 - ADDRESS - 2 - 1 - 1 - 2 * SIZE;
-        // Names are worth a third of the room, a bar wins by length.
-        let longest = process.mappings.iter().flatten().map(|mapping| mapping.name.len() + 8).max().unwrap_or(0);
-        let name = (free * 2 / 5).clamp(12, 44).min(longest.max(24));
+        let name = (free / 2).clamp(12, 36);
         Self { color: options.color, width, name, bar: free - name }
     }
 
     /// With escape sequences, when there are colours.
     fn styled(&self, text: &str, sequence: &str, out: &mut String) {
-        match self.color {
-            true => drop(write!(out, "\x1b[{sequence}m{text}\x1b[0m")),
-            false => out.push_str(text),
+        if self.color && !sequence.is_empty() {
+            let _ = write!(out, "\x1b[{sequence}m{text}\x1b[0m");
+        } else {
+            out.push_str(text);
         }
     }
 
@@ -131,8 +134,8 @@ impl Sheet {
     /// With the sums of what is drawn.
     fn legend(&self, sums: &Parts, out: &mut String) {
         let mut used = 0;
-        for (part, bytes) in sums.iter().filter(|&(part, bytes)| part != Part::Unknown || bytes > 0) {
-            let text = format!(" {} {}  ", part.name(), size(bytes));
+        for (part, text) in sums.told() {
+            let text = format!(" {text}  ");
             let width = 2 + columns(text.trim_end());
             if used > 0 && used + width > self.width {
                 out.truncate(out.trim_end().len());
@@ -141,7 +144,7 @@ impl Sheet {
             }
             used += 2 + columns(&text);
             out.push(' ');
-            self.cell(&Parts::only(part, 1), out);
+            self.cells(&[Parts::only(part, 1)], out);
             out.push_str(&text);
         }
         out.truncate(out.trim_end().len());
@@ -157,48 +160,59 @@ impl Sheet {
     fn block(&self, block: &Block<'_>, cells: &[Parts], out: &mut String) {
         out.push(' ');
         self.styled(&format!("{:>ADDRESS$x}", block.start), "2", out);
-        let _ = write!(out, "  {} ", left(&cut_middle(&block.label(), self.name), self.name));
-        for cell in cells {
-            self.cell(cell, out);
-        }
+        let _ = write!(out, "  {} ", left(&block.label(self.name), self.name));
+        self.cells(cells, out);
         let resident = block.resident.map_or_else(|| "?".to_owned(), size);
         let space = " ".repeat(self.bar.saturating_sub(cells.len()) + 1);
         let _ = writeln!(out, "{space}{}{}", right(&size(block.size), SIZE), right(&resident, SIZE));
     }
 
-    /// A cell's character tells what most of it is, as far as it is anything, and how much that is. A colour tells that,
-    /// too, and the colour behind it what the rest is.
-    fn cell(&self, cell: &Parts, out: &mut String) {
-        let whole = cell.total();
-        let mut order: Vec<(Part, u64)> = cell.iter().filter(|&(_, bytes)| bytes > 0).collect();
-        // In the order of parts where there is equally much.
-        order.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
-        let Some(&(part, bytes)) = order.iter().find(|(part, _)| *part != Part::Untouched) else {
-            return self.styled(&Part::Untouched.glyph().to_string(), "2", out);
-        };
-        if !self.color {
-            let untouched = eighths(cell[Part::Untouched], whole).min(7);
-            return out.push(match part {
-                Part::Private => ['█', '█', '▆', '▆', '▄', '▄', '▂', '▂'][untouched],
-                Part::Shared if untouched >= 4 => '░',
-                part => part.glyph(),
-            });
-        }
-        let height = eighths(bytes, whole).max(1);
-        let (Some(color), filled) = (part.color(), ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'][height - 1])
-        else {
-            return self.styled(&part.glyph().to_string(), "2", out);
-        };
-        let behind = order.iter().find(|&&(other, _)| other != part).and_then(|(other, _)| other.color());
-        match behind.filter(|_| height < 8) {
-            Some(behind) => self.styled(&filled.to_string(), &format!("3{color};4{behind}"), out),
-            None => self.styled(&filled.to_string(), &format!("3{color}"), out),
+    fn cells(&self, cells: &[Parts], out: &mut String) {
+        let cells: Vec<(char, String)> = cells.iter().map(|cell| self.cell(cell)).collect();
+        for alike in cells.chunk_by(|a, b| a.1 == b.1) {
+            let text: String = alike.iter().map(|&(character, _)| character).collect();
+            self.styled(&text, alike.first().map_or("", |(_, style)| style), out);
         }
     }
+
+    /// Its character tells what most of a cell is, as far as it is anything, and how much of it is. With colours the
+    /// one behind tells what else is there.
+    fn cell(&self, cell: &Parts) -> (char, String) {
+        const FAINT: &str = "2";
+        let whole = cell.total();
+        let mut order: Vec<(Part, u64)> = cell.iter().filter(|&(_, bytes)| bytes > 0).collect();
+        // Where there is equally much, in the order of parts.
+        order.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+        let Some(&(part, bytes)) = order.iter().find(|(part, _)| *part != Part::Untouched) else {
+            return (Part::Untouched.glyph(), FAINT.to_owned());
+        };
+        let Some(color) = part.color().filter(|_| self.color) else {
+            let here = 8 - eighths(cell[Part::Untouched], whole);
+            let character = match part {
+                Part::Private => BARS[(here.div_ceil(2) * 2).clamp(2, 8) - 1],
+                Part::Shared if here <= 4 => '░',
+                part => part.glyph(),
+            };
+            return (character, FAINT.to_owned());
+        };
+        let height = eighths(bytes, whole);
+        let behind = order.iter().map(|&(other, _)| other).find(|&other| other != part).and_then(Part::color);
+        let style = match behind.filter(|_| height < 8) {
+            Some(behind) => format!("3{color};4{behind}"),
+            None => format!("3{color}"),
+        };
+        (BARS[height - 1], style)
+    }
 }
+
+/// Bars of one to eight eighths.
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 /// Rounded; something is not nothing, and not all is not all.
 fn eighths(bytes: u64, whole: u64) -> usize {
     let rounded = ((u128::from(bytes) * 8 + u128::from(whole) / 2) / u128::from(whole.max(1))) as usize;
     rounded.clamp(usize::from(bytes > 0), 8 - usize::from(bytes < whole))
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ mod xml;
 
 use super::blocks::{self, Block, FAR};
 use crate::cli::PictureScale;
-use crate::snapshot::{Group, PageMap, Process, Reason, Snapshot};
+use crate::snapshot::{Group, PageMap, Process, Snapshot};
 use crate::views::columns::{columns, cut, cut_middle, wrap};
 use crate::views::escape::escape;
 use crate::views::human::{counted, size};
@@ -34,7 +34,7 @@ const BETWEEN: u32 = 200;
 /// Characters of an address.
 const ADDRESS: u32 = 12;
 /// Characters beside a block.
-const LABEL: u32 = 46;
+const LABEL: u32 = 50;
 /// Pixels of a gap that is worth telling, of another one, and of none.
 const GAPS: [u32; 3] = [18, 5, 1];
 /// Least and greatest height of a block, pixels: a line of text, and for the largest one.
@@ -207,7 +207,7 @@ fn draw(column: &Column<'_>, block: &Block<'_>, (top, height): (u32, u32), addre
     xml.rect("u", (column.left, top), (COLUMN, height));
     let pages = (block.size / column.process.page_size.max(1)).max(1);
     let cells = block.cells(column.map, CELLS.min(pages) as usize);
-    for part in [Part::Private, Part::Shared, Part::Swapped, Part::Unknown] {
+    for part in Part::ALL.into_iter().filter(|&part| part != Part::Untouched) {
         let path = area(&cells, part, (column.left, top), height);
         if !path.is_empty() {
             xml.path(class(part), &path);
@@ -224,7 +224,7 @@ fn draw(column: &Column<'_>, block: &Block<'_>, (top, height): (u32, u32), addre
         None => format!("? of {}", size(block.size)),
     };
     let room = (LABEL as usize).saturating_sub(columns(&figures) + 2);
-    let label = cut_middle(&block.label(), room);
+    let label = block.label(room);
     match column.labels_left {
         true => xml.label(column.left - 10, middle, "end", (&figures, "d"), (&label, "t")),
         false => xml.label(column.left + COLUMN + 10, middle, "start", (&label, "t"), (&figures, "d")),
@@ -236,12 +236,7 @@ fn tooltip(block: &Block<'_>) -> String {
     let count = counted(block.mappings.len() as u64, "mapping", "mappings");
     let mut text =
         format!("{}\n{:x}–{:x} · {count} · {}", block.full_label(), block.start, block.end, size(block.size));
-    let parts: Vec<String> = block
-        .parts
-        .iter()
-        .filter(|&(part, bytes)| part != Part::Unknown || bytes > 0)
-        .map(|(part, bytes)| format!("{} {}", part.name(), size(bytes)))
-        .collect();
+    let parts: Vec<String> = block.parts.told().map(|(_, text)| text).collect();
     let _ = write!(text, "\n{}", parts.join(" · "));
     text
 }
@@ -263,10 +258,8 @@ fn area(cells: &[Parts], part: Part, (left, top): (u32, u32), height: u32) -> St
     for (at, cell) in cells.iter().enumerate() {
         let x = |at: usize| left + (at as u64 * u64::from(COLUMN) / cells.len() as u64) as u32;
         let stack = |bytes: u64| (u128::from(bytes) * u128::from(height) / u128::from(cell.total().max(1))) as u64;
-        let before: u64 = [Part::Private, Part::Shared, Part::Swapped, Part::Unknown]
-            .into_iter()
-            .take_while(|&other| other != part)
-            .fold(0, |sum, other| sum.saturating_add(cell[other]));
+        let before =
+            cell.iter().take_while(|&(other, _)| other != part).fold(0, |sum: u64, (_, b)| sum.saturating_add(b));
         let low = stack(before).min(height - THIN);
         let high = match cell[part] {
             0 => low,
@@ -297,7 +290,7 @@ fn notes(
         notes = vec!["No address space could be read.".to_owned()];
     }
     if drawn.iter().any(|column| !blocks::is_placed(&column.blocks, column.map)) {
-        notes.push("Where pages lie was not read for all mappings: their mixture is drawn evenly.".to_owned());
+        notes.push("Where pages lie was not read for all mappings: those are filled from their beginning.".to_owned());
     }
     if snapshot.processes.len() > drawn.len().max(1) {
         notes.push(format!("Drawn: {} of {} processes.", drawn.len(), snapshot.processes.len()));
@@ -311,17 +304,11 @@ fn notes(
 }
 
 fn why(group: Option<&Group>) -> String {
-    match group.and_then(|group| group.given_up.first()).map(|given_up| (&given_up.reason, given_up.source.name())) {
-        Some((Reason::NotPermitted { capability }, source)) if capability.is_empty() => {
-            format!("{source} may not be read.")
-        }
-        Some((Reason::NotPermitted { capability }, source)) => {
-            format!("{source} is read with {} only (sudo).", escape(capability.as_bytes(), 32))
-        }
-        Some((Reason::OverBudget { .. }, source)) => format!("{source} would take too long (--full)."),
-        Some((Reason::NotOffered, source)) => format!("this kernel does not offer {source}."),
-        Some((Reason::Gone, _)) => "one of them ended.".to_owned(),
-        Some((Reason::Failed { what }, source)) => format!("{source}: {}", escape(what.as_bytes(), 100)),
+    match group.and_then(|group| group.given_up.first()) {
+        Some(given_up) => format!("{}: {}.", given_up.source.name(), super::notes::words(&given_up.reason, "").0),
         None => "their physical pages were not compared.".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

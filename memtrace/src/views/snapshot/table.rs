@@ -42,9 +42,9 @@ impl Column {
         Self { head: head.into(), cells: cells.into_iter().collect(), weight, empty: false, unknown: false }
     }
 
-    /// Left out when no cell has anything: nothing is swapped out, nothing is locked.
+    /// Left out when no cell has anything, or none is known: what is rarely of interest.
     pub(super) const fn if_any(mut self) -> Self {
-        if self.empty {
+        if self.empty || self.unknown {
             self.weight = 0;
         }
         self
@@ -78,7 +78,8 @@ impl Table<'_> {
         let unknown = unknown.join(", ");
         self.columns.retain(|column| !column.unknown);
         let lead = self.leads.iter().map(|lead| columns(lead)).max().unwrap_or(0);
-        let wanted = self.labels.iter().map(|label| columns(&label.fit(*LABEL.end()))).max().unwrap_or(0);
+        let names = self.labels.iter().map(|label| columns(&label.fit(*LABEL.end())));
+        let wanted = names.chain([columns(self.head).saturating_sub(lead)]).max().unwrap_or(0);
         let width = sheet.width().saturating_sub(indent);
         let room = loop {
             let taken: usize = self.columns.iter().map(|column| column.width() + GAP).sum();
@@ -93,7 +94,7 @@ impl Table<'_> {
             self.columns.remove(least.0);
         };
         let name = room.saturating_sub(lead).clamp(1, wanted.max(1));
-        let first = (lead + name).max(columns(self.head));
+        let first = lead + name;
         let margin = " ".repeat(indent);
         let heads: String = self.columns.iter().map(|column| cell(&column.head, column)).collect();
         sheet.line(&[(Look::Faint, &format!("{margin}{}{heads}", left(self.head, first)))]);

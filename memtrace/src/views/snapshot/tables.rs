@@ -199,7 +199,8 @@ pub(super) fn print_files(chosen: &Chosen<&MappedFile>, sheet: &mut Sheet, inden
         bytes("mapped", 5, |f| Some(f.mapped)),
         bytes("here", 10, |f| f.resident),
         bytes("in cache", 9, |f| f.page_cache),
-        bytes("disk only", 7, MappedFile::not_loaded),
+        // Of shared memory nothing is on a disk.
+        bytes("disk only", 7, |f| if f.on_disk == Some(false) { Some(0) } else { f.not_loaded() }),
         bytes("dirty", 6, |f| f.dirty).if_any(),
         bytes("writeback", 3, |f| f.writeback).if_any(),
     ];

@@ -1,12 +1,11 @@
 //! Ribbons between two columns: blocks that show the same physical pages. Their widths are in proportion to the bytes,
 //! as far as a hair can be thinner than a hair.
 
+use super::xml::Xml;
 use super::{COLUMN, Column};
 use crate::snapshot::Group;
 use crate::views::human::{counted, size};
 use std::collections::BTreeMap;
-
-use super::xml::Xml;
 
 /// Ribbons that are drawn, the widest.
 const MOST: usize = 300;
@@ -114,7 +113,8 @@ pub(super) fn draw(ribbons: &Ribbons, first: &Column<'_>, second: &Column<'_>, x
         let (t0, t1, b0, b1) = (tenths(y0), tenths(y1), tenths(y0 + width), tenths(y1 + width));
         let path =
             format!("M{from} {t0}C{middle} {t0} {middle} {t1} {to} {t1}V{b1}C{middle} {b1} {middle} {b0} {from} {b0}z");
-        let tooltip = format!("{} ↔ {}\n{} in both", first.blocks[a].label(), second.blocks[b].label(), size(shared));
+        let tooltip =
+            format!("{} ↔ {}\n{} in both", first.blocks[a].label(80), second.blocks[b].label(80), size(shared));
         xml.path_with_tooltip("l", &path, &tooltip);
     }
 }

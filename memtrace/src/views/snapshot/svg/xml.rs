@@ -7,12 +7,12 @@ const STYLE: &str = "\
 text{font:11px ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace;white-space:pre}
 .g{fill:#ffffff}.t,.h{fill:#1f2328}.h{font-size:14px;font-weight:bold}.d{fill:#59636e}
 .p{fill:#d55e00}.s{fill:#56b4e9}.w{fill:url(#swap)}.u{fill:#e3e6ea}.k{fill:url(#unknown)}
-.l{fill:#0072b2;fill-opacity:.3}.l:hover{fill-opacity:.75}
+.l{fill:#009e73;fill-opacity:.4}.l:hover{fill-opacity:.85}
 .w0{fill:#f0e442}.w1{fill:#8a7f00}.k0{fill:#e3e6ea}.k1{fill:#8c959f}
 .o{fill:none;stroke:#8c959f;stroke-width:.5;pointer-events:all}.b:hover .o{stroke:#1f2328;stroke-width:2}
 @media (prefers-color-scheme:dark){
 .g{fill:#0d1117}.t,.h{fill:#e6edf3}.d{fill:#9198a1}
-.p{fill:#e8743b}.u{fill:#2a313c}.k0{fill:#2a313c}.l{fill:#56b4e9}
+.p{fill:#e8743b}.u{fill:#2a313c}.k0{fill:#2a313c}
 .o{stroke:#59636e}.b:hover .o{stroke:#e6edf3}}";
 
 /// A document that grows.
