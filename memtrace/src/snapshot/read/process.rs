@@ -7,7 +7,7 @@ use crate::event::SmapsMapping;
 use crate::kind::{self, Context, Line};
 use crate::procfs::{
     Error, MapsHeader, PAGEMAP_CAP, ProcessFiles, Refusal, SmapsBudget, SmapsSize, Status, page_size, private_file,
-    visit_maps, visit_mounts, visit_smaps,
+    visit_maps, visit_mounts,
 };
 use crate::snapshot::allocator::{allocator, java_heap};
 use crate::snapshot::{Allocator, Counters, Detail, GivenUp, Mapping, Process, Reason, Resident, Rollup, Source};
@@ -125,20 +125,19 @@ impl Reading {
 
     /// The mappings with all that smaps says, and their sums. `expected`: how many there may be.
     fn read_smaps(&mut self, expected: usize) -> Result<Found, Error> {
-        let mut text = Vec::new();
-        self.costs.add_reading(Source::Smaps, self.files.read_smaps(&mut text)?);
-        if text.is_empty() {
-            return Err(Error::Gone(self.process.pid));
-        }
         let (page_size, mut sums) = (page_size(), Sums::default());
         let (mut mappings, mut hugetlb) = (Vec::with_capacity(expected), Vec::new());
-        let report = visit_smaps(&text, |header, smaps| {
+        let (cost, report) = self.files.visit_smaps(|header, smaps| {
             if smaps.kernel_page > page_size {
                 hugetlb.push(mappings.len());
             }
             sums.add(smaps);
             mappings.push(Mapping { resident: Some(resident(smaps)), detail: Some(detail(smaps)), ..mapping(header) });
-        });
+        })?;
+        self.costs.add_reading(Source::Smaps, cost);
+        if mappings.is_empty() {
+            return Err(Error::Gone(self.process.pid));
+        }
         self.note_malformed(Source::Smaps, report.malformed);
         if report.malformed == 0 {
             let private_file = self.private_file(&sums);
