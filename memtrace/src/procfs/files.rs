@@ -1,8 +1,8 @@
 //! The files of one process, through a handle that cannot be confused by a reused pid.
 
 use super::{
-    Error, Malformed, ReadCost, Rollup, SmapsSize, Statm, Status, page_size, parse_rollup, parse_stack_pointer,
-    parse_stat, parse_statm, parse_status, private_file, private_file_pages_of_pagemap, visit_maps, visit_smaps,
+    Error, Malformed, Pagemap, ReadCost, Rollup, SmapsSize, Statm, Status, page_size, parse_rollup,
+    parse_stack_pointer, parse_stat, parse_statm, parse_status, private_file, visit_maps, visit_smaps,
 };
 use crate::event::{MmId, Overview};
 use crate::procfs::monotonic_ns;
@@ -176,6 +176,14 @@ impl ProcessFiles {
         parse_rollup(&buffer).map_err(|source| self.malformed(source))
     }
 
+    /// Opens pagemap, of the address space that the process has now.
+    ///
+    /// # Errors
+    /// As [`Self::read_maps`].
+    pub fn open_pagemap(&self) -> Result<Pagemap<'_>, Error> {
+        Ok(Pagemap::new(self, self.open_file("pagemap")?, self.page_size))
+    }
+
     /// What a reading of smaps would have to walk, from maps and statm. `buffer` is scratch.
     ///
     /// # Errors
@@ -254,30 +262,17 @@ impl ProcessFiles {
     /// # Errors
     /// As [`Self::read_maps`].
     pub fn read_private_file_in(&self, ranges: &[(u64, u64)]) -> Result<(u64, ReadCost), Error> {
-        let (mut sum, mut cost) = (0u64, ReadCost::default());
+        let (mut pages, mut cost) = (0, ReadCost::default());
         if ranges.is_empty() {
-            return Ok((sum, cost));
+            return Ok((pages, cost));
         }
-        let begin = Instant::now();
-        let pagemap = self.open_file("pagemap")?;
-        let mut buffer = Vec::new();
+        let pagemap = self.open_pagemap()?;
         for &(start, end) in ranges {
-            let (mut page, end) = (start / self.page_size, end / self.page_size);
-            while page < end {
-                buffer.resize(((end - page) * 8).min(READ_ROOM as u64) as usize, 0);
-                let call = Instant::now();
-                let read = pagemap.read_at(&mut buffer, page * 8).map_err(|error| self.failed("pagemap", error))?;
-                cost.longest_hold_ns = cost.longest_hold_ns.max(nanos(call));
-                cost.reads += 1;
-                if read < 8 {
-                    break;
-                }
-                sum = sum.saturating_add(private_file_pages_of_pagemap(&buffer[..read]) * self.page_size);
-                page += read as u64 / 8;
-            }
+            cost.add(pagemap.read(start..end, |_, entry| {
+                pages += u64::from(entry.present() && entry.file() && entry.exclusive());
+            })?);
         }
-        cost.cost_ns = nanos(begin);
-        Ok((sum, cost))
+        Ok((pages * self.page_size, cost))
     }
 
     /// The name: any bytes.
@@ -416,7 +411,7 @@ impl ProcessFiles {
         if self.exists() { Error::Malformed { pid: self.pid, source } } else { Error::Gone(self.pid) }
     }
 
-    fn failed(&self, file: &str, failure: impl Into<Failure>) -> Error {
+    pub(super) fn failed(&self, file: &str, failure: impl Into<Failure>) -> Error {
         let (pid, file) = (self.pid, file.to_owned());
         match failure.into() {
             Failure::Denied => Error::PermissionDenied { pid, file },
@@ -428,7 +423,7 @@ impl ProcessFiles {
 }
 
 /// What the system said, as far as it matters here.
-enum Failure {
+pub(super) enum Failure {
     Denied,
     /// No such file, or no such process behind it.
     Missing,

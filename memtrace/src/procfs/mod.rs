@@ -10,6 +10,7 @@
 mod budget;
 mod maps;
 mod mounts;
+mod pagemap;
 mod scan;
 mod smaps;
 mod status;
@@ -23,12 +24,15 @@ mod mapped_file;
 #[cfg(feature = "live")]
 mod page_cache;
 #[cfg(feature = "live")]
+mod pages;
+#[cfg(feature = "live")]
 mod system;
 
 pub use budget::{Refusal, SmapsBudget, SmapsSize};
 pub use maps::{MapsHeader, parse_maps, visit_maps};
 pub use mounts::visit_mounts;
-pub use smaps::{Rollup, parse_rollup, parse_smaps, private_file, private_file_pages_of_pagemap, visit_smaps};
+pub use pagemap::{PageEntry, PageRange, parse_pagemap};
+pub use smaps::{Rollup, parse_rollup, parse_smaps, private_file, visit_smaps};
 pub use status::{Malformed, Stat, Statm, Status, parse_stack_pointer, parse_stat, parse_statm, parse_status};
 
 #[cfg(feature = "live")]
@@ -41,6 +45,8 @@ pub use files::ProcessFiles;
 pub use mapped_file::{FileSystem, NotOpened, OpenedFile, Place, open_mapped};
 #[cfg(feature = "live")]
 pub use page_cache::{CacheStat, read_cachestat, read_mincore};
+#[cfg(feature = "live")]
+pub use pages::{KernelPages, Pagemap};
 #[cfg(feature = "live")]
 pub use system::{monotonic_ns, page_size, read_kernel_release};
 
@@ -63,4 +69,20 @@ pub struct ReadCost {
     pub longest_hold_ns: u64,
     /// How many `read(2)` it took.
     pub reads: u32,
+}
+
+#[cfg(feature = "live")]
+impl ReadCost {
+    /// One call, which ends now.
+    fn add_call(&mut self, begin: std::time::Instant) {
+        let nanos = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.add(Self { cost_ns: nanos, longest_hold_ns: nanos, reads: 1 });
+    }
+
+    /// Other calls.
+    pub fn add(&mut self, other: Self) {
+        self.cost_ns = self.cost_ns.saturating_add(other.cost_ns);
+        self.longest_hold_ns = self.longest_hold_ns.max(other.longest_hold_ns);
+        self.reads = self.reads.saturating_add(other.reads);
+    }
 }

@@ -273,15 +273,6 @@ pub fn private_file(mapping: &SmapsMapping) -> Option<u64> {
     }
 }
 
-/// Counts, in entries of `/proc/PID/pagemap`, the present file or shared-memory pages that are mapped exactly once.
-#[must_use]
-pub fn private_file_pages_of_pagemap(entries: &[u8]) -> u64 {
-    // Documentation/admin-guide/mm/pagemap.rst: 63 present, 61 file page or shared anonymous, 56 mapped exclusively.
-    const WANTED: u64 = 1 << 63 | 1 << 61 | 1 << 56;
-    let (entries, _) = entries.as_chunks::<8>();
-    entries.iter().filter(|entry| u64::from_ne_bytes(**entry) & WANTED == WANTED).count() as u64
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::maps::tests::{line, render};
@@ -392,7 +383,6 @@ mod tests {
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
             parse_smaps(&bytes, &mut Vec::new());
             let _ = parse_rollup(&bytes);
-            prop_assert!(private_file_pages_of_pagemap(&bytes) <= bytes.len() as u64 / 8);
         }
 
         #[test]
@@ -477,14 +467,5 @@ mod tests {
         assert_eq!(private_file(&data), Some(4096));
         let mixed = SmapsMapping { rss: 20480, shared_clean: 4096, ..data };
         assert_eq!(private_file(&mixed), None);
-    }
-
-    #[test]
-    fn pagemap_counts_exclusive_file_pages() {
-        let entries =
-            [1u64 << 63 | 1 << 61 | 1 << 56, 1 << 63 | 1 << 61, 1 << 63 | 1 << 56, 1 << 61 | 1 << 56, u64::MAX];
-        let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_ne_bytes()).collect();
-        assert_eq!(private_file_pages_of_pagemap(&bytes), 2);
-        assert_eq!(private_file_pages_of_pagemap(&bytes[..39]), 1);
     }
 }
