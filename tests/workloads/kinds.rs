@@ -275,10 +275,10 @@ fn files(stage: &Stage, truth: &mut Truth, kept: &mut Vec<OwnedFd>) {
         let file = sized_file(&tmpfs.join("file"), 40);
         let region = Region::file(&file, 40, libc::MAP_SHARED);
         region.part(0, 33).write();
-        truth.tell("file", "file in a tmpfs", &region, Amount::dirty(33), json!({}));
+        truth.tell("tmpfs", "file in a tmpfs", &region, Amount::dirty(33), json!({}));
         kept.push(file.into());
     } else {
-        truth.absent("file", "file in a tmpfs", "the caller mounted none at DIR/tmpfs");
+        truth.absent("tmpfs", "file in a tmpfs", "the caller mounted none at DIR/tmpfs");
     }
 }
 
