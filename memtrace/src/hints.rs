@@ -131,6 +131,13 @@ pub enum Failure {
         /// Version that this program reads.
         expected: u32,
     },
+    /// The file is no snapshot.
+    NotASnapshot {
+        /// The file.
+        path: String,
+        /// What is wrong with it, and where.
+        what: String,
+    },
     /// Something was lost under `--fail-on-loss`.
     Loss {
         /// How much; see [`crate::event::Lost::total`].
@@ -171,8 +178,25 @@ impl Failure {
             | Self::PidNamespace
             | Self::OldKernel { .. }
             | Self::NoLiveFeature => ExitCode::KernelNotUsable,
-            Self::FileExists { .. } | Self::NotATrace { .. } | Self::TraceVersion { .. } => ExitCode::Failure,
+            Self::FileExists { .. }
+            | Self::NotATrace { .. }
+            | Self::TraceVersion { .. }
+            | Self::NotASnapshot { .. } => ExitCode::Failure,
             Self::Loss { .. } => ExitCode::Loss,
+        }
+    }
+
+    /// The process that is not there any more, where that is what happened.
+    #[must_use]
+    pub const fn ended(&self) -> Option<u32> {
+        match *self {
+            Self::NoSuchPid { pid }
+            | Self::Zombie { pid }
+            | Self::TargetGone { pid }
+            | Self::PidReused { pid }
+            // A thread has the number now.
+            | Self::ThreadId { tid: pid, .. } => Some(pid),
+            _ => None,
         }
     }
 
@@ -256,6 +280,9 @@ impl Failure {
             Self::NoLiveFeature => vec!["cargo build --release        without --no-default-features".to_owned()],
             Self::FileExists { path } => vec![format!("add --force to overwrite it, or remove it: rm {path}")],
             Self::NotATrace { .. } => vec!["memtrace record -o FILE --pid N        makes one".to_owned()],
+            Self::NotASnapshot { .. } => {
+                vec!["memtrace snapshot --pid N --json -o FILE        makes one".to_owned()]
+            }
             Self::TraceVersion { .. } => vec!["replay it with the memtrace that recorded it".to_owned()],
             Self::Loss { .. } => {
                 vec![
@@ -337,6 +364,7 @@ impl fmt::Display for Failure {
             Self::NoLiveFeature => f.write_str("this memtrace was built without probes: it can only replay"),
             Self::FileExists { path } => write!(f, "{} is there already", text(path)),
             Self::NotATrace { path } => write!(f, "{} is not a memtrace trace", text(path)),
+            Self::NotASnapshot { path, what } => write!(f, "{}: {}", text(path), text(what)),
             Self::TraceVersion { path, found, expected } => {
                 write!(f, "{} is a trace of version {found}; this memtrace reads version {expected}", text(path))
             }

@@ -86,7 +86,7 @@ impl Books {
                 closing_only,
                 bursts_only: output.bursts_only,
                 verbose: output.verbose,
-                width: width(output.file.is_none()),
+                width: width(output.file.is_none(), TextOptions::default().width),
                 ..TextOptions::default()
             };
             Box::new(TextView::new(out, options))
@@ -114,12 +114,12 @@ fn colored(choice: crate::cli::ColorChoice, to_stdout: bool) -> bool {
     choice.enabled(terminal, std::env::var_os("NO_COLOR").as_deref())
 }
 
-/// Columns of text: those of the terminal, if it is narrower than what reads well.
-fn width(to_stdout: bool) -> usize {
+/// Columns of text: those of the terminal, but not more than what reads well; `most` for tables.
+fn width(to_stdout: bool, most: usize) -> usize {
     let usual = TextOptions::default().width;
     let terminal = (to_stdout && io::stdout().is_terminal()).then(ratatui::crossterm::terminal::size);
     match terminal {
-        Some(Ok((columns, _))) => usize::from(columns).clamp(40, usual),
+        Some(Ok((columns, _))) => usize::from(columns).clamp(40, most),
         _ => usual,
     }
 }
@@ -279,7 +279,7 @@ fn print_closing(reports: &[Report], output: &OutputOptions) -> Result<()> {
     let options = TextOptions {
         color: colored(output.color, true),
         closing_only: true,
-        width: width(true),
+        width: width(true, TextOptions::default().width),
         ..TextOptions::default()
     };
     let mut view = TextView::new(BufWriter::new(io::stdout()), options);

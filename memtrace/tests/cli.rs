@@ -81,3 +81,91 @@ fn bursts_alone_are_nothing_where_there_were_none() {
     let json = String::from_utf8(json.stdout).expect("JSON is text");
     assert!(json.starts_with("{\"type\":\"meta\"") && json.lines().count() == 1, "{json}");
 }
+
+/// A process as `memtrace snapshot --json` writes it, with so many pages in its heap.
+fn snapshot(heap_pages: u64) -> Vec<u8> {
+    use memtrace::snapshot::{Counters, Mapping, Process, Resident, Snapshot};
+    let anonymous = heap_pages * 4096;
+    let heap = Mapping {
+        start: 0x5000_0000,
+        end: 0x5010_0000,
+        permissions: 3,
+        offset: 0,
+        device: 0,
+        inode: 0,
+        kind: memtrace::statement::Kind::Heap,
+        name: b"[heap]".to_vec(),
+        allocator: None,
+        thread: None,
+        resident: Some(Resident { rss: anonymous, anonymous, ..Resident::default() }),
+        detail: None,
+    };
+    let counters = Counters { virt: 1 << 20, anon: anonymous, ..Counters::default() };
+    let process = Process {
+        pid: 7,
+        start_time: 1,
+        comm: b"st\x1bore".to_vec(),
+        exe: None,
+        cmdline: Vec::new(),
+        time_ns: heap_pages as i64 * 1_000_000_000,
+        page_size: 4096,
+        state: b'S',
+        counters: Some(counters),
+        counters_after: Some(counters),
+        rollup: None,
+        mappings: Some(vec![heap]),
+        files: None,
+        sources: Vec::new(),
+        given_up: Vec::new(),
+    };
+    let mut out = Vec::new();
+    let snapshot = Snapshot { processes: vec![process], ..Snapshot::default() };
+    memtrace::views::snapshot::json::render(&snapshot, &mut out).expect("a Vec takes everything");
+    out
+}
+
+#[test]
+fn two_snapshots_are_compared_anywhere() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("a plain path").to_owned();
+    let (before, after, output) = (path("before.json"), path("after.json"), path("out.txt"));
+    std::fs::write(&before, snapshot(3)).expect("a file can be written");
+    std::fs::write(&after, snapshot(5)).expect("a file can be written");
+    let compared = memtrace(&["snapshot", "--diff", &before, &after]).success().get_output().clone();
+    let text = String::from_utf8(compared.stdout).expect("text");
+    assert!(text.starts_with("st\\x1bore[7] · 2.0 s until 1970-01-01 00:00:05.000 UTC\n"), "{text}");
+    assert!(text.contains("RES 12 KiB → 20 KiB, +8 KiB = anon +8 KiB + SHR ±0"), "{text}");
+    let json = memtrace(&["snapshot", "--diff", &before, &after, "--json"]).success().get_output().clone();
+    let line: serde_json::Value = serde_json::from_slice(&json.stdout).expect("one line");
+    assert_eq!((&line["type"], &line["rows"][0]["change"]["res"]), (&"diff".into(), &8192.into()));
+    assert_eq!(line["unexplained"], serde_json::json!({"res": 0, "anon": 0, "shr": 0}));
+    memtrace(&["snapshot", "--diff", &before, &after, "-o", &output]).success();
+    assert_eq!(std::fs::read_to_string(&output).expect("a file can be read"), text);
+    memtrace(&["snapshot", "--diff", &before, &after, "-o", &output]).code(1);
+    memtrace(&["snapshot", "--diff", &before, &after, "-o", &output, "--force"]).success();
+}
+
+#[test]
+fn a_file_that_is_no_snapshot_is_refused_with_what_to_type() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("a plain path").to_owned();
+    let (good, bad) = (path("good.json"), path("bad\x1b.json"));
+    std::fs::write(&good, snapshot(3)).expect("a file can be written");
+    let said = |arguments: &[&str]| {
+        let refused = memtrace(arguments).code(1).get_output().clone();
+        assert!(refused.stdout.is_empty());
+        String::from_utf8(refused.stderr).expect("text")
+    };
+    for (content, what) in [
+        (&b""[..], "no line of it is a snapshot"),
+        (b"\x1b[2J", "line 1: column 1: "),
+        (b"\n{\"type\":\"snapshot\",\"schema\":2}", "line 2: a snapshot of another schema"),
+        (b"{\"type\":\"snapshot\",\"schema\":1}", "line 1: column 30: missing field"),
+    ] {
+        std::fs::write(&bad, content).expect("a file can be written");
+        let text = said(&["snapshot", "--diff", &good, &bad]);
+        assert!(text.contains(what) && text.contains("try: memtrace snapshot --pid N --json -o FILE"), "{text}");
+        assert!(!text.contains('\x1b'), "{text}");
+    }
+    assert!(said(&["snapshot", "--diff", &good, &path("missing")]).contains("failed to open"));
+}

@@ -144,7 +144,7 @@ pub(super) struct SnapshotArgs {
     cgroup: Option<PathBuf>,
     /// What changed between two snapshots that were written with --json.
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"],
-          conflicts_with_all = ["pids", "name", "cgroup", "watch", "full", "picture", "svg"])]
+          conflicts_with_all = ["pids", "name", "cgroup", "watch", "full", "by", "csv", "picture", "svg"])]
     diff: Vec<PathBuf>,
     /// Repeat at this distance, such as 2s, and print what changed by mapping.
     #[arg(long, value_name = "TIME", value_parser = parse_interval, conflicts_with_all = ["csv", "picture", "svg"])]
@@ -162,7 +162,7 @@ pub(super) struct SnapshotArgs {
     /// Only rows whose kind, name or path contains this.
     #[arg(long, value_name = "TEXT", help_heading = "What is shown")]
     filter: Option<String>,
-    /// Rows of a table; 0 for all [default: 20 in text, all in JSON and CSV].
+    /// Rows of a table; 0 for all [default: 20 in text, all in CSV].
     #[arg(long, value_name = "N", help_heading = "What is shown")]
     top: Option<usize>,
     /// Draw the address space: what is private, shared, swapped out, untouched.
@@ -172,8 +172,8 @@ pub(super) struct SnapshotArgs {
     #[arg(long, value_enum, value_name = "SCALE", default_value_t, help_heading = "What is shown")]
     scale: PictureScale,
 
-    /// One JSON object a process (docs/ndjson.md).
-    #[arg(long, conflicts_with = "csv", help_heading = "Output")]
+    /// One JSON object a process (docs/ndjson.md), with everything that was read.
+    #[arg(long, conflicts_with_all = ["csv", "by", "sort", "filter", "top"], help_heading = "Output")]
     json: bool,
     /// The rows of --by (mappings when not given) as CSV, amounts in bytes.
     #[arg(long, help_heading = "Output")]

@@ -112,7 +112,18 @@ fn what_cannot_be_meant_is_refused_with_what_to_type() {
         "memtrace replay",
         "memtrace replay f -o f",
         "memtrace replay f --pid 1",
-        "memtrace snapshot --pid 1",
+        "memtrace snapshot",
+        "memtrace snapshot --pid 0",
+        "memtrace snapshot --pid 1 --name x",
+        "memtrace snapshot --pid 1 --json --csv",
+        "memtrace snapshot --pid 1 --json --by kind",
+        "memtrace snapshot --pid 1 --json --sort pss",
+        "memtrace snapshot --pid 1 --duration 1s",
+        "memtrace snapshot --pid 1 --watch 1s --csv",
+        "memtrace snapshot --pid 1 --svg x -o x",
+        "memtrace snapshot --diff a.json",
+        "memtrace snapshot --diff a.json b.json --pid 1",
+        "memtrace snapshot --diff a.json b.json --csv",
         "memtrace --pid 1 --color sometimes",
     ] {
         refused(line);
@@ -125,6 +136,32 @@ fn colour() {
     assert!(Auto.enabled(true, None) && !Auto.enabled(false, None));
     assert!(!Auto.enabled(true, Some(OsStr::new("1"))) && Auto.enabled(true, Some(OsStr::new(""))));
     assert!(Always.enabled(false, Some(OsStr::new("1"))) && !Never.enabled(true, None));
+}
+
+#[test]
+fn snapshots_have_useful_defaults_and_every_flag_arrives() {
+    let options = |line: &str| match request(line) {
+        Ok(Request::Snapshot(options)) => *options,
+        other => panic!("{line}: {other:?}"),
+    };
+    let plain = options("memtrace snapshot --pid 7 --pid 9 --pid 7");
+    assert_eq!(plain.subject, Subject::Pids(vec![7, 9]), "named twice is meant once");
+    assert_eq!(plain.reading, ReadOptions { max_hold: Duration::from_millis(50), full: false, page_map: false });
+    assert_eq!((plain.show.format, plain.show.by, plain.show.top), (Format::Text, None, Some(20)));
+    let other = options(
+        "memtrace snapshot --name postgres --by mapping --sort swap --filter lib --top 0 --picture --scale linear \
+         --svg a.svg -o b.txt --force --full --max-snapshot-ms 9 --color never",
+    );
+    assert_eq!(other.subject, Subject::Name("postgres".into()));
+    assert_eq!(other.reading, ReadOptions { max_hold: Duration::from_millis(9), full: true, page_map: true });
+    assert_eq!((other.show.by, other.show.sort, other.show.top), (Some(By::Mapping), Sort::Swap, None));
+    assert_eq!((other.show.filter.as_deref(), other.show.scale), (Some("lib"), PictureScale::Linear));
+    assert!(other.force && other.svg == Some("a.svg".into()) && other.file == Some("b.txt".into()));
+    assert_eq!(options("memtrace snapshot --pid 1 --csv").show.top, None, "CSV has all rows");
+    let files = options("memtrace snapshot --diff a.json b.json --json");
+    assert_eq!(files.subject, Subject::Files("a.json".into(), "b.json".into()));
+    let watch = options("memtrace snapshot --cgroup /sys/fs/cgroup/x --watch 2s --duration 1m --json");
+    assert_eq!((watch.watch, watch.duration), (Some(Duration::from_secs(2)), Some(Duration::from_secs(60))));
 }
 
 /// The man pages in docs/ are made from the definition. `MEMTRACE_BLESS=1 cargo test -p memtrace

@@ -1,13 +1,92 @@
-//! `memtrace snapshot`: select, read, show; once or again and again.
+//! `memtrace snapshot`: read, show; once, again and again, or two files that were written before.
 
-use crate::cli::SnapshotOptions;
+#[cfg(feature = "live")]
+mod live;
+
+use super::{colored, create, give_up_quietly, width};
+use crate::cli::{ExitCode, Format, SnapshotOptions, Subject};
 use crate::hints::Failure;
-use anyhow::Result;
+use crate::snapshot::diff::{diff, pair};
+use crate::snapshot::{Process, stored};
+use crate::views::snapshot::{self as views, Page};
+use anyhow::{Context as _, Result};
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Write};
+use std::path::Path;
+
+/// Columns beyond which no table gets better.
+const WIDEST: usize = 160;
 
 /// Does what was asked for. The status to exit with.
 ///
 /// # Errors
 /// Nothing could be read, or the output could not be written.
-pub(super) fn run(_options: &SnapshotOptions) -> Result<u8> {
+pub(super) fn run(options: &SnapshotOptions) -> Result<u8> {
+    let shown = match &options.subject {
+        Subject::Files(before, after) => compare(before, after, options),
+        _ => look(options),
+    };
+    give_up_quietly(shown)?;
+    Ok(ExitCode::Done as u8)
+}
+
+fn compare(before: &Path, after: &Path, options: &SnapshotOptions) -> Result<()> {
+    let (before, after) = (stored(before)?, stored(after)?);
+    Output::open(options)?.changes(&before, &after)
+}
+
+/// Reads a file that `--json` wrote.
+fn stored(path: &Path) -> Result<Vec<Process>> {
+    let shown = || path.display().to_string();
+    let file = File::open(path).with_context(|| format!("failed to open {}", shown()))?;
+    stored::read(BufReader::with_capacity(1 << 16, file)).map_err(|error| match error {
+        stored::Error::Read(error) => anyhow::Error::from(error).context(format!("failed to read {}", shown())),
+        other => Failure::NotASnapshot { path: shown(), what: other.to_string() }.into(),
+    })
+}
+
+#[cfg(feature = "live")]
+use live::look;
+
+#[cfg(not(feature = "live"))]
+fn look(_: &SnapshotOptions) -> Result<()> {
     Err(Failure::NoLiveFeature.into())
+}
+
+/// Where to and how.
+struct Output<'a> {
+    out: BufWriter<Box<dyn Write>>,
+    options: &'a SnapshotOptions,
+    page: Page,
+}
+
+impl<'a> Output<'a> {
+    fn open(options: &'a SnapshotOptions) -> Result<Self> {
+        let out: Box<dyn Write> = match &options.file {
+            Some(path) => Box::new(create(path, options.force)?),
+            None => Box::new(io::stdout()),
+        };
+        let to_stdout = options.file.is_none();
+        let page = Page { color: colored(options.color, to_stdout), width: width(to_stdout, WIDEST) };
+        Ok(Self { out: BufWriter::with_capacity(1 << 16, out), options, page })
+    }
+
+    /// What changed, process by process.
+    fn changes(&mut self, before: &[Process], after: &[Process]) -> Result<()> {
+        let pairs = pair(before, after);
+        for (from, to) in &pairs.pairs {
+            let changed = diff(from, to);
+            match self.options.show.format {
+                Format::Text => views::diff::render(&changed, &self.options.show, self.page, &mut self.out)?,
+                Format::Json | Format::Csv => views::json::diff::render(&changed, &mut self.out)?,
+            }
+        }
+        for (process, is_new) in pairs.gone.iter().map(|p| (p, false)).chain(pairs.new.iter().map(|p| (p, true))) {
+            match self.options.show.format {
+                Format::Text => views::diff::render_single(process, is_new, self.page, &mut self.out)?,
+                Format::Json | Format::Csv => views::json::diff::render_single(process, is_new, &mut self.out)?,
+            }
+        }
+        Ok(self.out.flush()?)
+    }
 }

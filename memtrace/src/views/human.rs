@@ -58,6 +58,15 @@ pub(crate) fn signed_size(bytes: i64) -> String {
     }
 }
 
+/// The same for tables: `+60.2M`, `−96.0M`, `0`.
+pub(crate) fn signed_short(bytes: i64) -> String {
+    match bytes {
+        0 => "0".to_owned(),
+        1.. => format!("+{}", short(bytes.unsigned_abs())),
+        _ => format!("{MINUS}{}", short(bytes.unsigned_abs())),
+    }
+}
+
 /// A size that is never negative on a healthy kernel; when it is, the sign is shown.
 pub(crate) fn level(bytes: i64) -> String {
     if bytes < 0 { signed_size(bytes) } else { size(bytes.unsigned_abs()) }
@@ -146,6 +155,7 @@ mod tests {
             assert_eq!(size(bytes), text, "{bytes}");
         }
         assert_eq!([0, 512, 4_096, 63_123_456].map(short), ["0", "512B", "4K", "60.2M"]);
+        assert_eq!([0, 4_096, -63_123_456].map(signed_short), ["0", "+4K", "−60.2M"]);
         assert_eq!(or_unknown(None, short), "unknown");
         assert_eq!(signed_size(-4_096), "−4 KiB");
         assert_eq!(signed_size(i64::MIN), "−8388608.00 TiB");

@@ -126,7 +126,9 @@ pub(crate) fn mapping_label(kind: Kind, name: &[u8]) -> String {
         Kind::Heap | Kind::Stack => &[],
         // `/dev/zero` is how the kernel names what has no name.
         Kind::SharedAnon if name.starts_with(b"/dev/zero") => &[],
-        Kind::Program | Kind::Library | Kind::File | Kind::Tmpfs | Kind::Several | Kind::PosixShm | Kind::Device => basename(name),
+        Kind::Program | Kind::Library | Kind::File | Kind::Tmpfs | Kind::Several | Kind::PosixShm | Kind::Device => {
+            basename(name)
+        }
         _ => name,
     };
     match kind {

@@ -247,14 +247,15 @@ fn absurd_amounts_do_not_panic() {
     assert_eq!(value["closing"]["swap"], i64::MAX);
 }
 
-/// The examples in docs/ndjson.md are lines of the sample session. `MEMTRACE_BLESS=1 cargo test -p memtrace
+/// The examples in docs/ndjson.md are lines of the sample session and of the sample snapshots. `MEMTRACE_BLESS=1 cargo test -p memtrace
 /// --no-default-features --lib the_documented_examples` writes them anew.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the document is a file, and whoever blesses it says so")]
 fn the_documented_examples_are_real() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/ndjson.md");
     let document = std::fs::read_to_string(path).expect("docs/ndjson.md is in the repository");
-    let values = values(&sample::session());
+    let mut values = values(&sample::session());
+    values.extend(crate::views::snapshot::json::tests::documented());
     let mut fresh = String::new();
     let mut documented = Vec::new();
     let mut rest = document.as_str();

@@ -1,7 +1,7 @@
 //! Several processes together: what their RES comes to when each page is counted once, who shares how much with whom, and
 //! what it is that they share.
 
-use super::labels::Label;
+use super::labels::{Label, kind_words};
 use super::table::{Column, Table};
 use super::{notes, tables, text};
 use crate::cli::ShowOptions;
@@ -166,25 +166,33 @@ fn what(kind: Kind, name: &[u8], members: &[&Process]) -> String {
         Kind::SharedAnon => "shared anonymous memory".to_owned(),
         Kind::SysvShm => "System V shared memory".to_owned(),
         Kind::Heap => "heap that a fork left shared".to_owned(),
-        _ if name.is_empty() => format!("{} memory", super::labels::kind_words(kind)),
+        _ if name.is_empty() => format!("{} memory", kind_words(kind)),
         _ => Label::name(name).fit(60),
     }
 }
 
 fn levels(group: &Group, sheet: &mut Sheet) {
     let physical = group.physical.as_ref();
-    text::level("Σ RES", &size(group.sum_res), "what top's column adds up to: a shared page is in it once for each process", sheet);
+    text::level(
+        "Σ RES",
+        &size(group.sum_res),
+        "what top's column adds up to: a shared page is in it once for each process",
+        sheet,
+    );
     let unknown = "unknown".to_owned();
     let res = physical.map_or_else(|| unknown.clone(), |p| size(p.res));
     text::level("RES", &res, "the pages that they have in memory, each counted once", sheet);
     let uss = physical.map_or_else(|| unknown.clone(), |p| size(p.uss));
-    let words = "mapped by nobody outside of these: what ending all of them would free, page cache and shared memory excepted";
+    let words =
+        "mapped by nobody outside of these: what ending all of them would free, page cache and shared memory excepted";
     text::level("USS", &uss, words, sheet);
     let pss = group.sum_pss.map_or(unknown, size);
     let words = match physical {
         Some(_) => "each page divided by the number of its users, those outside included",
-        None => "each page divided by the number of its users, those outside included: without a look at the pages the \
-                 nearest there is to RES",
+        None => {
+            "each page divided by the number of its users, those outside included: without a look at the pages the \
+                 nearest there is to RES"
+        }
     };
     text::level("Σ PSS", &pss, words, sheet);
 }
@@ -235,12 +243,12 @@ fn pairs(group: &Group, physical: &Physical, show: &ShowOptions, sheet: &mut She
     let pid = |index: usize| group.pids.get(index).map_or_else(String::new, u32::to_string);
     let width = physical.pairs.iter().map(|pair| short(pair.shared).chars().count()).max().unwrap_or(0).max(7) + 1;
     if n > 2 && n <= MATRIX && 8 + (n - 1) * width <= sheet.width() {
-        let cells: BTreeMap<(usize, usize), u64> = physical.pairs.iter().map(|pair| ((pair.a, pair.b), pair.shared)).collect();
+        let cells: BTreeMap<(usize, usize), u64> =
+            physical.pairs.iter().map(|pair| ((pair.a, pair.b), pair.shared)).collect();
         let heads: String = (0..n - 1).map(|a| right(&pid(a), width)).collect();
         sheet.line(&[(Look::Faint, &format!("{:<8}{heads}", "shared"))]);
         for b in 1..n {
-            let row: String =
-                (0..b).map(|a| right(&short(cells.get(&(a, b)).copied().unwrap_or(0)), width)).collect();
+            let row: String = (0..b).map(|a| right(&short(cells.get(&(a, b)).copied().unwrap_or(0)), width)).collect();
             sheet.line(&[(Look::Plain, &format!("{:<8}{row}", pid(b)))]);
         }
         return;
@@ -271,16 +279,12 @@ fn objects(physical: &Physical, show: &ShowOptions, sheet: &mut Sheet) {
         return;
     }
     sheet.line(&[]);
-    let label = |object: &&'_ SharedObject| match object.kind {
-        Kind::SharedAnon | Kind::Heap | Kind::Stack => Label::plain(super::labels::kind_words(object.kind)),
-        _ if object.name.is_empty() => Label::plain(super::labels::kind_words(object.kind)),
-        _ => Label { words: String::new(), name: &[] },
-    };
     let labels = shown
         .iter()
-        .map(|object| match label(object) {
-            Label { words, .. } if words.is_empty() => Label::name(&object.name),
-            words => words,
+        .map(|object| match object.kind {
+            Kind::SharedAnon | Kind::Heap | Kind::Stack => Label::plain(kind_words(object.kind)),
+            kind if object.name.is_empty() => Label::plain(kind_words(kind)),
+            _ => Label::name(&object.name),
         })
         .collect();
     let bytes = |head, weight, of: fn(&SharedObject) -> u64| {
@@ -294,7 +298,7 @@ fn objects(physical: &Physical, show: &ShowOptions, sheet: &mut Sheet) {
     ];
     Table { head: "what they share", leads: Vec::new(), sums: 0, labels, columns }.print(sheet, 0);
     if objects.len() > shown.len() {
-        let more = counted((objects.len() - shown.len()) as u64, "more", "more");
-        sheet.line(&[(Look::Faint, &format!("{more}, all smaller (--json has all)"))]);
+        let more = counted((objects.len() - shown.len()) as u64, "more thing", "more things");
+        sheet.line(&[(Look::Faint, &format!("{more} (--json has all)"))]);
     }
 }

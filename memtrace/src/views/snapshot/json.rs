@@ -1,6 +1,9 @@
 //! Snapshots as NDJSON: one object a process, then one for all together. The contract is docs/ndjson.md, the way back
 //! [`crate::snapshot::stored`]. What is shown elsewhere as a table is here whole: nothing is filtered, sorted or cut.
 
+pub mod diff;
+
+use crate::snapshot::diff::difference;
 use crate::snapshot::rows::{self, Sums};
 use crate::snapshot::{
     Counters, Detail, GivenUp, Group, MappedFile, Mapping, Physical, Process, Reason, Resident, Rollup, SharedObject,
@@ -130,19 +133,15 @@ struct ChangeFields {
 
 impl ChangeFields {
     const fn of(from: Counters, to: Counters) -> Self {
-        /// Wraps, so that the way back is exact whatever the counters are.
-        const fn change(from: u64, to: u64) -> i64 {
-            to.wrapping_sub(from).cast_signed()
-        }
         Self {
-            anon: change(from.anon, to.anon),
-            file: change(from.file, to.file),
-            shmem: change(from.shmem, to.shmem),
-            swap: change(from.swap, to.swap),
-            virt: change(from.virt, to.virt),
-            hugetlb: change(from.hugetlb, to.hugetlb),
-            locked: change(from.locked, to.locked),
-            page_tables: change(from.page_tables, to.page_tables),
+            anon: difference(from.anon, to.anon),
+            file: difference(from.file, to.file),
+            shmem: difference(from.shmem, to.shmem),
+            swap: difference(from.swap, to.swap),
+            virt: difference(from.virt, to.virt),
+            hugetlb: difference(from.hugetlb, to.hugetlb),
+            locked: difference(from.locked, to.locked),
+            page_tables: difference(from.page_tables, to.page_tables),
         }
     }
 }
@@ -496,4 +495,4 @@ impl<'a> ObjectFields<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::views) mod tests;

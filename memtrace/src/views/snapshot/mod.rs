@@ -1,6 +1,8 @@
 //! Snapshots as text, NDJSON, CSV and pictures.
 
 mod blocks;
+pub mod csv;
+pub mod diff;
 mod group;
 pub mod json;
 mod labels;

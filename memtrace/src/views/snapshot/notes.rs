@@ -1,6 +1,7 @@
 //! What stands below a snapshot: by how much it moved while it was read, what reading it cost, and what was not read and
 //! why, with what to type.
 
+use crate::snapshot::diff::difference;
 use crate::snapshot::{Counters, GivenUp, Process, Reason, Source, SourceCost};
 use crate::views::escape::escape;
 use crate::views::human::{counted, duration, signed_size, size};
@@ -17,7 +18,7 @@ pub(super) fn print(process: &Process, sheet: &mut Sheet) {
 }
 
 fn changed(before: Counters, after: Counters, sheet: &mut Sheet) {
-    let of = |name, from: u64, to: u64| (name, to.wrapping_sub(from).cast_signed());
+    let of = |name, from, to| (name, difference(from, to));
     let classes = [
         of("anon", before.anon, after.anon),
         of("file", before.file, after.file),
@@ -59,7 +60,7 @@ pub(super) fn cost(sources: &[SourceCost], sheet: &mut Sheet) {
         .collect();
     let mut text = told.join(" · ");
     if let Some(longest) = sources.iter().filter(|s| holds(s.source)).map(|s| s.longest_call_ns).max() {
-        text.push_str(&format!(". It was held up (mmap_lock) for {} at most", duration(longest)));
+        text.push_str(&format!(". No call held its mmap_lock longer than {}", duration(longest)));
     }
     sheet.wrapped((Look::Faint, "cost        "), INDENT, (Look::Faint, &text));
 }

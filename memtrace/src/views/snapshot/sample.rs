@@ -133,7 +133,7 @@ fn process(pid: u32, comm: &str, exe: &str, cmdline: &str, mappings: Vec<Mapping
 fn library(at: u64, path: &str, text_kib: u64, here: u64) -> [Mapping; 3] {
     let data = at + (text_kib + 512) * KIB;
     [
-        mapping(at, 256, R, Kind::Library, path, common(here / 4)),
+        mapping(at, 256, R, Kind::Library, path, common((here / 4).min(200))),
         mapping(at + 256 * KIB, text_kib, RX, Kind::Library, path, common(here)),
         mapping(data, 24, RW, Kind::Library, path, own(20)),
     ]
@@ -261,6 +261,87 @@ pub(crate) fn postgres() -> Process {
         },
     ]);
     process
+}
+
+/// One that fits on a page: for the document, where each field is to be seen once.
+pub(crate) fn small(pid: u32, heap_kib: u64) -> Process {
+    const PROGRAM: &str = "/usr/local/bin/store";
+    const DATA: &str = "/srv/store/data";
+    let here = In { private_dirty: heap_kib - 64, shared_dirty: 64, anonymous: heap_kib, sharers: 2, ..In::default() };
+    let data = In { private_clean: 256, private_dirty: 512, shared_clean: 4_096, sharers: 2, ..In::default() };
+    let mut process = process(
+        pid,
+        "store",
+        PROGRAM,
+        "store\0--serve\0",
+        vec![
+            mapping(0x55d0_0000_0000, 400, RX, Kind::Program, PROGRAM, In { sharers: 2, ..common(320) }),
+            mapping(0x55d0_0200_0000, 4_096, RW, Kind::Heap, "[heap]", here),
+            mapping(0x7f12_b000_0000, 16_384, RW | SHARED, Kind::File, DATA, data),
+        ],
+    );
+    process.files = Some(vec![MappedFile {
+        path: DATA.into(),
+        device: 8 << 32 | 2,
+        inode: 1_015,
+        size: Some(16 * MIB),
+        mapped: 16 * MIB,
+        resident: Some(4_864 * KIB),
+        page_cache: Some(9 * MIB),
+        dirty: Some(384 * KIB),
+        writeback: Some(128 * KIB),
+        writable_shared: true,
+    }]);
+    process.given_up = vec![GivenUp { source: Source::Mincore, reason: Reason::NotOffered }];
+    process
+}
+
+/// Two of these, and what they share.
+pub(crate) fn two() -> Snapshot {
+    let processes = vec![small(4_711, 1_024), small(4_712, 1_024)];
+    let (res, pss) = processes.iter().fold((0, 0), |(res, pss), process| {
+        let (counters, rollup) = (process.counters.unwrap_or_default(), process.rollup.unwrap_or_default());
+        (res + counters.res(), pss + rollup.pss)
+    });
+    let shared = (320 + 64 + 4_096) * KIB;
+    let object = |kind, name: &str, shared: u64, res: u64| SharedObject {
+        kind,
+        name: name.into(),
+        device: if kind == Kind::File { 8 << 32 | 2 } else { 0 },
+        inode: if kind == Kind::File { 1_015 } else { 0 },
+        processes: 2,
+        res,
+        shared,
+        sum_res: shared + res,
+    };
+    Snapshot {
+        page_maps: Vec::new(),
+        group: Some(Group {
+            pids: vec![4_711, 4_712],
+            sum_res: res,
+            sum_pss: Some(pss),
+            physical: Some(Physical {
+                res: res - shared,
+                uss: res - shared,
+                shared_with_group: vec![shared; 2],
+                pairs: vec![Pair { a: 0, b: 1, shared }],
+                objects: vec![
+                    object(Kind::File, "/srv/store/data", 4_096 * KIB, 5_632 * KIB),
+                    object(Kind::Heap, "[heap]", 64 * KIB, 1_984 * KIB),
+                ],
+                links: vec![Link { a: 2, b: 2, shared: 4_096 * KIB }],
+            }),
+            given_up: Vec::new(),
+            sources: vec![SourceCost {
+                source: Source::Pagemap,
+                cost_ns: 1_240_000,
+                longest_call_ns: 96_000,
+                calls: 14,
+            }],
+        }),
+        processes,
+        vanished: 0,
+    }
 }
 
 /// Another user's process: counters are everyone's to read, mappings are not.

@@ -28,7 +28,13 @@ impl Column {
         let cells: Vec<Option<u64>> = cells.into_iter().collect();
         let empty = cells.iter().all(|&cell| cell == Some(0));
         let unknown = cells.iter().all(Option::is_none);
-        Self { head: head.into(), cells: cells.into_iter().map(|cell| or_unknown(cell, short)).collect(), weight, empty, unknown }
+        Self {
+            head: head.into(),
+            cells: cells.into_iter().map(|cell| or_unknown(cell, short)).collect(),
+            weight,
+            empty,
+            unknown,
+        }
     }
 
     /// Words or other figures.
@@ -36,9 +42,9 @@ impl Column {
         Self { head: head.into(), cells: cells.into_iter().collect(), weight, empty: false, unknown: false }
     }
 
-    /// Left out when no cell has anything: nothing is swapped out, nothing is locked.
+    /// Left out when no cell has anything, or none is known: what is rarely of interest.
     pub(super) const fn if_any(mut self) -> Self {
-        if self.empty {
+        if self.empty || self.unknown {
             self.weight = 0;
         }
         self
@@ -67,11 +73,13 @@ impl Table<'_> {
     /// Prints it, indented.
     pub(super) fn print(mut self, sheet: &mut Sheet, indent: usize) {
         self.columns.retain(|column| column.weight > 0);
-        let unknown: Vec<&str> = self.columns.iter().filter(|column| column.unknown).map(|column| column.head.as_str()).collect();
+        let unknown: Vec<&str> =
+            self.columns.iter().filter(|column| column.unknown).map(|column| column.head.as_str()).collect();
         let unknown = unknown.join(", ");
         self.columns.retain(|column| !column.unknown);
         let lead = self.leads.iter().map(|lead| columns(lead)).max().unwrap_or(0);
-        let wanted = self.labels.iter().map(|label| columns(&label.fit(*LABEL.end()))).max().unwrap_or(0);
+        let names = self.labels.iter().map(|label| columns(&label.fit(*LABEL.end())));
+        let wanted = names.chain([columns(self.head).saturating_sub(lead)]).max().unwrap_or(0);
         let width = sheet.width().saturating_sub(indent);
         let room = loop {
             let taken: usize = self.columns.iter().map(|column| column.width() + GAP).sum();
@@ -86,7 +94,7 @@ impl Table<'_> {
             self.columns.remove(least.0);
         };
         let name = room.saturating_sub(lead).clamp(1, wanted.max(1));
-        let first = (lead + name).max(columns(self.head));
+        let first = lead + name;
         let margin = " ".repeat(indent);
         let heads: String = self.columns.iter().map(|column| cell(&column.head, column)).collect();
         sheet.line(&[(Look::Faint, &format!("{margin}{}{heads}", left(self.head, first)))]);

@@ -84,3 +84,73 @@ fn tables() {
     let filtered = ShowOptions { filter: Some("LIBC".into()), sort: Sort::Address, ..by(By::Mapping) };
     insta::assert_snapshot!("by_mapping_filtered", text(&snapshot, &filtered, 80));
 }
+
+/// The same backend two seconds later: the hash table is gone, the heap has grown, a page was written that a fork had
+/// shared, and 4 KiB came between the reading of the counters and that of the mappings.
+fn later() -> Process {
+    let mut process = sample::postgres();
+    process.time_ns += 2_000_000_000;
+    let mut mappings = process.mappings.take().expect("known");
+    mappings.retain(|mapping| mapping.start != 0x7f12_a400_0000);
+    let heap = mappings.iter_mut().find(|mapping| mapping.start == 0x55d0_0200_0000).expect("a heap");
+    heap.end += 2 << 20;
+    if let Some((resident, detail)) = heap.resident.as_mut().zip(heap.detail.as_mut()) {
+        resident.rss += 1_900 << 10;
+        resident.anonymous += 1_900 << 10;
+        detail.pss += 1_900 << 10;
+        detail.private_dirty += 1_900 << 10;
+    }
+    if let Some(counters) = &mut process.counters {
+        counters.virt = counters.virt + (2 << 20) - (96 << 20);
+        counters.anon = counters.anon + (1_904 << 10) - (61_644 << 10);
+    }
+    process.mappings = Some(mappings);
+    process
+}
+
+fn changes(before: &Process, after: &Process, width: usize) -> String {
+    let mut out = Vec::new();
+    let changed = crate::snapshot::diff::diff(before, after);
+    diff::render(&changed, &show(), Page { color: false, width }, &mut out).expect("a Vec takes everything");
+    let text = String::from_utf8(out).expect("text");
+    assert!(text.lines().all(|line| columns(line) <= width), "{text}");
+    text
+}
+
+#[test]
+fn what_changed() {
+    let (before, after) = (sample::postgres(), later());
+    insta::assert_snapshot!("diff", changes(&before, &after, 80) + "════\n" + &changes(&before, &after, 120));
+    insta::assert_snapshot!("diff_of_nothing", changes(&before, &before, 80));
+    insta::assert_snapshot!("diff_back_over_budget", changes(&later(), &sample::over_budget(), 80));
+    insta::assert_snapshot!("diff_of_counters", changes(&before, &sample::not_permitted(), 80));
+    insta::assert_snapshot!("diff_of_another", changes(&before, &sample::zombie(), 80));
+    insta::assert_snapshot!("diff_hostile", changes(&sample::hostile(), &sample::postgres(), 80));
+    let (mut json, mut single) = (Vec::new(), Vec::new());
+    json::diff::render(&crate::snapshot::diff::diff(&before, &after), &mut json).expect("a Vec takes everything");
+    json::diff::render_single(&sample::hostile(), true, &mut json).expect("a Vec takes everything");
+    diff::render_single(&sample::hostile(), false, Page { color: false, width: 80 }, &mut single)
+        .expect("a Vec takes everything");
+    insta::assert_snapshot!("diff_json", String::from_utf8(json).expect("JSON is text"));
+    insta::assert_snapshot!("diff_single", String::from_utf8(single).expect("text"));
+}
+
+#[test]
+fn colours_are_closed_on_every_line_and_change_nothing_else() {
+    let paint = |color| {
+        let mut out = Vec::new();
+        let snapshot = alone(sample::postgres());
+        render(&snapshot, &show(), Page { color, width: 100 }, &mut out).expect("a Vec takes everything");
+        String::from_utf8(out).expect("text")
+    };
+    let coloured = paint(true);
+    for line in coloured.lines() {
+        assert_eq!(line.matches("\x1b[0m").count() * 2, line.matches('\x1b').count(), "{line:?}");
+    }
+    let mut bare = coloured;
+    for look in ["\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[33m", "\x1b[32m", "\x1b[1;31m"] {
+        bare = bare.replace(look, "");
+    }
+    let trimmed: Vec<&str> = bare.lines().map(str::trim_end).collect();
+    assert_eq!(trimmed, paint(false).lines().collect::<Vec<_>>());
+}

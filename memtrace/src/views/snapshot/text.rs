@@ -5,6 +5,7 @@
 use super::labels::Label;
 use super::{group, notes, tables};
 use crate::cli::{By, ShowOptions, Sort};
+use crate::snapshot::diff::difference;
 use crate::snapshot::rows::Sums;
 use crate::snapshot::{Counters, Mapping, Process, Rollup, Snapshot};
 use crate::statement::Kind;
@@ -115,10 +116,13 @@ fn summary(process: &Process, show: &ShowOptions, sheet: &mut Sheet) {
     sheet.line(&[]);
     let Some(counters) = &process.counters else {
         let why = match process.state {
-            b'Z' | b'X' => "It has ended and waits for its parent to notice: its memory is gone, and there is nothing to look at.",
+            b'Z' | b'X' => {
+                "It has ended and waits for its parent to notice: its memory is gone, and there is nothing to look at."
+            }
             _ => "It has no address space: a kernel thread, or a process that is ending.",
         };
         sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, why));
+        sheet.line(&[]);
         return notes::print(process, sheet);
     };
     levels(process, counters, sheet);
@@ -149,20 +153,20 @@ pub(super) fn level(name: &str, amount: &str, words: &str, sheet: &mut Sheet) {
 fn levels(process: &Process, c: &Counters, sheet: &mut Sheet) {
     let rest = c.virt.saturating_sub(c.res()).saturating_sub(c.swap).saturating_sub(c.hugetlb);
     let mut virt = format!(
-        "address space, not memory. In memory are {}, in swap {}; {} are in neither: never touched, given back, or \
-         parts of files that were not used",
+        "address space, not memory: {} of it is in memory, {} in swap, {} in neither (never touched, given back, or \
+         parts of files that were not used)",
         percent(c.res(), c.virt).unwrap_or_else(|| "0 %".to_owned()),
         size(c.swap),
         size(rest)
     );
     let mappings = process.mappings.as_deref().unwrap_or_default();
     let guards: Sums = mappings.iter().filter(|m| m.kind == Kind::Guard).sum();
-    if guards.size > 0 {
-        virt.push_str(&format!(" ({} may not be accessed at all)", size(guards.size)));
+    // A few guard pages are no news; a JVM's reservation is.
+    if guards.size > c.virt / 100 {
+        virt.push_str(&format!("; {} may not be accessed at all", size(guards.size)));
     }
     level("VIRT", &size(c.virt), &virt, sheet);
-    let res =
-        format!("in memory now = anon {} + file {} + shmem {}", size(c.anon), size(c.file), size(c.shmem));
+    let res = format!("in memory now = anon {} + file {} + shmem {}", size(c.anon), size(c.file), size(c.shmem));
     level("RES", &size(c.res()), &res, sheet);
     let alone = match process.rollup.and_then(|r| r.private_file) {
         Some(alone) => format!("; {} of it nobody else maps", size(alone)),
@@ -188,7 +192,8 @@ fn levels(process: &Process, c: &Counters, sheet: &mut Sheet) {
         None => "each page divided by the number of its users".to_owned(),
     };
     level("PSS", &or_unknown(rollup.map(|r| r.pss), size), &pss, sheet);
-    let swap = if c.swap == 0 { "nothing of it has been pushed out" } else { "anonymous memory that was pushed out of RES" };
+    let swap =
+        if c.swap == 0 { "nothing of it has been pushed out" } else { "anonymous memory that was pushed out of RES" };
     level("SWAP", &size(c.swap), swap, sheet);
     if c.hugetlb > 0 {
         level("HUGE", &size(c.hugetlb), "huge pages of hugetlbfs: memory that RES leaves out", sheet);
@@ -202,31 +207,30 @@ fn levels(process: &Process, c: &Counters, sheet: &mut Sheet) {
 /// Why RES − SHR is not what is private, with this process's own amounts. The rows add up.
 fn private(process: &Process, c: &Counters, sheet: &mut Sheet) {
     sheet.line(&[]);
-    let difference = size(c.anon);
+    let anon = size(c.anon);
     let Some(rollup) = process.rollup else {
         let text = format!(
-            "RES − SHR = {difference} is its anonymous memory. That is not what is private: file pages that nobody else \
+            "RES − SHR = {anon} is its anonymous memory. That is not what is private: file pages that nobody else \
              maps are missing in it, anonymous pages shared since a fork are in it. Here both are unknown."
         );
         return sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, &text));
     };
     let Some(private_file) = rollup.private_file else {
         let text = format!(
-            "RES − SHR = {difference}, but {} is really private. How much of the difference is file pages that nobody \
+            "RES − SHR = {anon}, but {} is really private. How much of the difference is file pages that nobody \
              else maps, and how much anonymous memory that others map too, is unknown.",
             size(rollup.uss())
         );
         return sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, &text));
     };
-    let change = |from: u64, to: u64| to.wrapping_sub(from).cast_signed();
-    let common = change(rollup.uss().saturating_sub(private_file), rollup.anonymous);
-    let meanwhile = change(c.anon, rollup.anonymous);
+    let common = difference(rollup.uss().saturating_sub(private_file), rollup.anonymous);
+    let meanwhile = difference(c.anon, rollup.anonymous);
     if private_file == 0 && common == 0 && meanwhile == 0 {
-        let text = format!("RES − SHR = {difference}, and here exactly that is private (USS).");
+        let text = format!("RES − SHR = {anon}, and here exactly that is private (USS).");
         return sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, &text));
     }
     let only = if rollup.uss() < c.anon { "only " } else { "" };
-    let text = format!("RES − SHR = {difference}, but {only}{} is really private (USS), because", size(rollup.uss()));
+    let text = format!("RES − SHR = {anon}, but {only}{} is really private (USS), because", size(rollup.uss()));
     sheet.wrapped((Look::Plain, ""), 0, (Look::Strong, &text));
     let mut reason = |amount: i64, words: &str| {
         if amount != 0 {
@@ -272,7 +276,7 @@ fn largest_private_files(mappings: &[Mapping]) -> Option<String> {
 /// Whether the rows are the whole.
 fn adds_up(process: &Process, total: &Sums, sheet: &mut Sheet) {
     let Some((counters, rss)) = process.counters.zip(total.rss()) else { return };
-    let difference = rss.wrapping_sub(counters.res()).cast_signed();
+    let difference = difference(counters.res(), rss);
     let text = match difference {
         0 => "resident adds up to RES, to the byte".to_owned(),
         _ => format!("resident adds up to RES {}: it changed while it was read", signed_size(difference)),
@@ -293,11 +297,11 @@ fn swap(process: &Process, counters: &Counters, sheet: &mut Sheet) {
     }
     sheet.line(&[]);
     let mut text = format!("{} of anonymous memory", size(counters.swap));
+    let shared = mappings.iter().fold(0_u64, |sum, &(_, swap)| sum.saturating_add(swap)).saturating_sub(counters.swap);
+    if shared > 0 {
+        text.push_str(&format!(", and {} of shared memory that is mapped here and that SWAP leaves out", size(shared)));
+    }
     if let Some(rollup) = process.rollup {
-        let shared = rollup.swap.saturating_sub(counters.swap);
-        if shared > 0 {
-            text.push_str(&format!(", and {} of shared memory that is mapped here and that SWAP leaves out", size(shared)));
-        }
         text.push_str(&format!("; divided by its users {} (SwapPss)", size(rollup.swap_pss)));
     }
     sheet.wrapped((Look::Strong, "swapped out "), 12, (Look::Plain, &text));
@@ -309,7 +313,8 @@ fn swap(process: &Process, counters: &Counters, sheet: &mut Sheet) {
     }
     if let Some(rest) = mappings.get(shown..).filter(|rest| !rest.is_empty()) {
         let bytes = rest.iter().fold(0_u64, |sum, &(_, swap)| sum.saturating_add(swap));
-        let words = format!("{:>18}  in {} other mappings (--by mapping --sort swap)", size(bytes), count(rest.len() as u64));
+        let words =
+            format!("{:>18}  in {} other mappings (--by mapping --sort swap)", size(bytes), count(rest.len() as u64));
         sheet.line(&[(Look::Plain, &words)]);
     }
 }

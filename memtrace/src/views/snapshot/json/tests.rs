@@ -16,6 +16,18 @@ fn alone(process: Process) -> Snapshot {
     Snapshot { processes: vec![process], ..Snapshot::default() }
 }
 
+/// The lines that docs/ndjson.md shows.
+pub(in crate::views) fn documented() -> Vec<Value> {
+    let snapshot = sample::two();
+    let mut later = sample::small(4_711, 1_280);
+    later.time_ns += 2_000_000_000;
+    let mut text = Vec::new();
+    diff::render(&crate::snapshot::diff::diff(&snapshot.processes[0], &later), &mut text)
+        .expect("a Vec takes everything");
+    let text = written(&snapshot) + &String::from_utf8(text).expect("JSON is text");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
 #[test]
 fn the_samples_come_back() {
     for process in

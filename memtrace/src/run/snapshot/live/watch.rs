@@ -1,0 +1,140 @@
+//! `--watch`: what changed since the last look, again and again, until the time is over, everyone has ended, or ^C.
+
+use crate::cli::{SnapshotOptions, Subject};
+use crate::hints::Failure;
+use crate::run::snapshot::Output;
+use crate::snapshot::read::read;
+use crate::snapshot::{Process, Snapshot};
+use crate::views::escape;
+use anyhow::{Context as _, Result};
+use signal_hook::SigId;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::low_level::{pipe, unregister};
+use std::io::{self, Read as _};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+pub(super) fn watch(
+    first: Snapshot,
+    interval: Duration,
+    options: &SnapshotOptions,
+    output: &mut Output<'_>,
+) -> Result<()> {
+    let mut signals = Signals::catch().context("failed to catch signals")?;
+    let begin = Instant::now();
+    let mut subject = options.subject.clone();
+    let mut before = first.processes;
+    for turn in 1.. {
+        // From the beginning, so that the time which reading takes does not add up.
+        let due = interval.saturating_mul(turn);
+        if options.duration.is_some_and(|duration| due > duration) {
+            signals.wait(options.duration.unwrap_or_default().saturating_sub(begin.elapsed()))?;
+            break;
+        }
+        if signals.wait(due.saturating_sub(begin.elapsed()))? {
+            break;
+        }
+        let after = look_again(&mut subject, &before, options)?;
+        output.changes(&before, after.as_deref().unwrap_or_default())?;
+        match after {
+            Some(after) => before = after,
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+/// Those of the processes that are still there; `None` when none is. Who was asked for by number is told of as it ends.
+fn look_again(subject: &mut Subject, before: &[Process], options: &SnapshotOptions) -> Result<Option<Vec<Process>>> {
+    loop {
+        if matches!(subject, Subject::Pids(pids) if pids.is_empty()) {
+            return Ok(None);
+        }
+        let ended = match read(subject, &options.reading) {
+            Ok(snapshot) => {
+                let reused = snapshot.processes.iter().find(|now| {
+                    let same = before.iter().find(|then| then.pid == now.pid);
+                    same.is_some_and(|then| then.start_time != now.start_time)
+                });
+                match (reused, &subject) {
+                    // Another process has its number.
+                    (Some(process), Subject::Pids(_)) => process.pid,
+                    _ => return Ok(Some(snapshot.processes)),
+                }
+            }
+            Err(error) => match (error.downcast_ref::<Failure>(), &subject) {
+                (Some(failure), Subject::Pids(_)) => match failure.ended() {
+                    Some(pid) => pid,
+                    None => return Err(error),
+                },
+                (Some(Failure::NoneNamed { .. } | Failure::NoneInCgroup { .. } | Failure::NoSuchCgroup { .. }), _) => {
+                    before.iter().for_each(tell);
+                    return Ok(None);
+                }
+                _ => return Err(error),
+            },
+        };
+        let Subject::Pids(pids) = subject else { return Ok(None) };
+        let watched = pids.len();
+        pids.retain(|&pid| pid != ended);
+        if pids.len() == watched {
+            // Not one of ours: asking again would not help.
+            return Ok(None);
+        }
+        before.iter().filter(|process| process.pid == ended).for_each(tell);
+    }
+}
+
+fn tell(process: &Process) {
+    eprintln!("memtrace: {}[{}] ended", escape(&process.comm, 32), process.pid);
+}
+
+/// Signals that end the watch, as something to wait for.
+struct Signals {
+    caught: UnixStream,
+    handlers: Vec<SigId>,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        let (caught, raised) = UnixStream::pair()?;
+        let mut signals = Self { caught, handlers: Vec::new() };
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            signals.handlers.push(pipe::register(signal, raised.try_clone()?)?);
+        }
+        Ok(signals)
+    }
+
+    /// True when a signal came within the time.
+    fn wait(&mut self, time: Duration) -> io::Result<bool> {
+        if time.is_zero() {
+            // As a timeout, 0 means for ever.
+            self.caught.set_nonblocking(true)?;
+        } else {
+            self.caught.set_nonblocking(false)?;
+            self.caught.set_read_timeout(Some(time))?;
+        }
+        let until = Instant::now() + time;
+        loop {
+            match self.caught.read(&mut [0]) {
+                Ok(_) => return Ok(true),
+                // The signal's handler ran first, its byte is there.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if Instant::now() >= until {
+                        return Ok(false);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for &handler in &self.handlers {
+            unregister(handler);
+        }
+    }
+}

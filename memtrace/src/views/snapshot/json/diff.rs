@@ -1,0 +1,154 @@
+//! What changed between two snapshots, as lines of NDJSON.
+
+use super::{Address, AmountFields, Hex, SCHEMA, Text, write_line};
+use crate::snapshot::Process;
+use crate::snapshot::diff::{Change, Diff, Row, difference};
+use crate::views::Clock;
+use crate::views::words::permissions;
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// Writes the line of one process.
+///
+/// # Errors
+/// What the writer returned.
+pub fn render(diff: &Diff<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let rows = diff.rows.iter().map(RowFields::of).collect();
+    let line = DiffLine {
+        rows: Some(rows),
+        by: Some(diff.detail.name()),
+        unexplained: diff.unexplained.map(ChangeFields::of),
+        ..DiffLine::of(Some(diff.before), Some(diff.after), diff.after)
+    };
+    write_line(&line, &mut Vec::new(), out)
+}
+
+/// Writes the line of a process that is in one of two snapshots only: `opening` or `closing` is null.
+///
+/// # Errors
+/// What the writer returned.
+pub fn render_single(process: &Process, is_new: bool, out: &mut dyn Write) -> io::Result<()> {
+    let (before, after) = if is_new { (None, Some(process)) } else { (Some(process), None) };
+    write_line(&DiffLine::of(before, after, process), &mut Vec::new(), out)
+}
+
+#[derive(Serialize)]
+struct DiffLine<'a> {
+    r#type: &'static str,
+    time: String,
+    schema: u32,
+    pid: u32,
+    start_time: u64,
+    comm: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comm_hex: Option<Hex<'a>>,
+    from: Option<String>,
+    to: Option<String>,
+    opening: Option<LevelFields>,
+    closing: Option<LevelFields>,
+    by: Option<&'static str>,
+    rows: Option<Vec<RowFields<'a>>>,
+    unexplained: Option<ChangeFields>,
+}
+
+impl<'a> DiffLine<'a> {
+    fn of(before: Option<&Process>, after: Option<&Process>, whose: &'a Process) -> Self {
+        let time = |process: &Process| Clock::at(process.time_ns).rfc3339(0);
+        Self {
+            r#type: "diff",
+            time: time(whose),
+            schema: SCHEMA,
+            pid: whose.pid,
+            start_time: whose.start_time,
+            comm: Text(&whose.comm),
+            comm_hex: Hex::twin(&whose.comm),
+            from: before.map(time),
+            to: after.map(time),
+            opening: before.and_then(LevelFields::of),
+            closing: after.and_then(LevelFields::of),
+            by: None,
+            rows: None,
+            unexplained: None,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct LevelFields {
+    virt: u64,
+    res: u64,
+    anon: u64,
+    file: u64,
+    shmem: u64,
+    shr: u64,
+    uss: Option<u64>,
+    pss: Option<u64>,
+    swap: u64,
+    hugetlb: u64,
+}
+
+impl LevelFields {
+    fn of(process: &Process) -> Option<Self> {
+        let c = process.counters?;
+        Some(Self {
+            virt: c.virt,
+            res: c.res(),
+            anon: c.anon,
+            file: c.file,
+            shmem: c.shmem,
+            shr: c.shr(),
+            uss: process.rollup.map(|r| r.uss()),
+            pss: process.rollup.map(|r| r.pss),
+            swap: c.swap,
+            hugetlb: c.hugetlb,
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct ChangeFields {
+    res: i64,
+    anon: i64,
+    shr: i64,
+}
+
+impl ChangeFields {
+    const fn of(change: Change) -> Self {
+        Self { res: change.res(), anon: change.anon, shr: change.shr }
+    }
+}
+
+#[derive(Serialize)]
+struct RowFields<'a> {
+    what: &'static str,
+    kind: &'static str,
+    name: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_hex: Option<Hex<'a>>,
+    start: Address,
+    end: Address,
+    permissions: String,
+    size: i64,
+    change: Option<ChangeFields>,
+    before: Option<AmountFields>,
+    after: Option<AmountFields>,
+}
+
+impl<'a> RowFields<'a> {
+    fn of(row: &Row<'a>) -> Self {
+        let mapping = row.mapping;
+        Self {
+            what: row.what().name(),
+            kind: mapping.kind.name(),
+            name: Text(&mapping.name),
+            name_hex: Hex::twin(&mapping.name),
+            start: Address(mapping.start),
+            end: Address(row.end),
+            permissions: permissions(mapping.permissions),
+            size: difference(row.from.size, row.to.size),
+            change: row.change().map(ChangeFields::of),
+            before: (row.from.mappings > 0).then(|| AmountFields::of(&row.from)),
+            after: (row.to.mappings > 0).then(|| AmountFields::of(&row.to)),
+        }
+    }
+}
