@@ -125,7 +125,8 @@ pub fn still<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
     (0..4).find_map(|_| attempt().ok()).map_or_else(attempt, Ok)
 }
 
-/// A whole snapshot of a stopped process, after [`assert_sums`].
+/// A whole snapshot of a stopped process, after [`Truth::assert_sums`]. On a machine that does not come to rest for five
+/// attempts, what is shared of the files that others map too is left out.
 ///
 /// # Errors
 /// What does not hold.
@@ -133,12 +134,13 @@ pub fn take_exact(pid: u32, extra: &[&str]) -> Result<Value> {
     let number = pid.to_string();
     let mut arguments = vec!["--pid", &number];
     arguments.extend(extra);
-    still(|| {
+    let attempt = |elsewhere: &BTreeSet<String>| {
         let (taken, truth) = take_beside(&arguments, || Truth::read(pid))?;
         let process = taken.only()?;
-        truth.assert_sums(process, &BTreeSet::new()).with_context(|| format!("process {pid}"))?;
+        truth.assert_sums(process, elsewhere).with_context(|| format!("process {pid}"))?;
         Ok(process.clone())
-    })
+    };
+    still(|| attempt(&BTreeSet::new())).or_else(|_| attempt(&mapped_elsewhere(&[pid])?))
 }
 
 /// A field of the contract, and the lines of smaps whose sum it is.
