@@ -7,9 +7,12 @@ mod common;
 
 use common::Mappings;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use memtrace::cli::{ReadOptions, Subject};
 use memtrace::procfs::{ProcessFiles, parse_maps, parse_smaps};
+use memtrace::snapshot;
 use procfs::FromRead;
 use std::hint::black_box;
+use std::time::Duration;
 
 fn smaps(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("smaps");
@@ -43,6 +46,11 @@ fn smaps(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("read and parse, procfs crate", count), |bench| {
             let process = procfs::process::Process::myself().expect("we exist");
             bench.iter(|| process.smaps().expect("smaps can be read"));
+        });
+        group.bench_function(BenchmarkId::new("whole snapshot, memtrace", count), |bench| {
+            let subject = Subject::Pids(vec![std::process::id()]);
+            let options = ReadOptions { max_hold: Duration::from_millis(50), full: true, page_map: false };
+            bench.iter(|| snapshot::read::read(&subject, &options).expect("we can be read"));
         });
         group.bench_function(BenchmarkId::new("maps: read and parse, memtrace", count), |bench| {
             let mut lines = Vec::new();

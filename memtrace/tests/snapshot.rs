@@ -4,7 +4,7 @@ use memtrace::cli::{ReadOptions, Subject};
 use memtrace::hints::Failure;
 use memtrace::procfs::{ProcessFiles, page_size};
 use memtrace::snapshot::read::read;
-use memtrace::snapshot::{Mapping, Process, Reason, Source};
+use memtrace::snapshot::{Mapping, Process, Reason, Resident, Source};
 use memtrace::statement::Kind;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -110,7 +110,7 @@ fn the_sums_of_a_stopped_process_are_its_counters() {
     let private_file = rollup.private_file.unwrap();
     assert!(private_file <= counters.shr() && private_file <= rollup.uss());
 
-    for source in [Source::Status, Source::Maps, Source::Smaps, Source::Threads] {
+    for source in [Source::Status, Source::Smaps, Source::Threads] {
         let cost = process.sources.iter().find(|cost| cost.source == source).unwrap();
         assert!(0 < cost.longest_call_ns && cost.longest_call_ns <= cost.cost_ns && cost.calls > 0, "{cost:?}");
     }
@@ -131,7 +131,18 @@ fn over_budget_maps_are_read_and_what_was_given_up_is_said() {
             "{given_up:?}"
         );
     }
+    let counters = process.counters.unwrap();
+    let resident = |amount: fn(Resident) -> u64| sum(&process, |mapping| amount(mapping.resident.unwrap()));
+    assert_eq!(resident(|resident| resident.rss), counters.res());
+    assert_eq!(
+        (resident(|resident| resident.anonymous), resident(|resident| resident.swap)),
+        (counters.anon, counters.swap)
+    );
     let full = one(child.pid(), &ReadOptions { full: true, ..frugal });
+    let by_mapping = |process: &Process| -> Vec<_> {
+        process.mappings.as_ref().unwrap().iter().map(|mapping| mapping.resident).collect()
+    };
+    assert_eq!(by_mapping(&process), by_mapping(&full));
     let ranges = |process: &Process| -> Vec<(u64, u64, Kind)> {
         process.mappings.as_ref().unwrap().iter().map(|mapping| (mapping.start, mapping.end, mapping.kind)).collect()
     };

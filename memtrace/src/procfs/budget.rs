@@ -41,6 +41,13 @@ impl SmapsSize {
         Self { resident_pages, ..Self::default() }
     }
 
+    /// Of a process whose mappings are not known: at worst, all of its pages are under one hold.
+    #[must_use]
+    pub fn at_worst(resident_pages: u64) -> Self {
+        let mappings = MAPPINGS_PER_HOLD as u64;
+        Self { mappings, resident_pages, neighbouring_pages: u64::MAX, ..Self::default() }
+    }
+
     /// Takes the next mapping by address.
     pub fn add(&mut self, mapping: &MapsHeader<'_>, page_size: u64) {
         self.add_pages((mapping.end - mapping.start) / page_size.max(1));
@@ -203,6 +210,14 @@ mod tests {
         // Mapped but not touched costs nothing.
         assert_eq!(budget.check(0, &size(1000, &[1, 2, 4 << 20, 3])), Ok(()));
         assert_eq!(SmapsBudget::new(SECOND, None).check(0, &shared), Ok(()));
+    }
+
+    #[test]
+    fn at_worst_nothing_is_better_than_known() {
+        let known = size(1000, &[400; 10]);
+        let budget = SmapsBudget::new(0, None);
+        assert!(budget.estimate_hold_ns(&SmapsSize::at_worst(1000)) >= budget.estimate_hold_ns(&known));
+        assert_eq!(size(1000, &[1000; 10]).hold_ns(), SmapsSize::at_worst(1000).hold_ns());
     }
 
     #[test]

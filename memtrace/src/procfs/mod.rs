@@ -46,7 +46,7 @@ pub use mapped_file::{FileSystem, NotOpened, OpenedFile, Place, open_mapped};
 #[cfg(feature = "live")]
 pub use page_cache::{CacheStat, read_cachestat, read_mincore};
 #[cfg(feature = "live")]
-pub use pages::{KernelPages, Pagemap};
+pub use pages::{KernelPages, Pagemap, read_own_entry};
 #[cfg(feature = "live")]
 pub use system::{monotonic_ns, page_size, read_kernel_release};
 

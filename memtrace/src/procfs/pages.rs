@@ -7,7 +7,7 @@ use super::{Error, PageEntry, PageRange, ProcessFiles, ReadCost, parse_pagemap};
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
@@ -63,14 +63,18 @@ impl<'a> Pagemap<'a> {
     }
 
     /// Calls `visit` with the ranges of pages between these addresses that are present or in swap, by address, some at a
-    /// time. Zero pages and guards are left out. `None`: this kernel does not offer it (before Linux 6.7).
+    /// time, until it breaks. Zero pages and guards are left out. `None`: this kernel does not offer it (before Linux 6.7).
     ///
     /// Before Linux 6.16 (and the stable kernels of July 2025) the huge zero page is not recognised: it is present, huge
     /// and not [`PageRange::file`].
     ///
     /// # Errors
     /// [`Error::Gone`] after the process's death.
-    pub fn scan(&self, addresses: Range<u64>, mut visit: impl FnMut(&[PageRange])) -> Result<Option<ReadCost>, Error> {
+    pub fn scan(
+        &self,
+        addresses: Range<u64>,
+        mut visit: impl FnMut(&[PageRange]) -> ControlFlow<()>,
+    ) -> Result<Option<ReadCost>, Error> {
         let mut cost = ReadCost::default();
         let mut ranges = self.ranges.take();
         ranges.resize(SCAN_RANGES, PageRange::default());
@@ -84,7 +88,9 @@ impl<'a> Pagemap<'a> {
             cost.add_call(begin);
             match result {
                 Ok((found, walked)) => {
-                    visit(&ranges[..found]);
+                    if visit(&ranges[..found]).is_break() {
+                        break;
+                    }
                     // A kernel that gets nowhere would keep us for ever.
                     start = if walked > start { walked } else { end };
                 }
@@ -156,6 +162,17 @@ impl<'a> Pagemap<'a> {
         }
         Ok(cost)
     }
+}
+
+/// The entry of a page of our own, which is present: it has its page frame if we may know it.
+///
+/// # Errors
+/// pagemap cannot be read.
+pub fn read_own_entry() -> io::Result<PageEntry> {
+    let mut bytes = [1; 8];
+    let address = &raw const bytes as u64;
+    File::open("/proc/self/pagemap")?.read_exact_at(&mut bytes, address / super::page_size() * 8)?;
+    Ok(PageEntry(u64::from_ne_bytes(bytes)))
 }
 
 /// `/proc/kpagecount` and `/proc/kpageflags`: what the machine's pages are. Wants `CAP_SYS_ADMIN` or `CAP_DAC_OVERRIDE`.

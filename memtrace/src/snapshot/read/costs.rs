@@ -8,6 +8,13 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug, Default)]
 pub struct Costs(Vec<SourceCost>);
 
+impl From<Vec<SourceCost>> for Costs {
+    /// Goes on from there.
+    fn from(sources: Vec<SourceCost>) -> Self {
+        Self(sources)
+    }
+}
+
 impl Costs {
     /// One call of a source.
     pub fn add(&mut self, source: Source, duration: Duration) {

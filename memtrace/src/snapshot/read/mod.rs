@@ -2,12 +2,17 @@
 
 mod costs;
 mod files;
+mod group;
+mod pages;
 mod process;
+mod scan;
 mod select;
 mod threads;
 
 pub use costs::Costs;
 pub use files::read_files;
+pub use group::{Pages, read_pages};
+pub use process::parse;
 
 use super::{Reason, Snapshot};
 use crate::cli::{ReadOptions, Subject};
@@ -24,13 +29,10 @@ use procfs::Error;
 pub fn read(subject: &Subject, options: &ReadOptions) -> Result<Snapshot> {
     let selected = select::select(subject)?;
     let mut snapshot = Snapshot::default();
+    let mut read = Vec::new();
     for pid in selected.pids {
         match Reading::begin(pid, options) {
-            Ok(reading) => {
-                let (_files, process) = reading.finish();
-                snapshot.processes.push(process);
-                snapshot.page_maps.push(None);
-            }
+            Ok(reading) => read.push(reading.finish()),
             Err(error) if selected.one_by_one => {
                 return Err(Failure::of_process(&error).map_or_else(|| error.into(), Into::into));
             }
@@ -39,7 +41,14 @@ pub fn read(subject: &Subject, options: &ReadOptions) -> Result<Snapshot> {
             Err(error) => return Err(error.into()),
         }
     }
-    if snapshot.processes.is_empty() { Err(select::none(subject)) } else { Ok(snapshot) }
+    if read.is_empty() {
+        return Err(select::none(subject));
+    }
+    let Pages { page_maps, group } = read_pages(&mut read, options);
+    snapshot.processes = read.into_iter().map(|(_, process)| process).collect();
+    snapshot.page_maps = page_maps;
+    snapshot.group = group;
+    Ok(snapshot)
 }
 
 impl From<&procfs::Error> for Reason {

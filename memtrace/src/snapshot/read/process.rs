@@ -1,5 +1,6 @@
 //! One process: its counters, and its mappings from the dearest source that the budget and our rights allow.
 
+use super::scan::scan;
 use super::{Costs, read_files, threads};
 use crate::cli::ReadOptions;
 use crate::event::SmapsMapping;
@@ -66,48 +67,54 @@ impl Reading {
     }
 
     fn read_mappings(&mut self, options: &ReadOptions) {
-        let (size, mut mappings) = match self.read_maps() {
-            Ok(read) => read,
+        let limit_ns = (!options.full).then(|| u64::try_from(options.max_hold.as_nanos()).unwrap_or(u64::MAX));
+        let Found { mut mappings, hugetlb, over_budget } = match self.read_by_budget(limit_ns) {
+            Ok(found) => found,
             Err(error) => {
                 let reason = Reason::from(&error);
                 self.give_up(Source::Maps, reason.clone());
                 return self.give_up(Source::Smaps, reason);
             }
         };
-        let limit_ns = (!options.full).then(|| u64::try_from(options.max_hold.as_nanos()).unwrap_or(u64::MAX));
-        let mut hugetlb = Vec::new();
-        match SmapsBudget::new(0, limit_ns).check(0, &size) {
-            Err(Refusal::HoldTooLong { estimate_ns, limit_ns }) => {
-                self.give_up(Source::Smaps, Reason::OverBudget { estimate_ns, limit_ns });
-                self.read_cheaply(&size, limit_ns, &mut mappings);
-            }
-            _ => match self.read_smaps(size.mappings, &mut hugetlb) {
-                Ok(read) => mappings = read,
-                Err(error) => self.give_up(Source::Smaps, (&error).into()),
-            },
-        }
         self.describe(&mut mappings, &hugetlb);
+        if let Some((size, limit_ns)) = over_budget {
+            self.read_cheaply(&size, limit_ns, &mut mappings);
+        }
         if let Some(given_up) = threads::name_stacks(&self.files, &mut mappings, &mut self.costs) {
             self.process.given_up.push(given_up);
         }
         let (files, given_up) = read_files(&self.files, &mappings, &mut self.costs);
         self.process.files = Some(files);
         self.process.given_up.extend(given_up);
-        let (files, given_up) = read_files(&self.files, &mappings, &mut self.costs);
-        self.process.files = Some(files);
-        self.process.given_up.extend(given_up);
         self.process.mappings = Some(mappings);
     }
 
+    /// The mappings from smaps, or from maps when that is over budget.
+    fn read_by_budget(&mut self, limit_ns: Option<u64>) -> Result<Found, Error> {
+        let budget = SmapsBudget::new(0, limit_ns);
+        let resident = self.files.read_statm()?.resident;
+        // Most processes are so small that it does not matter where their pages are.
+        if budget.check(0, &SmapsSize::at_worst(resident)).is_ok() {
+            return self.read_smaps(0);
+        }
+        let (size, mappings) = self.read_maps(resident)?;
+        match budget.check(0, &size) {
+            Err(Refusal::HoldTooLong { estimate_ns, limit_ns }) => {
+                self.give_up(Source::Smaps, Reason::OverBudget { estimate_ns, limit_ns });
+                Ok(Found { mappings, hugetlb: Vec::new(), over_budget: Some((size, limit_ns)) })
+            }
+            _ => self.read_smaps(mappings.len()),
+        }
+    }
+
     /// The mappings without what is in them, and what reading smaps would take.
-    fn read_maps(&mut self) -> Result<(SmapsSize, Vec<Mapping>), Error> {
-        let mut size = SmapsSize::new(self.files.read_statm()?.resident);
+    fn read_maps(&mut self, resident_pages: u64) -> Result<(SmapsSize, Vec<Mapping>), Error> {
         let mut text = Vec::new();
         self.costs.add_reading(Source::Maps, self.files.read_maps(&mut text)?);
         if text.is_empty() {
             return Err(Error::Gone(self.process.pid));
         }
-        let mut mappings = Vec::new();
+        let (mut size, mut mappings) = (SmapsSize::new(resident_pages), Vec::new());
         let report = visit_maps(&text, |header| {
             size.add(header, page_size());
             mappings.push(mapping(header));
@@ -116,28 +123,20 @@ impl Reading {
         Ok((size, mappings))
     }
 
-    /// The mappings with all that smaps says, and their sums. Indices of those of hugetlbfs go into `hugetlb`.
-    fn read_smaps(&mut self, expected: u64, hugetlb: &mut Vec<usize>) -> Result<Vec<Mapping>, Error> {
+    /// The mappings with all that smaps says, and their sums. `expected`: how many there may be.
+    fn read_smaps(&mut self, expected: usize) -> Result<Found, Error> {
         let mut text = Vec::new();
         self.costs.add_reading(Source::Smaps, self.files.read_smaps(&mut text)?);
         if text.is_empty() {
             return Err(Error::Gone(self.process.pid));
         }
-        let mut mappings = Vec::with_capacity(usize::try_from(expected).unwrap_or(0).min(1 << 20));
-        let mut sums = Sums::default();
-        let report = visit_smaps(&text, |header, smaps| {
-            if smaps.kernel_page > page_size() {
-                hugetlb.push(mappings.len());
-            }
-            sums.add(smaps);
-            mappings.push(Mapping { resident: Some(resident(smaps)), detail: Some(detail(smaps)), ..mapping(header) });
-        });
-        self.note_malformed(Source::Smaps, report.malformed);
-        if report.malformed == 0 {
+        let Parsed { mappings, hugetlb, sums, malformed } = Parsed::of(&text, expected);
+        self.note_malformed(Source::Smaps, malformed);
+        if malformed == 0 {
             let private_file = self.private_file(&sums);
             self.process.rollup = Some(Rollup { private_file, ..sums.rollup });
         }
-        Ok(mappings)
+        Ok(Found { mappings, hugetlb, over_budget: None })
     }
 
     /// File pages that nobody else maps: what smaps leaves open, pagemap tells.
@@ -163,7 +162,9 @@ impl Reading {
     }
 
     /// Over budget: what is resident, by ranges of bounded length; PSS and the like only if one walk of all is short enough.
-    fn read_cheaply(&mut self, size: &SmapsSize, limit_ns: u64, _mappings: &mut [Mapping]) {
+    fn read_cheaply(&mut self, size: &SmapsSize, limit_ns: u64, mappings: &mut [Mapping]) {
+        let hugetlb = self.process.counters.is_none_or(|counters| counters.hugetlb > 0);
+        self.process.given_up.extend(scan(&self.files, mappings, hugetlb, &mut self.costs));
         let estimate_ns = size.estimate_rollup_ns();
         if estimate_ns > limit_ns {
             return self.give_up(Source::Rollup, Reason::OverBudget { estimate_ns, limit_ns });
@@ -198,21 +199,67 @@ impl Reading {
 
     /// Gives the mappings their kinds, names and allocators.
     fn describe(&mut self, mappings: &mut [Mapping], hugetlb: &[usize]) {
-        let mut context =
-            Context { program: self.process.exe.as_deref().unwrap_or_default().into(), ..Context::default() };
         let mut mounts = Vec::new();
         // Without it, a file on a tmpfs is a file.
-        if self.files.read_mounts(&mut mounts).is_ok() {
-            visit_mounts(&mounts, |device, file_system| match file_system {
-                b"tmpfs" | b"devtmpfs" => context.tmpfs.push(device),
-                b"hugetlbfs" => context.hugetlbfs.push(device),
-                _ => {}
-            });
-            context.tmpfs.sort_unstable();
-            context.hugetlbfs.sort_unstable();
+        if self.files.read_mounts(&mut mounts).is_err() {
+            mounts.clear();
         }
+        let mut context = context(self.process.exe.as_deref().unwrap_or_default(), &mounts);
         describe(mappings, hugetlb, &mut context);
     }
+}
+
+/// Mappings, their kinds not known yet.
+struct Found {
+    mappings: Vec<Mapping>,
+    /// Indices of those that smaps shows to be of hugetlbfs.
+    hugetlb: Vec<usize>,
+    /// smaps was not read: what it would have walked, and the limit.
+    over_budget: Option<(SmapsSize, u64)>,
+}
+
+/// A text of smaps.
+struct Parsed {
+    mappings: Vec<Mapping>,
+    hugetlb: Vec<usize>,
+    sums: Sums,
+    malformed: usize,
+}
+
+impl Parsed {
+    fn of(text: &[u8], expected: usize) -> Self {
+        let (page_size, mut sums) = (page_size(), Sums::default());
+        let (mut mappings, mut hugetlb) = (Vec::with_capacity(expected), Vec::new());
+        let report = visit_smaps(text, |header, smaps| {
+            if smaps.kernel_page > page_size {
+                hugetlb.push(mappings.len());
+            }
+            sums.add(smaps);
+            mappings.push(Mapping { resident: Some(resident(smaps)), detail: Some(detail(smaps)), ..mapping(header) });
+        });
+        Self { mappings, hugetlb, sums, malformed: report.malformed }
+    }
+}
+
+/// The mappings and sums of a text of smaps, with everything that is known of them without asking anyone: by the
+/// program's path and the text of mountinfo, both empty where unknown. [`Rollup::private_file`] is not known.
+#[must_use]
+pub fn parse(smaps: &[u8], program: &[u8], mounts: &[u8]) -> (Vec<Mapping>, Rollup) {
+    let Parsed { mut mappings, hugetlb, sums, .. } = Parsed::of(smaps, 0);
+    describe(&mut mappings, &hugetlb, &mut context(program, mounts));
+    (mappings, sums.rollup)
+}
+
+fn context(program: &[u8], mounts: &[u8]) -> Context {
+    let mut context = Context { program: program.into(), ..Context::default() };
+    visit_mounts(mounts, |device, file_system| match file_system {
+        b"tmpfs" | b"devtmpfs" => context.tmpfs.push(device),
+        b"hugetlbfs" => context.hugetlbfs.push(device),
+        _ => {}
+    });
+    context.tmpfs.sort_unstable();
+    context.hugetlbfs.sort_unstable();
+    context
 }
 
 /// What the mappings of smaps add up to.

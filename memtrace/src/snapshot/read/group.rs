@@ -1,0 +1,284 @@
+//! Several processes together, by physical page; and the pictures, which the same walk gives.
+//!
+//! A group needs page-frame numbers, so `CAP_SYS_ADMIN`, and kpagecount, so root. Without, what remains is Σ PSS, and what
+//! was not permitted is said.
+
+use super::Costs;
+use super::pages::{Found, Look, Painter, walk};
+use crate::cli::ReadOptions;
+use crate::procfs::{KernelPages, ProcessFiles, page_size, read_kernel_release, read_own_entry};
+use crate::snapshot::sharing::{ObjectId, Sharing};
+use crate::snapshot::{GivenUp, Group, Mapping, PageMap, Physical, Process, Reason, Source};
+use std::io;
+use std::ops::ControlFlow;
+
+/// Memory that the table of shared pages may take, unless everything was asked for. Of twenty processes, 270 GiB of
+/// shared pages fit.
+const TABLE_BYTES: usize = 1536 << 20;
+/// Processes that end while the group is read are left out, and the group is read again: so often.
+const ATTEMPTS: usize = 4;
+
+/// What the walks over all pages gave.
+#[derive(Debug, Default)]
+pub struct Pages {
+    /// For each process its pages, where a picture was asked for.
+    pub page_maps: Vec<Option<PageMap>>,
+    /// Together, when there are several.
+    pub group: Option<Group>,
+}
+
+/// Looks at the pages of these processes, as far as that is asked for and permitted. What the picture of a single process
+/// costs, or why there is none, is added to the process.
+pub fn read_pages(read: &mut [(ProcessFiles, Process)], options: &ReadOptions) -> Pages {
+    let mut pages = Pages { page_maps: vec![None; read.len()], group: None };
+    if read.len() > 1 {
+        pages.group = Some(read_group(read, options, &mut pages.page_maps));
+    }
+    if options.page_map {
+        for ((files, process), page_map) in read.iter_mut().zip(&mut pages.page_maps) {
+            if page_map.is_none() {
+                let mut costs = Costs::from(std::mem::take(&mut process.sources));
+                match read_page_map(files, process, &mut costs) {
+                    Ok(map) => *page_map = map,
+                    Err(given_up) => process.given_up.push(given_up),
+                }
+                process.sources = costs.into_sources();
+            }
+        }
+    }
+    pages
+}
+
+fn looks(mappings: &[Mapping], picture: bool) -> Vec<Look> {
+    mappings.iter().map(|mapping| Look::at(mapping, picture)).collect()
+}
+
+/// `None`: its mappings are unknown, and that was said.
+fn read_page_map(files: &ProcessFiles, process: &Process, costs: &mut Costs) -> Result<Option<PageMap>, GivenUp> {
+    let Some(mappings) = &process.mappings else { return Ok(None) };
+    let looks = looks(mappings, true);
+    let mut painter = Painter::new(mappings, &looks, page_size());
+    walk(files, mappings, &looks, costs, |mapping, addresses, found| {
+        painter.paint(mapping, addresses, found);
+        ControlFlow::Continue(())
+    })?;
+    Ok(Some(painter.finish()))
+}
+
+/// Why a group cannot be told by page.
+struct Refused {
+    /// The process because of which; `None` for all.
+    process: Option<usize>,
+    given_up: GivenUp,
+}
+
+impl From<GivenUp> for Refused {
+    fn from(given_up: GivenUp) -> Self {
+        Self { process: None, given_up }
+    }
+}
+
+fn read_group(read: &[(ProcessFiles, Process)], options: &ReadOptions, page_maps: &mut [Option<PageMap>]) -> Group {
+    let mut members = address_spaces(read);
+    let mut group = Group::default();
+    let mut costs = Costs::default();
+    for attempt in 1..=ATTEMPTS {
+        match read_physical(read, &members, options, page_maps, &mut costs) {
+            Ok(physical) => {
+                group.physical = Some(physical);
+                break;
+            }
+            Err(Refused { process: Some(gone), given_up }) if given_up.reason == Reason::Gone && attempt < ATTEMPTS => {
+                members.retain(|&index| index != gone);
+            }
+            Err(Refused { given_up, .. }) => {
+                group.given_up.push(given_up);
+                break;
+            }
+        }
+    }
+    if group.physical.is_some() && counts_are_averages() {
+        let what =
+            "large folios have one count for all their pages (CONFIG_NO_PAGE_MAPCOUNT): USS is an estimate".into();
+        group.given_up.push(GivenUp { source: Source::Kpage, reason: Reason::Failed { what } });
+    }
+    let processes = || members.iter().filter_map(|&index| read.get(index)).map(|(_, process)| process);
+    group.pids = processes().map(|process| process.pid).collect();
+    group.sum_res = processes().filter_map(|process| process.counters).map(|counters| counters.res()).sum();
+    group.sum_pss = processes().map(|process| process.rollup.map(|rollup| rollup.pss)).sum();
+    group.sources = costs.into_sources();
+    group
+}
+
+/// The processes that have an address space of their own: not two that share one (`CLONE_VM`), whose pages are the same
+/// page-table entries.
+fn address_spaces(read: &[(ProcessFiles, Process)]) -> Vec<usize> {
+    let mut members: Vec<usize> = Vec::with_capacity(read.len());
+    for (index, (_, process)) in read.iter().enumerate() {
+        let Some(counters) = process.counters else { continue };
+        let same = |&other: &usize| {
+            let other = &read[other].1;
+            // Asked only of those that look alike: comparing all with all would be a call for each pair.
+            other.counters.is_some_and(|others| others.virt == counters.virt && others.res() == counters.res())
+                && one_address_space(process.pid, other.pid)
+        };
+        if !members.iter().any(same) {
+            members.push(index);
+        }
+    }
+    members
+}
+
+/// By kcmp(2). A kernel without it, or one that does not let us, is taken to say no.
+fn one_address_space(a: u32, b: u32) -> bool {
+    const KCMP_VM: libc::c_int = 1;
+    // SAFETY: no memory is involved.
+    unsafe { libc::syscall(libc::SYS_kcmp, a as libc::pid_t, b as libc::pid_t, KCMP_VM, 0, 0) == 0 }
+}
+
+fn read_physical(
+    read: &[(ProcessFiles, Process)],
+    members: &[usize],
+    options: &ReadOptions,
+    page_maps: &mut [Option<PageMap>],
+    costs: &mut Costs,
+) -> Result<Physical, Refused> {
+    let kernel = open_kernel_pages()?;
+    let limit = if options.full { usize::MAX } else { TABLE_BYTES / (20 + members.len() / 8) };
+    let mut sharing = Sharing::new(page_size(), limit);
+    for &index in members {
+        let (files, process) = &read[index];
+        let refused = |given_up| Refused { process: Some(index), given_up };
+        let mappings = process.mappings.as_ref().ok_or_else(|| refused(unknown_mappings(process)))?;
+        let looks = looks(mappings, options.page_map);
+        let mut painter = options.page_map.then(|| Painter::new(mappings, &looks, page_size()));
+        let mut feeder = Feeder::new(&mut sharing, mappings);
+        feeder.feed_known(&looks);
+        let mut stopped = None;
+        walk(files, mappings, &looks, costs, |mapping, addresses, found| {
+            if let Some(painter) = &mut painter {
+                painter.paint(mapping, addresses.clone(), found);
+            }
+            match feeder.feed(mapping, addresses.end - addresses.start, found) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(reason) => {
+                    stopped = Some(reason);
+                    ControlFlow::Break(())
+                }
+            }
+        })
+        .map_err(refused)?;
+        if let Some(reason) = stopped {
+            return Err(GivenUp { source: Source::Pagemap, reason }.into());
+        }
+        // The address space of a process that ended is empty, and would be taken for one that holds nothing.
+        if !files.exists() || !has_memory(files) {
+            return Err(refused(GivenUp { source: Source::Pagemap, reason: Reason::Gone }));
+        }
+        page_maps[index] = painter.map(Painter::finish);
+    }
+    sharing
+        .count_outside(|first, counts| {
+            kernel.read_counts(first, counts).map(|cost| costs.add_reading(Source::Kpage, cost))
+        })
+        .map_err(|error| GivenUp { source: Source::Kpage, reason: Reason::Failed { what: error.to_string() } })?;
+    Ok(sharing.finish())
+}
+
+fn has_memory(files: &ProcessFiles) -> bool {
+    files.read_statm().is_ok_and(|statm| statm.virt > 0)
+}
+
+fn unknown_mappings(process: &Process) -> GivenUp {
+    let maps = process.given_up.iter().find(|given_up| given_up.source == Source::Maps);
+    maps.cloned().unwrap_or(GivenUp { source: Source::Maps, reason: Reason::Gone })
+}
+
+fn open_kernel_pages() -> Result<KernelPages, GivenUp> {
+    let not_permitted = || Reason::NotPermitted { capability: "CAP_SYS_ADMIN".to_owned() };
+    let entry = read_own_entry().map_err(|error| GivenUp { source: Source::Pagemap, reason: reason(&error) })?;
+    if entry.pfn().is_none() {
+        return Err(GivenUp { source: Source::Pagemap, reason: not_permitted() });
+    }
+    KernelPages::open().map_err(|error| GivenUp { source: Source::Kpage, reason: reason(&error) })
+}
+
+fn reason(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Reason::NotPermitted { capability: "CAP_SYS_ADMIN".to_owned() },
+        io::ErrorKind::NotFound => Reason::NotOffered,
+        _ => Reason::Failed { what: error.to_string() },
+    }
+}
+
+/// Where the configuration of the running kernel lies open, what it says; nothing else tells it.
+fn counts_are_averages() -> bool {
+    let Ok(release) = read_kernel_release() else { return false };
+    ["/boot/config-", "/lib/modules/"].iter().zip(["", "/config"]).any(|(folder, file)| {
+        std::fs::read(format!("{folder}{release}{file}"))
+            .is_ok_and(|text| text.split(|byte| *byte == b'\n').any(|line| line == b"CONFIG_NO_PAGE_MAPCOUNT=y"))
+    })
+}
+
+/// Feeds the table with what a walk over one process finds.
+struct Feeder<'a> {
+    sharing: &'a mut Sharing,
+    mappings: &'a [Mapping],
+    /// Of each mapping, once seen: whose its file pages and its anonymous pages are.
+    objects: Vec<[Option<ObjectId>; 2]>,
+}
+
+impl<'a> Feeder<'a> {
+    fn new(sharing: &'a mut Sharing, mappings: &'a [Mapping]) -> Self {
+        sharing.begin_process();
+        Self { sharing, mappings, objects: vec![[None; 2]; mappings.len()] }
+    }
+
+    /// What is not walked because smaps has said it: pages that are all private.
+    fn feed_known(&mut self, looks: &[Look]) {
+        for (index, (mapping, look)) in self.mappings.iter().zip(looks).enumerate() {
+            if let (Look::Nothing, Some(resident)) = (look, mapping.resident)
+                && resident.rss > 0
+            {
+                let file = resident.rss.saturating_sub(resident.anonymous);
+                self.sharing.add_exclusive(None, resident.rss.min(resident.anonymous) / page_size());
+                let object = self.object(index, true);
+                self.sharing.add_exclusive(Some(object), file / page_size());
+            }
+        }
+    }
+
+    fn feed(&mut self, mapping: usize, bytes: u64, found: Found) -> Result<(), Reason> {
+        match found {
+            Found::Private { file } => {
+                let object = file.then(|| self.object(mapping, true));
+                self.sharing.add_exclusive(object, bytes / page_size());
+            }
+            Found::Shared { file, pfn: Some(pfn) } => {
+                let object = self.object(mapping, file);
+                self.sharing.add_page(pfn, object, mapping).map_err(|_| Reason::Failed {
+                    what: format!(
+                        "the table of shared pages would need more than {TABLE_BYTES} bytes; --full allows it"
+                    ),
+                })?;
+            }
+            // The right was there a moment ago.
+            Found::Shared { pfn: None, .. } => {
+                return Err(Reason::NotPermitted { capability: "CAP_SYS_ADMIN".to_owned() });
+            }
+            Found::Swapped => {}
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, index: usize, file: bool) -> ObjectId {
+        let (mapping, known) = (&self.mappings[index], &mut self.objects[index][usize::from(file)]);
+        *known.get_or_insert_with(|| {
+            if file && mapping.inode != 0 {
+                self.sharing.file(mapping.device, mapping.inode, mapping.kind, &mapping.name)
+            } else {
+                self.sharing.anonymous(mapping.kind, &mapping.name)
+            }
+        })
+    }
+}
