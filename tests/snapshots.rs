@@ -116,16 +116,16 @@ pub fn take_pid(pid: u32, extra: &[&str]) -> Result<Taken> {
     take(&arguments)
 }
 
-/// Does it until it holds, five times at most. The target stands still and memtrace does, the machine does not: whoever
+/// Does it until it holds, three times at most. The target stands still and memtrace does, the machine does not: whoever
 /// starts in between maps the C library as well, and changes what of it is shared.
 ///
 /// # Errors
 /// What the last attempt says.
 pub fn still<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
-    (0..4).find_map(|_| attempt().ok()).map_or_else(attempt, Ok)
+    (0..2).find_map(|_| attempt().ok()).map_or_else(attempt, Ok)
 }
 
-/// A whole snapshot of a stopped process, after [`Truth::assert_sums`]. On a machine that does not come to rest for five
+/// A whole snapshot of a stopped process, after [`Truth::assert_sums`]. On a machine that does not come to rest for three
 /// attempts, what is shared of the files that others map too is left out.
 ///
 /// # Errors

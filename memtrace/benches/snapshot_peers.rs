@@ -21,7 +21,11 @@ struct Target(Child);
 impl Target {
     fn start(count: usize) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("a program"));
-        command.env(TARGET, count.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .arg("memtrace-bench-target")
+            .env(TARGET, count.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut target = Self(command.spawn().expect("starts itself"));
         let mut line = String::new();
         BufReader::new(target.0.stdout.as_mut().expect("piped")).read_line(&mut line).expect("it answers");
@@ -83,8 +87,8 @@ fn pmap(pid: u32) -> Command {
     command
 }
 
-/// The second line has the names of the columns, the last but one of numbers their sums, with no address, permissions, offset, device and
-/// inode before them.
+/// The second line has the names of the columns, the last one of numbers their sums, without the address, permissions,
+/// offset, device and inode that are before them.
 fn sums_of_pmap(output: &str) -> Option<Sums> {
     let names: Vec<&str> = output.lines().nth(1)?.split_whitespace().skip(5).collect();
     let last = output.lines().rev().find(|line| line.trim_start().starts_with(|first: char| first.is_ascii_digit()))?;
@@ -93,22 +97,16 @@ fn sums_of_pmap(output: &str) -> Option<Sums> {
     Some(Sums { rss: of("Rss")?, pss: of("Pss")?, uss: of("Private_Clean")? + of("Private_Dirty")? })
 }
 
-fn smem(pid: u32) -> Command {
+/// It finds processes by a pattern of their command line only, and is one itself: the bracket is in its own.
+fn smem(_: u32) -> Command {
     let mut command = Command::new("smem");
-    // It looks for a process by its name only; that of this program is in no other but the two of us.
-    let name = std::env::current_exe().ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
-    command
-        .args(["-H", "-c", "pid rss pss uss", "-P", &name.unwrap_or_default()])
-        .env("MEMTRACE_BENCH_PID", pid.to_string());
+    command.args(["-H", "-c", "pid rss pss uss", "-P", "memtrace-bench-targe[t]"]);
     command
 }
 
 fn sums_of_smem(output: &str) -> Option<Sums> {
-    let largest = output.lines().filter_map(|line| {
-        let mut numbers = line.split_whitespace().map_while(|word| word.parse::<u64>().ok()).skip(1);
-        Some(Sums { rss: numbers.next()?, pss: numbers.next()?, uss: numbers.next()? })
-    });
-    largest.max_by_key(|sums| sums.rss)
+    let mut numbers = output.lines().next()?.split_whitespace().map_while(|word| word.parse().ok()).skip(1);
+    Some(Sums { rss: numbers.next()?, pss: numbers.next()?, uss: numbers.next()? })
 }
 
 /// Runs it, its output read as it comes; `None` when it is not installed.

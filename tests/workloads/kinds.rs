@@ -109,6 +109,8 @@ fn census(start: usize, end: usize) -> Census {
 }
 
 fn kinds(stage: &mut Stage) {
+    // Linked a moment ago, its pages may not have been written to the disk: they would be dirty.
+    File::open("/proc/self/exe").and_then(|program| program.sync_all()).expect("the program reaches the disk");
     stage.settle();
     let beginning = std::fs::read_to_string("/proc/self/maps").expect("maps");
     let mut truth = Truth::default();

@@ -8,7 +8,7 @@ use memtrace_tests::pages::page_size;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Size of the stacks: not glibc's default, so that none comes from its cache.
 const STACK_BYTES: usize = 1 << 20;
@@ -28,30 +28,48 @@ struct Orders {
     name: &'static CStr,
     stack_pages: usize,
     arena_pages: usize,
-    answer: SyncSender<Post>,
+    /// Not a channel: those allocate, and a thread that allocates has an arena.
+    answer: Mutex<Option<Post>>,
+    answered: Condvar,
 }
 
 impl Post {
     /// Starts it and waits until it stands. Its stack has exactly `stack_pages` in memory, its arena at least
     /// `arena_pages`; none at all for 0.
     pub fn start(name: &'static CStr, stack_pages: usize, arena_pages: usize) -> Self {
-        let (answer, post) = sync_channel(1);
-        let orders = Box::into_raw(Box::new(Orders { name, stack_pages, arena_pages, answer }));
-        // SAFETY: the thread takes the orders over; attributes are initialised before they are used.
+        let orders: &'static Orders = Box::leak(Box::new(Orders {
+            name,
+            stack_pages,
+            arena_pages,
+            answer: Mutex::new(None),
+            answered: Condvar::new(),
+        }));
+        // SAFETY: the orders live as long as the thread, for ever; attributes are initialised before they are used.
         unsafe {
             let mut attributes = std::mem::zeroed::<libc::pthread_attr_t>();
             assert_eq!(libc::pthread_attr_init(&raw mut attributes), 0);
             assert_eq!(libc::pthread_attr_setstacksize(&raw mut attributes, STACK_BYTES), 0);
             let mut thread = std::mem::zeroed::<libc::pthread_t>();
-            let error = libc::pthread_create(&raw mut thread, &raw const attributes, stand, orders.cast());
+            let error = libc::pthread_create(
+                &raw mut thread,
+                &raw const attributes,
+                stand,
+                (&raw const *orders).cast_mut().cast(),
+            );
             assert_eq!(error, 0, "pthread_create: {}", io::Error::from_raw_os_error(error));
         }
-        post.recv().expect("the thread answers")
+        let mut answer = orders.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match answer.take() {
+                Some(post) => return post,
+                None => answer = orders.answered.wait(answer).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
     }
 }
 
 extern "C" fn stand(orders: *mut libc::c_void) -> *mut libc::c_void {
-    // SAFETY: `start` gave them to this thread alone, and leaks rather than frees: a free would be an allocator's work.
+    // SAFETY: `start` leaked them for this thread.
     let orders: &Orders = unsafe { &*orders.cast::<Orders>() };
     // SAFETY: a NUL-terminated name.
     unsafe { libc::prctl(libc::PR_SET_NAME, orders.name.as_ptr()) };
@@ -61,7 +79,8 @@ extern "C" fn stand(orders: *mut libc::c_void) -> *mut libc::c_void {
     let touched = Region::at(stack.1 - orders.stack_pages * page_size(), stack.1);
     touched.touch();
     let post = Post { tid: gettid(), stack, arena };
-    let _ = orders.answer.send(post);
+    *orders.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(post);
+    orders.answered.notify_one();
     loop {
         // SAFETY: no memory is involved; it returns on signals.
         unsafe { libc::pause() };
