@@ -215,7 +215,8 @@ fn advised(stage: &mut Stage, truth: &mut Truth) {
     });
 
     if std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1) {
-        let region = Region::anon(256);
+        // Not a power of two: above its guard page it would look like a thread's stack.
+        let region = Region::anon(250);
         on_one_cpu(|| {
             region.write();
             region.part(0, 192).advise(libc::MADV_PAGEOUT);
@@ -224,7 +225,7 @@ fn advised(stage: &mut Stage, truth: &mut Truth) {
         if swap < 100 {
             stage.fail(&format!("of 192 pages the kernel swapped {swap} out"));
         }
-        let amount = Amount { anon: 256 - swap, swap, dirty: 256 - swap, file: 0 };
+        let amount = Amount { anon: 250 - swap, swap, dirty: 250 - swap, file: 0 };
         truth.tell("anon", "swapped out", &region, amount, json!({}));
     } else {
         truth.absent("anon", "swapped out", "no swap is on");

@@ -28,9 +28,16 @@ struct Orders {
     name: &'static CStr,
     stack_pages: usize,
     arena_pages: usize,
-    /// Not a channel: those allocate, and a thread that allocates has an arena.
-    answer: Mutex<Option<Post>>,
-    answered: Condvar,
+    table: Mutex<Table>,
+    news: Condvar,
+}
+
+/// What the two lay down for each other. Not a channel: those allocate, and a thread that allocates has an arena.
+#[derive(Default)]
+struct Table {
+    /// The thread's stack, looked up for it: to ask allocates too.
+    stack: Option<(usize, usize)>,
+    answer: Option<Post>,
 }
 
 impl Post {
@@ -41,29 +48,38 @@ impl Post {
             name,
             stack_pages,
             arena_pages,
-            answer: Mutex::new(None),
-            answered: Condvar::new(),
+            table: Mutex::default(),
+            news: Condvar::new(),
         }));
         // SAFETY: the orders live as long as the thread, for ever; attributes are initialised before they are used.
-        unsafe {
+        let thread = unsafe {
             let mut attributes = std::mem::zeroed::<libc::pthread_attr_t>();
             assert_eq!(libc::pthread_attr_init(&raw mut attributes), 0);
             assert_eq!(libc::pthread_attr_setstacksize(&raw mut attributes, STACK_BYTES), 0);
             let mut thread = std::mem::zeroed::<libc::pthread_t>();
-            let error = libc::pthread_create(
-                &raw mut thread,
-                &raw const attributes,
-                stand,
-                (&raw const *orders).cast_mut().cast(),
-            );
+            let orders = (&raw const *orders).cast_mut().cast();
+            let error = libc::pthread_create(&raw mut thread, &raw const attributes, stand, orders);
             assert_eq!(error, 0, "pthread_create: {}", io::Error::from_raw_os_error(error));
-        }
-        let mut answer = orders.answer.lock().unwrap_or_else(PoisonError::into_inner);
+            thread
+        };
+        orders.lay(|table| table.stack = Some(stack_of(thread)));
+        orders.wait(|table| table.answer.take())
+    }
+}
+
+impl Orders {
+    fn lay(&self, put: impl FnOnce(&mut Table)) {
+        put(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner));
+        self.news.notify_all();
+    }
+
+    fn wait<T>(&self, take: impl Fn(&mut Table) -> Option<T>) -> T {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            match answer.take() {
-                Some(post) => return post,
-                None => answer = orders.answered.wait(answer).unwrap_or_else(PoisonError::into_inner),
+            if let Some(taken) = take(&mut table) {
+                return taken;
             }
+            table = self.news.wait(table).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -74,26 +90,25 @@ extern "C" fn stand(orders: *mut libc::c_void) -> *mut libc::c_void {
     // SAFETY: a NUL-terminated name.
     unsafe { libc::prctl(libc::PR_SET_NAME, orders.name.as_ptr()) };
     let arena = (orders.arena_pages > 0).then(|| fill_arena(orders.arena_pages));
-    let stack = own_stack();
+    let stack = orders.wait(|table| table.stack.take());
     // From the top down, the frames that run now among them; a deeper call afterwards is within what is touched.
     let touched = Region::at(stack.1 - orders.stack_pages * page_size(), stack.1);
     touched.touch();
     let post = Post { tid: gettid(), stack, arena };
-    *orders.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(post);
-    orders.answered.notify_one();
+    orders.lay(|table| table.answer = Some(post));
     loop {
         // SAFETY: no memory is involved; it returns on signals.
         unsafe { libc::pause() };
     }
 }
 
-/// Start of the writable part and end of this thread's stack.
-fn own_stack() -> (usize, usize) {
-    // SAFETY: attributes of this thread, filled by the call; plain out-parameters.
+/// Start of the writable part and end of a thread's stack.
+fn stack_of(thread: libc::pthread_t) -> (usize, usize) {
+    // SAFETY: attributes of a thread that lives, filled by the call; plain out-parameters.
     unsafe {
         let mut attributes = std::mem::zeroed::<libc::pthread_attr_t>();
         let (mut start, mut size) = (std::ptr::null_mut(), 0);
-        assert_eq!(libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes), 0);
+        assert_eq!(libc::pthread_getattr_np(thread, &raw mut attributes), 0);
         assert_eq!(libc::pthread_attr_getstack(&raw const attributes, &raw mut start, &raw mut size), 0);
         libc::pthread_attr_destroy(&raw mut attributes);
         // glibc's answer begins after its guard.
