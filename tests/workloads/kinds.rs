@@ -109,6 +109,8 @@ fn census(start: usize, end: usize) -> Census {
 }
 
 fn kinds(stage: &mut Stage) {
+    // Linked a moment ago, its pages may not have been written to the disk: they would be dirty.
+    File::open("/proc/self/exe").and_then(|program| program.sync_all()).expect("the program reaches the disk");
     stage.settle();
     let beginning = std::fs::read_to_string("/proc/self/maps").expect("maps");
     let mut truth = Truth::default();
@@ -213,7 +215,8 @@ fn advised(stage: &mut Stage, truth: &mut Truth) {
     });
 
     if std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1) {
-        let region = Region::anon(256);
+        // Not a power of two: above its guard page it would look like a thread's stack.
+        let region = Region::anon(250);
         on_one_cpu(|| {
             region.write();
             region.part(0, 192).advise(libc::MADV_PAGEOUT);
@@ -222,7 +225,7 @@ fn advised(stage: &mut Stage, truth: &mut Truth) {
         if swap < 100 {
             stage.fail(&format!("of 192 pages the kernel swapped {swap} out"));
         }
-        let amount = Amount { anon: 256 - swap, swap, dirty: 256 - swap, file: 0 };
+        let amount = Amount { anon: 250 - swap, swap, dirty: 250 - swap, file: 0 };
         truth.tell("anon", "swapped out", &region, amount, json!({}));
     } else {
         truth.absent("anon", "swapped out", "no swap is on");
@@ -275,10 +278,10 @@ fn files(stage: &Stage, truth: &mut Truth, kept: &mut Vec<OwnedFd>) {
         let file = sized_file(&tmpfs.join("file"), 40);
         let region = Region::file(&file, 40, libc::MAP_SHARED);
         region.part(0, 33).write();
-        truth.tell("file", "file in a tmpfs", &region, Amount::dirty(33), json!({}));
+        truth.tell("tmpfs", "file in a tmpfs", &region, Amount::dirty(33), json!({}));
         kept.push(file.into());
     } else {
-        truth.absent("file", "file in a tmpfs", "the caller mounted none at DIR/tmpfs");
+        truth.absent("tmpfs", "file in a tmpfs", "the caller mounted none at DIR/tmpfs");
     }
 }
 

@@ -12,6 +12,7 @@ mod threads;
 pub use costs::Costs;
 pub use files::read_files;
 pub use group::{Pages, read_pages};
+pub use process::parse;
 
 use super::{Reason, Snapshot};
 use crate::cli::{ReadOptions, Subject};
