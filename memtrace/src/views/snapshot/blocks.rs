@@ -210,8 +210,12 @@ fn is_one(chief: &Mapping, end: u64, next: &Mapping) -> bool {
         return next.start.saturating_sub(end) < FAR;
     }
     // A stack's guard lies before it, the unused rest of an arena behind.
-    let (first, second) = (is_bare(chief), is_bare(next));
-    end == next.start && first != second && (is_part_of(next, chief) && first || is_part_of(chief, next) && second)
+    let contiguous = end == next.start;
+    match (is_bare(chief), is_bare(next)) {
+        (true, false) => contiguous && next.kind == Kind::ThreadStack && is_part_of(next, chief),
+        (false, true) => contiguous && chief.kind == Kind::Arena && is_part_of(chief, next),
+        _ => false,
+    }
 }
 
 fn is_part_of(chief: &Mapping, mapping: &Mapping) -> bool {
