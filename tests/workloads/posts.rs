@@ -13,7 +13,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 /// Size of the stacks: not glibc's default, so that none comes from its cache.
 const STACK_BYTES: usize = 1 << 20;
 /// glibc's `HEAP_MAX_SIZE`: an arena's heaps lie at its multiples.
-const ARENA_BYTES: usize = 64 << 20;
+pub const ARENA_BYTES: usize = 64 << 20;
 
 /// A thread at its post until the process ends.
 pub struct Post {
