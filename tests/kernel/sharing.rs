@@ -1,19 +1,26 @@
 //! What processes truly share: numbers of pages that a workload made, and every page frame counted by the test.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use memtrace_tests::books::address;
 use memtrace_tests::machine::{Setting, TempDir};
 use memtrace_tests::pages::page_size;
+use memtrace_tests::physical;
 use memtrace_tests::runner::{self, Test};
 use memtrace_tests::scene::{Play, options};
-use memtrace_tests::snapshots::{amount, still, take_group_beside};
+use memtrace_tests::smaps;
+use memtrace_tests::snapshots::{amount, still, take, take_group_beside};
 use memtrace_tests::target::{Stopped, Target, stop};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
-const TESTS: &[Test] =
-    &[("sharing", sharing), ("sharing.ksm", merged), ("sharing.strangers", strangers), ("sharing.many", many)];
+const TESTS: &[Test] = &[
+    ("sharing", sharing),
+    ("sharing.ksm", merged),
+    ("sharing.strangers", strangers),
+    ("sharing.many", many),
+    ("sharing.one", one),
+];
 
 fn main() -> ExitCode {
     runner::run(TESTS)
@@ -133,6 +140,26 @@ fn many() -> Result<()> {
     let took: u64 =
         group["sources"].as_array().into_iter().flatten().filter_map(|source| source["cost_ns"].as_u64()).sum();
     println!("    the kernel's part of the group: {:.1} ms", took as f64 / 1e6);
+    Ok(())
+}
+
+/// One address space under two numbers is one.
+fn one() -> Result<()> {
+    let scene = Scene::play("sharing.one")?;
+    let [parent, child] = scene.pids[..] else { bail!("{:?}", scene.pids) };
+    let (first, second) = (parent.to_string(), child.to_string());
+    let taken = take(&["--pid", &first, "--pid", &second])?;
+    let group = taken.group.context("no group")?;
+    ensure!(group["pids"] == serde_json::json!([parent]), "the group is of {}", group["pids"]);
+    let rss = smaps::status(parent)?["VmRSS"];
+    // A page that two of its mappings show is one, and twice in RSS: the program's own text and data share one.
+    let counted = physical::count(&[parent])?;
+    ensure!(amount(&group, "res")? == counted.res, "by page frame it is {}: {group}", counted.res);
+    ensure!(amount(&group, "sum_res")? == rss, "RSS is {rss}: {group}");
+    for pid in [parent, child] {
+        let res = amount(taken.processes.iter().find(|process| process["pid"] == pid).context("a process")?, "res")?;
+        ensure!(res == rss, "RES of {pid} is {res}");
+    }
     Ok(())
 }
 

@@ -14,7 +14,8 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-pub const SCENES: &[(&str, Scene)] = &[("sharing", sharing), ("sharing.ksm", merged), ("sharing.many", many)];
+pub const SCENES: &[(&str, Scene)] =
+    &[("sharing", sharing), ("sharing.ksm", merged), ("sharing.many", many), ("sharing.one", one)];
 
 /// A forked child that does its part, stands still, and leaves when this is dropped.
 struct Child {
@@ -310,4 +311,32 @@ fn many(stage: &mut Stage) {
     let mut pids = vec![std::process::id() as i32];
     pids.extend(children.iter().map(|child| child.pid));
     stage.finish_with(Check::Nothing, &[], json!({"pids": pids, "shared": PAGES * page_size()}));
+}
+
+/// Two processes in one address space (`CLONE_VM`): the same page-table entries under two numbers.
+fn one(stage: &mut Stage) {
+    extern "C" fn stand(_: *mut libc::c_void) -> i32 {
+        // SAFETY: no memory is involved. Whoever kills the parent does not know of this one.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        loop {
+            // SAFETY: no memory is involved; it returns on signals.
+            unsafe { libc::pause() };
+        }
+    }
+    stage.settle();
+    let (region, stack) = (Region::anon(300), Region::anon(16));
+    region.write();
+    stack.write();
+    // SAFETY: the stack stays mapped until the child is gone.
+    let child = unsafe {
+        libc::clone(stand, stack.end() as *mut libc::c_void, libc::CLONE_VM | libc::SIGCHLD, std::ptr::null_mut())
+    };
+    assert!(child > 0, "clone: {}", std::io::Error::last_os_error());
+    stage.begin();
+    stage.finish_with(Check::Nothing, &[], json!({"pids": [std::process::id(), child as u32]}));
+    // SAFETY: our own child, which only waits.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        libc::waitpid(child, std::ptr::null_mut(), 0);
+    }
 }

@@ -116,10 +116,10 @@ fn address_spaces(read: &[(ProcessFiles, Process)]) -> Vec<usize> {
     let mut members: Vec<usize> = Vec::with_capacity(read.len());
     for (index, (_, process)) in read.iter().enumerate() {
         let Some(counters) = process.counters else { continue };
+        // Asked only of those that look alike: comparing all with all would be a call for each pair.
         let same = |&other: &usize| {
             let other = &read[other].1;
-            // Asked only of those that look alike: comparing all with all would be a call for each pair.
-            other.counters.is_some_and(|others| others.virt == counters.virt && others.res() == counters.res())
+            other.counters.is_some_and(|others| others.virt == counters.virt)
                 && one_address_space(process.pid, other.pid)
         };
         if !members.iter().any(same) {
@@ -131,9 +131,10 @@ fn address_spaces(read: &[(ProcessFiles, Process)]) -> Vec<usize> {
 
 /// By kcmp(2). A kernel without it, or one that does not let us, is taken to say no.
 fn one_address_space(a: u32, b: u32) -> bool {
-    const KCMP_VM: libc::c_int = 1;
+    const KCMP_VM: libc::c_long = 1;
+    let unused: libc::c_ulong = 0;
     // SAFETY: no memory is involved.
-    unsafe { libc::syscall(libc::SYS_kcmp, a as libc::pid_t, b as libc::pid_t, KCMP_VM, 0, 0) == 0 }
+    unsafe { libc::syscall(libc::SYS_kcmp, libc::c_long::from(a), libc::c_long::from(b), KCMP_VM, unused, unused) == 0 }
 }
 
 fn read_physical(

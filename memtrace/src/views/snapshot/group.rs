@@ -40,7 +40,11 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
     }
     let unread = snapshot.processes.iter().filter(|process| !group.pids.contains(&process.pid));
     for process in unread {
-        sheet.line(&[(Look::Plain, &format!("left out    {}: nothing of it could be read", text::name(process)))]);
+        let why = match process.counters {
+            Some(_) => "it ended meanwhile, or its memory is that of another one of them",
+            None => "nothing of it could be read",
+        };
+        sheet.line(&[(Look::Plain, &format!("left out    {}: {why}", text::name(process)))]);
     }
     notes::cost(&group.sources, sheet);
     let pids: String = group.pids.iter().take(FEW).map(|pid| format!(" --pid {pid}")).collect();
