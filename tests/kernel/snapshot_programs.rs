@@ -30,6 +30,7 @@ fn main() -> ExitCode {
 
 const LONG: Duration = Duration::from_secs(120);
 const MEBIBYTE: u64 = 1 << 20;
+const TERABYTE: u64 = 1 << 40;
 
 /// A snapshot of processes that stand still, each and together held against counts of our own.
 fn take_group(pids: &[u32]) -> Result<Taken> {
@@ -190,12 +191,10 @@ fn chromium() -> Result<()> {
     )?;
     target.wait_for_line("DevTools listening", LONG)?;
     let deadline = Instant::now() + LONG;
-    let renderers = || {
-        let of = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        family(target.pid()).iter().filter(|pid| of(pid).windows(15).any(|part| part == b"--type=renderer")).count()
-    };
-    while renderers() == 0 {
-        ensure!(Instant::now() < deadline, "no renderer is started");
+    // The engine of the page's scripts reserves a terabyte when it is up.
+    let up = |pid: u32| smaps::status(pid).is_ok_and(|status| status.get("VmSize") > Some(&TERABYTE));
+    while !family(target.pid()).into_iter().any(up) {
+        ensure!(Instant::now() < deadline, "no renderer comes up");
         std::thread::sleep(Duration::from_millis(20));
     }
     let stopped = stop_family(target.pid())?;
@@ -205,7 +204,7 @@ fn chromium() -> Result<()> {
     ensure!(pids.len() >= 4, "only {} processes are named chromium", pids.len());
     let taken = take_group(&pids)?;
     let largest = taken.processes.iter().filter_map(|process| process["virt"].as_u64()).max();
-    ensure!(largest > Some(1 << 40), "no address space is as large as a browser's: {largest:?}");
+    ensure!(largest > Some(TERABYTE), "no address space is as large as a browser's: {largest:?}");
     let named = take(&["--name", "chromium"])?;
     for &pid in &pids {
         named.process(pid)?;
