@@ -255,8 +255,8 @@ struct Frames {
     /// Of each 1 GiB (of 4 KiB pages): index in `middle` + 1.
     top: Vec<u32>,
     /// Of each 2 MiB: index in `leaves` + 1.
-    middle: Vec<Box<[u32; LEAF]>>,
-    leaves: Vec<Box<[u32; LEAF]>>,
+    middle: Vec<[u32; LEAF]>,
+    leaves: Vec<[u32; LEAF]>,
 }
 
 impl Frames {
@@ -282,16 +282,16 @@ impl Frames {
         tops.flat_map(move |(top, node)| {
             let nodes = self.middle[*node as usize - 1].iter().enumerate().filter(|(_, node)| **node != 0);
             nodes.map(move |(middle, node)| {
-                (((top as u64) << 18) + ((middle as u64) << 9), &*self.leaves[*node as usize - 1])
+                (((top as u64) << 18) + ((middle as u64) << 9), &self.leaves[*node as usize - 1])
             })
         })
     }
 }
 
 /// The table that a slot stands for, made if there is none.
-fn child(slot: &mut u32, tables: &mut Vec<Box<[u32; LEAF]>>) -> usize {
+fn child(slot: &mut u32, tables: &mut Vec<[u32; LEAF]>) -> usize {
     if *slot == 0 {
-        tables.push(Box::new([0; LEAF]));
+        tables.push([0; LEAF]);
         *slot = tables.len() as u32;
     }
     *slot as usize - 1

@@ -127,7 +127,11 @@ fn one_page_in_many_mappings_is_one_page() {
             sharing.add_page(5, merged, mapping).expect("there is room");
         }
     }
-    sharing.count_outside(|_, counts| Ok::<(), ()>(counts.fill(2000))).expect("reading cannot fail");
+    let read = |_: u64, counts: &mut [u64]| {
+        counts.fill(2000);
+        Ok::<(), ()>(())
+    };
+    sharing.count_outside(read).expect("reading cannot fail");
     let physical = sharing.finish();
     assert_eq!((physical.res, physical.uss), (PAGE, PAGE));
     assert_eq!(physical.objects[0].sum_res, 2000 * PAGE);
