@@ -44,7 +44,7 @@ impl Entry {
     /// It says something: an amount or a fault.
     #[must_use]
     pub fn counts(&self) -> bool {
-        self.delta != Pages::ZERO || self.minor + self.major != 0
+        self.delta != Pages::ZERO || self.minor != 0 || self.major != 0
     }
 }
 

@@ -227,10 +227,8 @@ pub struct Reclaimer {
     pub last_pages: i64,
     /// Anonymous pages taken last: offered with MADV_FREE, unless a swap entry follows.
     pub last: RecordKey,
-    /// Interval of that booking.
-    pub last_epoch: u32,
     /// [`crate::Cause`] code of this reclaim.
-    pub cause: u32,
+    pub cause: u64,
 }
 
 /// Amounts whose record had no room, per slot, cause and interval's parity.
@@ -239,8 +237,8 @@ pub struct Reclaimer {
 pub struct Overflow {
     /// Pages.
     pub delta: [i64; MEMBERS],
-    /// Page faults.
-    pub faults: u64,
+    /// Page faults; below zero as in a record.
+    pub faults: i64,
     /// Changes.
     pub changes: u64,
 }

@@ -70,8 +70,8 @@ pub struct RecordValue {
     // What every change touches lies together, in one line of the cache.
     /// Pages, per counter.
     pub delta: [i64; MEMBERS],
-    /// Page faults (`major` included).
-    pub faults: u32,
+    /// Page faults (`major` included). Below zero where one that an earlier interval counted was moved to another record.
+    pub faults: i32,
     /// Faults taken in kernel mode (system calls that read or write user memory).
     pub kernel_mode: u32,
     /// Lowest faulting address, 0 where there is none.

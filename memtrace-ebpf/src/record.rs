@@ -40,7 +40,7 @@ pub fn overflow(epoch: u32, key: &RecordKey) -> Option<*mut Overflow> {
 
 /// Books `pages` (and `faults`) of `member` under `key`. Returns the record, if it had room.
 #[inline(always)]
-pub fn book(epoch: u32, key: &RecordKey, ip: u64, member: usize, pages: i64, faults: u32) -> Option<*mut RecordValue> {
+pub fn book(epoch: u32, key: &RecordKey, ip: u64, member: usize, pages: i64, faults: i32) -> Option<*mut RecordValue> {
     match at(epoch, key, ip) {
         Some(record) => {
             unsafe {
@@ -74,32 +74,29 @@ pub fn book_shared(epoch: u32, key: &RecordKey, ip: u64, member: usize, pages: i
 
 /// Keeps by cause alone what has no room for a record.
 #[inline(always)]
-fn spill(epoch: u32, key: &RecordKey, member: usize, pages: i64, faults: u32) {
+fn spill(epoch: u32, key: &RecordKey, member: usize, pages: i64, faults: i32) {
     lose!(records);
     if let Some(overflow) = overflow(epoch, key) {
         unsafe {
             add(&raw mut (*overflow).delta[member & 3], pages);
-            // A move takes a fault away: −1 comes as the largest number.
-            add((&raw mut (*overflow).faults).cast(), i64::from(faults as i32));
+            add(&raw mut (*overflow).faults, i64::from(faults));
             add((&raw mut (*overflow).changes).cast(), 1);
         }
     }
 }
 
-/// Takes `pages` of `member` and `faults` from the record of `from`, booked in `from_epoch`, and gives them to that of
-/// `to`, on the same code path. When that interval is over and its map drained, the amount is taken from a new record of
-/// this interval, so that the sum over both is right; the faults stay where they were counted.
+/// Takes `pages` of `member` and `faults` from the record of `from` and gives them to that of `to`, on the same code path.
+/// When the interval in which they were booked is over and its map drained, they are taken from a new record of this one,
+/// which is below zero then: the sum over both intervals is right.
 #[inline(always)]
 pub fn shift(
     epoch: u32,
     from: &RecordKey,
-    from_epoch: u32,
     to: &RecordKey,
     ip: u64,
-    (member, pages, faults): (usize, i64, u32),
+    (member, pages, faults): (usize, i64, i32),
 ) {
-    let faults = if from_epoch == epoch { faults } else { 0 };
-    let _ = book(epoch, from, ip, member, -pages, 0u32.wrapping_sub(faults));
+    let _ = book(epoch, from, ip, member, -pages, -faults);
     let _ = book(epoch, to, ip, member, pages, faults);
 }
 

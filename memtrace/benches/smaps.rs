@@ -3,49 +3,16 @@
 //! The process looks at itself, with so many mappings of one touched page each, made by giving neighbouring pages
 //! different permissions. The two middle rows need no system call and show the parsers alone.
 
+mod common;
+
+use common::Mappings;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use memtrace::cli::{ReadOptions, Subject};
-use memtrace::procfs::{ProcessFiles, page_size, parse_maps, parse_smaps};
+use memtrace::procfs::{ProcessFiles, parse_maps, parse_smaps};
 use memtrace::snapshot;
 use procfs::FromRead;
 use std::hint::black_box;
 use std::time::Duration;
-
-/// Pages of alternating permissions.
-struct Mappings {
-    start: *mut libc::c_void,
-    bytes: usize,
-}
-
-impl Mappings {
-    fn new(count: usize) -> Self {
-        let page = page_size() as usize;
-        let bytes = count * page;
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a new anonymous mapping, written and protected page by page within its bounds.
-        unsafe {
-            let start = libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0);
-            assert_ne!(start, libc::MAP_FAILED);
-            for index in 0..count {
-                let at = start.byte_add(index * page);
-                at.cast::<u8>().write_volatile(1);
-                if index % 2 == 0 {
-                    let protected = libc::mprotect(at, page, libc::PROT_READ);
-                    assert_eq!(protected, 0, "vm.max_map_count is too small for {count} mappings");
-                }
-            }
-            Self { start, bytes }
-        }
-    }
-}
-
-impl Drop for Mappings {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`, to which nothing refers any more.
-        unsafe { libc::munmap(self.start, self.bytes) };
-    }
-}
 
 fn smaps(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("smaps");

@@ -304,8 +304,8 @@ impl Decoder {
             stack: stacks.number(occupant.mm, occupant.pid, key.tid, key.stack, value.ip),
             nr: u32::try_from(key.nr).ok(),
             detail: key.detail,
-            faults: faults(value.faults),
-            major: u64::from(value.major),
+            faults: i64::from(value.faults),
+            major: i64::from(value.major),
             kernel_mode: u64::from(value.kernel_mode),
             latency: Latency {
                 samples: u64::from(value.latency_samples),
@@ -345,12 +345,6 @@ fn name(comm: &[u8; 16]) -> Vec<u8> {
     comm.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
 }
 
-/// A fault that turns out to be a major one is taken from the record that it was counted in. Where that was another one (it
-/// slept, and somebody looked meanwhile), the record is one below zero, which no number of faults is.
-fn faults(counted: u32) -> u64 {
-    u64::try_from(counted.cast_signed()).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,6 +365,22 @@ mod tests {
         // A call that names a page touches nothing that is recorded.
         (value.low, value.high) = (0, 0);
         assert_eq!(place(&mut decoder, &value), Place::Address(key.place));
+    }
+
+    #[test]
+    fn a_record_may_be_below_zero() {
+        let mut decoder = Decoder::default();
+        decoder.decode_opened(&MmRecord::zeroed());
+        let value = RecordValue { delta: [0, -1, 0, 0], faults: -1, ..RecordValue::zeroed() };
+        let overflow = Overflow { delta: value.delta, faults: -1, changes: 1 };
+        let events = [
+            decoder.decode_record(&RecordKey::zeroed(), &value, &mut ()),
+            decoder.decode_overflow(0, Cause::FaultFile, &overflow, 1),
+        ];
+        for event in events {
+            let Some(Event::Change(change)) = event else { panic!("{event:?}") };
+            assert_eq!((change.delta.res(), change.faults, change.major), (-1, -1, 0));
+        }
     }
 
     #[test]

@@ -558,10 +558,11 @@ pub struct Change {
     pub nr: Option<u32>,
     /// `madvise`'s advice, where the call is that.
     pub detail: u16,
-    /// Page faults, major ones included.
-    pub faults: u64,
+    /// Page faults, major ones included. Below zero where this takes back what an earlier change counted under another
+    /// cause, before the fault's end told the true one: the sum over all changes is exact.
+    pub faults: i64,
     /// Major ones.
-    pub major: u64,
+    pub major: i64,
     /// Taken in kernel mode.
     pub kernel_mode: u64,
     /// How long they took.

@@ -166,6 +166,8 @@ fn file_kind(line: &Line<'_>, hint: &Hint, context: &Context) -> Kind {
             Hint::Hugetlb => Kind::Hugetlb,
             _ => Kind::File,
         },
+        // Its private mappings are anonymous memory by another name.
+        b"/dev/zero" if line.permissions & SHARED == 0 => Kind::Anon,
         b"/dev/zero" | b"/dev/zero (deleted)" => Kind::SharedAnon,
         _ if name.starts_with(b"[anon_shmem:") => Kind::SharedAnon,
         _ if name.starts_with(b"/SYSV") => Kind::SysvShm,

@@ -172,27 +172,35 @@ pub struct MappingRef {
     pub birth: Option<Birth>,
 }
 
-/// Fault counts.
+/// Fault counts, signed as amounts are. A fault that ends in another interval than the one that counted it first, and turns
+/// out to have another cause or to be major, is taken back there: an interval's count may be below zero, sums are exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     /// Without waiting for a device, as the kernel counts.
-    pub minor: u64,
+    pub minor: i64,
     /// `maj_flt`.
-    pub major: u64,
+    pub major: i64,
 }
 
 impl Faults {
     /// Both.
     #[must_use]
-    pub const fn all(self) -> u64 {
-        self.minor.saturating_add(self.major)
+    pub const fn all(self) -> i64 {
+        self.minor.wrapping_add(self.major)
+    }
+
+    /// Both, to show and to weigh by: what is below zero is none.
+    #[must_use]
+    pub const fn shown(self) -> u64 {
+        let all = self.all();
+        if all > 0 { all.unsigned_abs() } else { 0 }
     }
 }
 
 impl AddAssign for Faults {
     fn add_assign(&mut self, more: Self) {
-        self.minor = self.minor.saturating_add(more.minor);
-        self.major = self.major.saturating_add(more.major);
+        self.minor = self.minor.wrapping_add(more.minor);
+        self.major = self.major.wrapping_add(more.major);
     }
 }
 

@@ -249,6 +249,34 @@ fn processes_that_come_and_go_while_they_are_read_are_no_error() {
 }
 
 #[test]
+fn another_mount_and_pid_namespace_is_read_from_outside() {
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child"]);
+        command
+    };
+    if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: namespaces of our own are not permitted");
+        return;
+    }
+    // A program that only the target sees, on a file system that only the target has.
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("hidden_program");
+    let script = r#"mount -t tmpfs none "$1" && cp /bin/sh "$2" && exec "$2" -c 'echo ready; read line'"#;
+    let outer = Guard::spawn(unshare().args(["sh", "-c", script, "sh"]).arg(directory.path()).arg(&program));
+    assert!(!program.exists());
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", outer.pid())).unwrap();
+    let inner: u32 = children.trim().parse().unwrap();
+    let by_name = read(&Subject::Name("hidden_program".to_owned()), &OPTIONS).unwrap();
+    assert_eq!(by_name.processes.iter().map(|process| process.pid).collect::<Vec<_>>(), [inner]);
+    let process = one(inner, &OPTIONS);
+    assert_eq!(process.exe.as_deref(), Some(program.as_os_str().as_encoded_bytes()));
+    let mappings = process.mappings.unwrap();
+    let own = mappings.iter().filter(|mapping| mapping.name == program.as_os_str().as_encoded_bytes());
+    assert!(own.clone().count() > 1 && own.clone().all(|mapping| mapping.kind == Kind::Program));
+}
+
+#[test]
 fn a_file_on_a_tmpfs_is_told_from_one_on_a_disk() {
     let Some(mount) = ["/run/lock", "/run/user", "/run", "/tmp"].into_iter().find(|directory| {
         let Ok(path) = std::ffi::CString::new(*directory) else { return false };

@@ -8,7 +8,9 @@ use memtrace_tests::machine::TempDir;
 use memtrace_tests::physical;
 use memtrace_tests::runner::{self, Test};
 use memtrace_tests::smaps;
-use memtrace_tests::snapshots::{Taken, Truth, amount, assert_amount, still, sum, take, take_exact, take_group_beside};
+use memtrace_tests::snapshots::{
+    Taken, Truth, amount, assert_amount, mapped_elsewhere, still, sum, take, take_exact, take_group_beside,
+};
 use memtrace_tests::target::{Target, family, stop, stop_family};
 use serde_json::Value;
 use std::process::{Command, ExitCode};
@@ -34,10 +36,11 @@ fn take_group(pids: &[u32]) -> Result<Taken> {
     still(|| {
         let (taken, group, truths) =
             take_group_beside(pids, || pids.iter().map(|&pid| Truth::read(pid)).collect::<Result<Vec<_>>>())?;
+        let elsewhere = mapped_elsewhere(pids)?;
         for (&pid, truth) in pids.iter().zip(&truths) {
-            truth.assert_sums(taken.process(pid)?).with_context(|| format!("process {pid}"))?;
+            truth.assert_sums(taken.process(pid)?, &elsewhere).with_context(|| format!("process {pid}"))?;
         }
-        assert_amount(&group, "sum_pss", truths.iter().map(Truth::pss).sum(), "smaps_rollup")?;
+        assert_amount(&group, "sum_pss", sum(&taken.processes, "pss")?, "Σ of the processes")?;
         Ok(taken)
     })
 }
@@ -126,7 +129,7 @@ public class Still {
 "#;
 
 /// The heap: committed and touched at the start to the last page (`AlwaysPreTouch`), so that its amount is the one the
-/// JVM itself tells.
+/// JVM itself tells; without archived classes, which are mapped into it from a file.
 fn java() -> Result<()> {
     let dir = TempDir::new()?;
     let source = dir.path().join("Still.java");
@@ -134,7 +137,14 @@ fn java() -> Result<()> {
     let java = program(&["java"], "openjdk-17-jdk-headless")?;
     let mut target = Target::start(
         Command::new(java)
-            .args(["-Xms128m", "-Xmx512m", "-XX:+UseG1GC", "-XX:+AlwaysPreTouch", "-Xlog:gc+heap+coops=debug"])
+            .args([
+                "-Xms128m",
+                "-Xmx512m",
+                "-XX:+UseG1GC",
+                "-XX:+AlwaysPreTouch",
+                "-Xshare:off",
+                "-Xlog:gc+heap+coops=debug",
+            ])
             .arg(&source),
     )?;
     // `[0.005s][debug][gc,heap,coops] Heap address: 0x00000000e0000000, size: 512 MB, …`

@@ -6,7 +6,7 @@
 //! told as absent, with the reason; the caller decides whether that may be.
 
 use crate::Scene;
-use crate::posts::Post;
+use crate::posts::{ARENA_BYTES, Post};
 use crate::region::{HUGE, READ_WRITE, Region, cache, make_file};
 use crate::stage::{Check, Stage};
 use memtrace_tests::pages::page_size;
@@ -109,6 +109,8 @@ fn census(start: usize, end: usize) -> Census {
 }
 
 fn kinds(stage: &mut Stage) {
+    // Linked a moment ago, its pages may not have been written to the disk: they would be dirty.
+    File::open("/proc/self/exe").and_then(|program| program.sync_all()).expect("the program reaches the disk");
     stage.settle();
     let beginning = std::fs::read_to_string("/proc/self/maps").expect("maps");
     let mut truth = Truth::default();
@@ -133,7 +135,7 @@ fn kinds(stage: &mut Stage) {
 }
 
 fn anonymous(truth: &mut Truth) {
-    let region = Region::anon(500);
+    let region = Region::anon(480);
     region.part(0, 300).write();
     truth.tell("anon", "private anonymous, part of it touched", &region, Amount::anon(300), json!({}));
 
@@ -174,6 +176,7 @@ fn anonymous(truth: &mut Truth) {
     } else {
         let why = format!("PR_SET_VMA: {} (CONFIG_ANON_VMA_NAME)", io::Error::last_os_error());
         truth.absent("anon", "named by prctl", why);
+        truth.tell("anon", "not named by prctl", &region, Amount::anon(40), json!({}));
     }
 
     let zero = OpenOptions::new().read(true).write(true).open("/dev/zero").expect("/dev/zero");
@@ -203,17 +206,19 @@ fn advised(stage: &mut Stage, truth: &mut Truth) {
 
     // Pages wait in a list of each CPU until they are taken note of; the advice looks only at its own.
     on_one_cpu(|| {
-        let (region, nudge) = (Region::anon(200), Region::anon(1));
+        let region = Region::anon(200);
         region.write();
-        nudge.write();
-        region.part(0, 120).advise(libc::MADV_FREE);
-        nudge.advise(libc::MADV_FREE);
+        region.part(0, 119).advise(libc::MADV_FREE);
+        // Has the list of those before it looked through.
+        region.part(119, 120).advise(libc::MADV_FREE);
+        region.part(119, 120).advise(libc::MADV_COLD);
         let amount = Amount { anon: 200, dirty: 80, ..Amount::default() };
         truth.tell("anon", "offered with MADV_FREE", &region, amount, json!({"lazy_free": 120 * page_size()}));
     });
 
     if std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1) {
-        let region = Region::anon(256);
+        // With what guards it not a power of two: it would look like a thread's stack.
+        let region = Region::anon(300);
         on_one_cpu(|| {
             region.write();
             region.part(0, 192).advise(libc::MADV_PAGEOUT);
@@ -222,7 +227,7 @@ fn advised(stage: &mut Stage, truth: &mut Truth) {
         if swap < 100 {
             stage.fail(&format!("of 192 pages the kernel swapped {swap} out"));
         }
-        let amount = Amount { anon: 256 - swap, swap, dirty: 256 - swap, file: 0 };
+        let amount = Amount { anon: 300 - swap, swap, dirty: 300 - swap, file: 0 };
         truth.tell("anon", "swapped out", &region, amount, json!({}));
     } else {
         truth.absent("anon", "swapped out", "no swap is on");
@@ -275,10 +280,10 @@ fn files(stage: &Stage, truth: &mut Truth, kept: &mut Vec<OwnedFd>) {
         let file = sized_file(&tmpfs.join("file"), 40);
         let region = Region::file(&file, 40, libc::MAP_SHARED);
         region.part(0, 33).write();
-        truth.tell("file", "file in a tmpfs", &region, Amount::dirty(33), json!({}));
+        truth.tell("tmpfs", "file in a tmpfs", &region, Amount::dirty(33), json!({}));
         kept.push(file.into());
     } else {
-        truth.absent("file", "file in a tmpfs", "the caller mounted none at DIR/tmpfs");
+        truth.absent("tmpfs", "file in a tmpfs", "the caller mounted none at DIR/tmpfs");
     }
 }
 
@@ -391,12 +396,16 @@ fn threads(truth: &mut Truth) -> Vec<Post> {
         let thread = json!({"tid": post.tid, "comm": name.to_str().expect("ASCII")});
         let what = format!("stack of {}", name.to_str().expect("ASCII"));
         let (start, end) = post.stack;
+        let guard = Region::at(start - page_size(), start);
+        truth.tell("thread_stack", "its guard", &guard, Amount::default(), json!({}));
         let amount = Amount::anon(stack);
         truth.tell("thread_stack", &what, &Region::at(start, end), amount, json!({"thread": thread}));
         if let Some((start, end)) = post.arena {
             let region = Region::at(start, end);
             let amount = Amount::anon(region.pages());
             truth.tell("arena", "arena of a thread", &region, amount, json!({"allocator": "glibc"}));
+            let reserve = Region::at(end, end.next_multiple_of(ARENA_BYTES));
+            truth.tell("arena", "its reserve", &reserve, Amount::default(), json!({"allocator": "glibc"}));
         }
         posts.push(post);
     }

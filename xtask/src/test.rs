@@ -25,6 +25,7 @@ const WATCHED: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("gcc", "gcc"),
     ("objdump", "binutils"),
+    ("chromium", "chromium"),
 ];
 
 /// One line of the summary.

@@ -162,7 +162,7 @@ pub fn page_fault_major(_ctx: PerfEventContext) -> u32 {
         if key.cause == Cause::FaultFile as u8 {
             let from = key;
             key.cause = Cause::FaultFileRead as u8;
-            record::shift(epoch, &from, (*th).last_epoch, &key, (*th).ip, (FILE, (*th).last_pages, 1));
+            record::shift(epoch, &from, &key, (*th).ip, (FILE, (*th).last_pages, 1));
             (*th).last_cause = u16::from(key.cause);
         }
         if let Some(record) = record::at(epoch, &key, (*th).ip) {

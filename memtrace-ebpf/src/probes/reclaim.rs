@@ -16,7 +16,7 @@ fn begin(tid: u32, cause: Cause) -> i32 {
     }
     match RECLAIMERS.get_ptr_mut(tid) {
         Some(reclaimer) => {
-            unsafe { (*reclaimer).cause = cause as u32 };
+            unsafe { (*reclaimer).cause = cause as u64 };
             0
         }
         None => 1,
@@ -64,12 +64,11 @@ pub fn book(change: &Change, reclaimer: *mut Reclaimer) -> i32 {
         if member == ANON && delta < 0 {
             (*reclaimer).last = key;
             (*reclaimer).last_pages = delta;
-            (*reclaimer).last_epoch = epoch;
         } else if member == SWAP && delta > 0 && (*reclaimer).last_pages != 0 {
             if (*reclaimer).last.slot == index as u16 {
                 key.cause = reclaim;
                 let last = (*reclaimer).last_pages;
-                record::shift(epoch, &(*reclaimer).last, (*reclaimer).last_epoch, &key, 0, (ANON, last, 0));
+                record::shift(epoch, &(*reclaimer).last, &key, 0, (ANON, last, 0));
             }
             (*reclaimer).last_pages = 0;
         }

@@ -184,9 +184,9 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
         if member == SWAP && !first {
             // do_swap_page adds the page first and takes the swap entry after.
             let from = fault::last_key(th, tid);
-            record::shift(epoch, &from, (*th).last_epoch, &key, (*th).ip, (ANON, (*th).last_pages, 1));
+            record::shift(epoch, &from, &key, (*th).ip, (ANON, (*th).last_pages, 1));
         }
-        let record = record::book(epoch, &key, (*th).ip, member, delta, u32::from(first));
+        let record = record::book(epoch, &key, (*th).ip, member, delta, i32::from(first));
         let same = !first
             && (*th).last_epoch == epoch
             && (*th).last_cause == u16::from(key.cause)

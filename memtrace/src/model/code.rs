@@ -129,5 +129,5 @@ impl CodeSums {
 
 /// By which code paths are sorted: RES pages in and out, then faults.
 const fn weight(sum: &Sum) -> (u64, u64) {
-    (sum.grown.saturating_add(sum.shrunk), sum.faults.all())
+    (sum.grown.saturating_add(sum.shrunk), sum.faults.shown())
 }

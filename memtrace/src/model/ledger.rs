@@ -1,6 +1,7 @@
 //! The books of one mm: changes go in under (cause, mapping, thread, call, stack), statements come out and are summed up.
 //!
-//! Arithmetic on amounts wraps, so that `closing − opening = Σ entries + unexplained` holds for any input.
+//! Arithmetic on amounts and on fault counts wraps, so that `closing − opening = Σ entries + unexplained` and the sums of
+//! faults hold for any input.
 
 use super::address_space::AddressSpace;
 use super::code::{CodeSums, CodeTable};
@@ -53,8 +54,7 @@ impl Account {
         self.first_ns = if fresh { change.first_ns } else { self.first_ns.min(change.first_ns) };
         self.last_ns = self.last_ns.max(change.ts_ns);
         self.delta += change.delta;
-        let major = change.major.min(change.faults);
-        self.faults += Faults { minor: change.faults - major, major };
+        self.faults += Faults { minor: change.faults.wrapping_sub(change.major), major: change.major };
         self.latency.merge(&change.latency);
         self.mapping = larger(self.mapping.take(), mapping);
     }

@@ -1,10 +1,11 @@
 //! The files of one process, through a handle that cannot be confused by a reused pid.
 
 use super::{
-    Error, Malformed, Pagemap, ReadCost, Rollup, SmapsSize, Statm, Status, page_size, parse_rollup,
-    parse_stack_pointer, parse_stat, parse_statm, parse_status, private_file, visit_maps, visit_smaps,
+    Error, Malformed, MapsHeader, Pagemap, ParseReport, ReadCost, Rollup, SmapsPieces, SmapsSize, Statm, Status,
+    page_size, parse_rollup, parse_stack_pointer, parse_stat, parse_statm, parse_status, private_file, visit_maps,
+    visit_smaps,
 };
-use crate::event::{MmId, Overview};
+use crate::event::{MmId, Overview, SmapsMapping};
 use crate::procfs::monotonic_ns;
 use ::procfs::ProcError;
 use ::procfs::process::Process;
@@ -145,6 +146,32 @@ impl ProcessFiles {
     /// As [`Self::read_maps`].
     pub fn read_smaps(&self, buffer: &mut Vec<u8>) -> Result<ReadCost, Error> {
         self.read_all("smaps", buffer)
+    }
+
+    /// As [`Self::read_smaps`], but calls `visit` for each mapping as it comes, and keeps nothing.
+    ///
+    /// # Errors
+    /// As [`Self::read_maps`].
+    pub fn visit_smaps(
+        &self,
+        mut visit: impl FnMut(&MapsHeader<'_>, &SmapsMapping),
+    ) -> Result<(ReadCost, ParseReport), Error> {
+        let mut cost = ReadCost::default();
+        let begin = Instant::now();
+        let mut file = self.open_file("smaps")?;
+        cost.cost_ns = nanos(begin);
+        let mut pieces = SmapsPieces::default();
+        loop {
+            let begin = Instant::now();
+            let read = file.read(pieces.room(READ_ROOM));
+            cost.add_call(begin);
+            match read {
+                Ok(0) => return Ok((cost, pieces.finish(visit))),
+                Ok(read) => pieces.take(read, &mut visit),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed("smaps", error)),
+            }
+        }
     }
 
     /// Reads the auxiliary vector into `buffer`, which is cleared first: addresses and 16 random bytes' place that each

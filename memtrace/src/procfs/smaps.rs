@@ -46,6 +46,53 @@ pub fn visit_smaps<'a>(bytes: &'a [u8], mut visit: impl FnMut(&MapsHeader<'a>, &
     report
 }
 
+/// smaps as it is read, piece by piece: of 60,000 mappings it is 40 MB in all, of which none needs to be kept.
+#[derive(Debug, Default)]
+pub struct SmapsPieces {
+    /// What of `text` is filled: the beginning of a mapping, and what has been read since.
+    filled: usize,
+    text: Vec<u8>,
+    report: ParseReport,
+}
+
+impl SmapsPieces {
+    /// Room for what comes next, of at least `bytes`.
+    pub fn room(&mut self, bytes: usize) -> &mut [u8] {
+        if self.text.len() < self.filled + bytes {
+            self.text.resize(self.filled + bytes, 0);
+        }
+        &mut self.text[self.filled..]
+    }
+
+    /// So many bytes were put into the room. Calls `visit` for each mapping that is complete.
+    pub fn take(&mut self, bytes: usize, visit: impl FnMut(&MapsHeader<'_>, &SmapsMapping)) {
+        let from = self.filled;
+        self.filled = (from + bytes).min(self.text.len());
+        // A mapping is complete when the next one's header has begun: a line that begins as no field does.
+        let is_header = |&at: &usize| matches!(self.text[..self.filled].get(at + 1), Some(b'0'..=b'9' | b'a'..=b'f'));
+        // The newline may have come with the piece before.
+        let mut newlines = memchr::memrchr_iter(b'\n', &self.text[from.saturating_sub(1)..self.filled]);
+        let last = newlines.by_ref().map(|at| from.saturating_sub(1) + at).find(is_header);
+        if let Some(newline) = last {
+            self.parse(newline + 1, visit);
+        }
+    }
+
+    /// There is no more. Calls `visit` for the last mapping.
+    pub fn finish(mut self, visit: impl FnMut(&MapsHeader<'_>, &SmapsMapping)) -> ParseReport {
+        self.parse(self.filled, visit);
+        self.report
+    }
+
+    fn parse(&mut self, end: usize, visit: impl FnMut(&MapsHeader<'_>, &SmapsMapping)) {
+        let report = visit_smaps(&self.text[..end], visit);
+        self.report.mappings += report.mappings;
+        self.report.malformed += report.malformed;
+        self.text.copy_within(end..self.filled, 0);
+        self.filled -= end;
+    }
+}
+
 /// Appends the mappings of smaps to `mappings`.
 pub fn parse_smaps(bytes: &[u8], mappings: &mut Vec<SmapsMapping>) -> ParseReport {
     visit_smaps(bytes, |_, mapping| mappings.push(mapping.clone()))
@@ -360,6 +407,35 @@ mod tests {
             prop_assert_eq!(lines, mappings.iter().map(|(line, _)| line.clone()).collect::<Vec<_>>());
             let wanted: Vec<_> = mappings.iter().map(|(line, (amounts, _))| expected(line, amounts)).collect();
             prop_assert_eq!(parsed, wanted);
+        }
+
+        #[test]
+        fn pieces_of_any_size_are_the_whole(
+            mappings in prop::collection::vec((line(), fields()), 0..5),
+            damage in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+            sizes in prop::collection::vec(1usize..3000, 1..6),
+        ) {
+            let mut text = Vec::new();
+            for (line, (amounts, order)) in &mappings {
+                print(line, amounts, order, &mut text);
+            }
+            if let Some((at, byte)) = damage.filter(|_| !text.is_empty()) {
+                let at = at.index(text.len());
+                text[at] = byte;
+            }
+            let (mut whole, mut parsed) = (Vec::new(), Vec::new());
+            let report = visit_smaps(&text, |header, mapping| whole.push((header.to_line(), mapping.clone())));
+            let mut pieces = SmapsPieces::default();
+            let (mut rest, mut sizes) = (text.as_slice(), sizes.iter().cycle());
+            while let Some(&size) = sizes.next().filter(|_| !rest.is_empty()) {
+                let (piece, later) = rest.split_at(size.min(rest.len()));
+                pieces.room(size)[..piece.len()].copy_from_slice(piece);
+                pieces.take(piece.len(), |header, mapping| parsed.push((header.to_line(), mapping.clone())));
+                rest = later;
+            }
+            let pieces_report = pieces.finish(|header, mapping| parsed.push((header.to_line(), mapping.clone())));
+            prop_assert_eq!(pieces_report, report);
+            prop_assert_eq!(parsed, whole);
         }
 
         #[test]

@@ -148,7 +148,7 @@ fn change(n: u64, mm: MmId, ts_ns: u64, tid: u32) -> Event {
         stack: Some(StackId(x as u32 % 60)),
         nr: None,
         detail: 0,
-        faults,
+        faults: faults as i64,
         major: 0,
         kernel_mode: 0,
         latency: Latency { samples: faults / 16, sum_ns: faults * 61, max_ns: 1000 + x % 5000, hist },
@@ -283,8 +283,8 @@ fn what_is_wrong_is_said() {
     );
     assert_eq!(said(b"{}"), "not a memtrace trace: starts with \"{}\"");
     assert_eq!(said(b""), "the trace ends within its header, after 0 of 10 bytes: nothing was recorded");
-    assert_eq!(said(b"MEMTRACE\x03\x00"), "recorded by a newer memtrace: trace format 3, and this one reads 2");
-    assert_eq!(said(b"MEMTRACE\x01\x00"), "recorded by an older memtrace: trace format 1, and this one reads 2");
+    assert_eq!(said(b"MEMTRACE\x04\x00"), "recorded by a newer memtrace: trace format 4, and this one reads 3");
+    assert_eq!(said(b"MEMTRACE\x02\x00"), "recorded by an older memtrace: trace format 2, and this one reads 3");
     assert_eq!(said(b"MEMTRACE\x00\x00"), "damaged trace: there is no trace format 0");
     let mut long = write(&[]);
     long.push(0);

@@ -82,7 +82,7 @@ impl Weights {
     #[must_use]
     pub fn of(burst: &Burst) -> Self {
         let sum = |of: fn(&Part<Cause>) -> u64| burst.causes.iter().map(of).fold(0, u64::saturating_add);
-        let (pages, faults) = (sum(|part| pages(part.delta)), burst.faults.all());
+        let (pages, faults) = (sum(|part| pages(part.delta)), burst.faults.shown());
         let by_pages = pages >= faults / 2;
         Self { by_pages, whole: if by_pages { pages } else { faults } }
     }
@@ -90,7 +90,7 @@ impl Weights {
     /// Of a part of it.
     #[must_use]
     pub const fn part<T>(self, part: &Part<T>) -> u64 {
-        if self.by_pages { pages(part.delta) } else { part.faults.all() }
+        if self.by_pages { pages(part.delta) } else { part.faults.shown() }
     }
 }
 
@@ -102,8 +102,8 @@ const fn pages(delta: Amounts) -> u64 {
 /// where no fault was timed.
 #[must_use]
 pub fn time_in_faults(burst: &Burst) -> Option<(u64, u64)> {
-    let total = burst.latency.estimated_total_ns(burst.faults.all())?;
-    let rose = burst.threads.iter().filter(|part| part.faults.all() >= burst.faults.all() / THREAD).count();
+    let total = burst.latency.estimated_total_ns(burst.faults.shown())?;
+    let rose = burst.threads.iter().filter(|part| part.faults.shown() >= burst.faults.shown() / THREAD).count();
     let wall = burst.ts_ns.saturating_sub(burst.start_ns).saturating_mul(rose.max(1) as u64);
     // A few samples of a short burst may promise more time than there was.
     Some((total.min(wall), wall))
@@ -289,7 +289,7 @@ fn is_data(burst: &Burst) -> bool {
 /// `72,700 faults/s`.
 pub(super) fn rate(burst: &Burst) -> String {
     let wall = u128::from(burst.ts_ns.saturating_sub(burst.start_ns).max(1));
-    let rate = u128::from(burst.faults.all()) * 1_000_000_000 / wall;
+    let rate = u128::from(burst.faults.shown()) * 1_000_000_000 / wall;
     format!("{} faults/s", count(u64::try_from(rate).unwrap_or(u64::MAX)))
 }
 

@@ -154,7 +154,7 @@ pub(crate) fn permissions(bits: u8) -> String {
 /// because the programs also run for other events and other processes. `None` where not measured, and where most runs
 /// were for others: then it would say nothing about the target. (A fault that brings a page makes two runs.)
 pub(crate) fn bpf_ns_per_fault(own: Own, faults: Faults) -> Option<u64> {
-    let faults = faults.all();
+    let faults = faults.shown();
     let runs_tell = own.bpf_runs.is_some_and(|runs| runs <= faults.saturating_mul(4));
     own.bpf_ns.filter(|_| runs_tell)?.checked_div(faults)
 }

@@ -94,8 +94,8 @@ fn change() -> impl Strategy<Value = Change> {
                 stack,
                 nr,
                 detail: 0,
-                faults,
-                major,
+                faults: faults as i64,
+                major: major as i64,
                 kernel_mode: 0,
                 latency,
             }
@@ -293,8 +293,8 @@ fn check_books(reports: &[Report]) -> Result<(), TestCaseError> {
                 for entry in &statement.entries {
                     tally.grown = tally.grown.saturating_add(entry.delta.res().max(0).unsigned_abs());
                     *tally.by_cause.entry(entry.cause).or_default() += entry.delta;
-                    tally.faults.minor = tally.faults.minor.saturating_add(entry.faults.minor);
-                    tally.faults.major = tally.faults.major.saturating_add(entry.faults.major);
+                    tally.faults.minor = tally.faults.minor.wrapping_add(entry.faults.minor);
+                    tally.faults.major = tally.faults.major.wrapping_add(entry.faults.major);
                 }
             }
             Report::Closing(closing) => {
@@ -304,6 +304,9 @@ fn check_books(reports: &[Report]) -> Result<(), TestCaseError> {
                 prop_assert_eq!(&causes, &tally.by_cause);
                 prop_assert_eq!(closing.unexplained, tally.unexplained);
                 prop_assert_eq!(closing.faults, tally.faults);
+                let mut faults = Faults::default();
+                closing.by_cause.iter().for_each(|(_, sum)| faults += sum.faults);
+                prop_assert_eq!(closing.faults, faults);
                 if let Some(last) = tally.closing {
                     prop_assert_eq!(closing.closing.amounts, last);
                 }

@@ -135,7 +135,7 @@ impl Finder {
         story.add(&self.waiting, window);
         let burst = story.told(window);
         let moved = burst.delta.gross().unsigned_abs();
-        (burst.faults.all() >= LEAST_FAULTS || moved >= LEAST_PAGES).then_some(burst)
+        (burst.faults.shown() >= LEAST_FAULTS || moved >= LEAST_PAGES).then_some(burst)
     }
 }
 

@@ -117,7 +117,7 @@ impl Share {
     }
 
     fn of_faults(self, faults: Faults) -> Faults {
-        Faults { minor: self.of(faults.minor), major: self.of(faults.major) }
+        Faults { minor: self.of_signed(faults.minor), major: self.of_signed(faults.major) }
     }
 
     fn of_latency(self, latency: &Latency) -> Latency {
@@ -206,7 +206,7 @@ pub(super) struct Story {
     displaced: Amounts,
     given_back: Amounts,
     /// Of each path that is wholly its own: faults, first and last time.
-    paths: BTreeMap<Path, (u64, u64, u64)>,
+    paths: BTreeMap<Path, (i64, u64, u64)>,
 }
 
 impl Story {
@@ -244,7 +244,7 @@ impl Story {
     }
 
     fn add_part(&mut self, entry: &Entry, share: Share) {
-        let faults = entry.faults.all();
+        let faults = entry.faults.shown();
         let outside = faults - share.of(faults).min(faults);
         let unsure = if outside <= SAMPLE && outside < faults / 2 {
             // No more than a sample of it is outside, which is nothing but chance.
@@ -285,7 +285,7 @@ impl Story {
     }
 
     /// Half of the faults of the path that has most.
-    fn half_of_largest(&self) -> u64 {
+    fn half_of_largest(&self) -> i64 {
         self.paths.values().map(|(faults, ..)| *faults).max().unwrap_or_default() / 2
     }
 
@@ -351,17 +351,17 @@ struct Dividing {
 
 impl Dividing {
     fn of(interval: &Interval, window: Window, start_ns: u64, end_ns: u64) -> Self {
-        let (mut own, mut others) = (0_u64, 0_u64);
+        let (mut own, mut others) = (Faults::default(), Faults::default());
         for entry in interval.entries.iter().filter(|entry| is_fault(entry.cause)) {
             match belongs(entry, start_ns, end_ns) {
-                Belongs::Wholly => own = own.saturating_add(entry.faults.all()),
-                Belongs::Beside | Belongs::Not => others = others.saturating_add(entry.faults.all()),
+                Belongs::Wholly => own += entry.faults,
+                Belongs::Beside | Belongs::Not => others += entry.faults,
                 Belongs::Partly => {}
             }
         }
         let inside = interval.faults(window.start..window.end);
         let outside = interval.faults(0..u64::MAX).saturating_sub(inside);
-        let rest = |all: u64, known: u64| Share { part: all.saturating_sub(known), whole: all.max(1) };
+        let rest = |all: u64, known: Faults| Share { part: all.saturating_sub(known.shown()), whole: all.max(1) };
         Self { window, inside: rest(inside, own), outside: rest(outside, others) }
     }
 

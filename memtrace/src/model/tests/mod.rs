@@ -1,6 +1,7 @@
 //! What the model says about small, readable sessions.
 
 mod audits;
+mod faults;
 mod kinds;
 mod mappings;
 mod residency;
@@ -178,7 +179,7 @@ impl Session {
             stack: Some(StackId(3)),
             nr,
             detail: 0,
-            faults: pages.unsigned_abs(),
+            faults: pages.saturating_abs(),
             major: 0,
             kernel_mode: 0,
             latency: Latency::default(),

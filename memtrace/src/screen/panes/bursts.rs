@@ -36,7 +36,7 @@ pub(super) fn page(app: &App, view: &View<'_>) -> Page {
         .map(|burst| {
             let lead = burst.stacks.iter().find_map(|part| view.names.get(part.of.as_ref()));
             let pid = if several { format!("[{}] ", burst.pid) } else { String::new() };
-            let faults = burst.faults.all();
+            let faults = burst.faults.shown();
             let when = format!(
                 " {} {}",
                 app.time(burst.start_ns, true),

@@ -263,11 +263,11 @@ fn describe(row: &Row, scale: crate::views::Scale, span: u64) -> Vec<String> {
         }
     }
     let mut lines = vec![what];
-    let faults = row.faults.all();
+    let faults = row.faults.shown();
     if faults > 0 {
         let mut text = counted(faults, "fault", "faults");
         if row.faults.major > 0 {
-            text.push_str(&format!(" ({} major)", count(row.faults.major)));
+            text.push_str(&format!(" ({} major)", count(row.faults.major.unsigned_abs())));
         }
         if let (Some(p50), Some(p99)) = (row.latency.quantile_ns(500), row.latency.quantile_ns(990)) {
             text.push_str(&format!(", p50 {}, p99 {}", duration(p50), duration(p99)));

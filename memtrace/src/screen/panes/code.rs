@@ -46,7 +46,7 @@ impl Measure {
         match self {
             Self::Grown => entry.delta.res().max(0).unsigned_abs(),
             Self::GivenBack => entry.delta.res().min(0).unsigned_abs(),
-            Self::Faults => entry.faults.all(),
+            Self::Faults => entry.faults.shown(),
         }
     }
 }

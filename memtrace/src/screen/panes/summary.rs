@@ -55,10 +55,10 @@ pub(super) fn page(app: &App, view: &View<'_>, width: usize) -> Page {
         causes.sort_by_key(|(_, (delta, _))| std::cmp::Reverse(delta.gross()));
         for (cause, (delta, faults)) in causes {
             let bytes = scale.bytes(delta.res());
-            let n = faults.all();
+            let n = faults.shown();
             let mut tail = if n > 0 { format!("{} faults", count(n)) } else { String::new() };
             if faults.major > 0 {
-                tail.push_str(&format!(", {} major", count(faults.major)));
+                tail.push_str(&format!(", {} major", count(faults.major.unsigned_abs())));
             }
             if delta.swap != 0 {
                 tail.push_str(&format!("  swap {}", signed_size(scale.bytes(delta.swap))));

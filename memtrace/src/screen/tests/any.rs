@@ -53,19 +53,21 @@ fn entry() -> impl Strategy<Value = Entry> {
     let times = (time(), time());
     let ids = (any::<u32>(), proptest::option::of(0_u32..400));
     let places = (proptest::option::of(mapping()), proptest::option::of(stack()));
-    (causes, amounts(), places, ids, times, name(), any::<u64>(), any::<u32>()).prop_map(
-        |(cause, delta, (mapping, stack), (tid, syscall), (first_ns, last_ns), comm, faults, sampled)| Entry {
-            cause,
-            delta,
-            faults: Faults { minor: faults, major: faults / 2 },
-            mapping,
-            tid,
-            comm,
-            syscall,
-            latency: Latency { samples: u64::from(sampled), sum_ns: faults, max_ns: faults, hist: [sampled / 64; 24] },
-            stack,
-            first_ns,
-            last_ns,
+    (causes, amounts(), places, ids, times, name(), any::<(i64, i64, u64)>(), any::<u32>()).prop_map(
+        |(cause, delta, (mapping, stack), (tid, syscall), (first_ns, last_ns), comm, (minor, major, took), sampled)| {
+            Entry {
+                cause,
+                delta,
+                faults: Faults { minor, major },
+                mapping,
+                tid,
+                comm,
+                syscall,
+                latency: Latency { samples: u64::from(sampled), sum_ns: took, max_ns: took, hist: [sampled / 64; 24] },
+                stack,
+                first_ns,
+                last_ns,
+            }
         },
     )
 }

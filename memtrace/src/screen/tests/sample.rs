@@ -79,7 +79,7 @@ pub(in crate::screen) fn entry(n: u64, cause: Cause, delta: Amounts, mapping: &A
     Entry {
         cause,
         delta,
-        faults: Faults { minor: delta.res().max(0).unsigned_abs(), major: 0 },
+        faults: Faults { minor: delta.res().max(0), major: 0 },
         mapping: Some(Arc::clone(mapping)),
         tid: PID,
         comm: b"postgres".to_vec(),

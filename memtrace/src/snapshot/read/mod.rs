@@ -12,6 +12,7 @@ mod threads;
 pub use costs::Costs;
 pub use files::read_files;
 pub use group::{Pages, read_pages};
+pub use process::parse;
 
 use super::{Reason, Snapshot};
 use crate::cli::{ReadOptions, Subject};
@@ -55,6 +56,8 @@ impl From<&procfs::Error> for Reason {
         match error {
             procfs::Error::PermissionDenied { .. } => Self::NotPermitted { capability: "CAP_SYS_PTRACE".to_owned() },
             procfs::Error::NoSuchProcess(_) | procfs::Error::Gone(_) | procfs::Error::Zombie(_) => Self::Gone,
+            // It is there, but its memory is gone.
+            procfs::Error::Io { source, .. } if source.raw_os_error() == Some(libc::ESRCH) => Self::Gone,
             procfs::Error::Io { source, .. } => Self::Failed { what: source.to_string() },
             other => Self::Failed { what: other.to_string() },
         }

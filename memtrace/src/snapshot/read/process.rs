@@ -125,20 +125,13 @@ impl Reading {
 
     /// The mappings with all that smaps says, and their sums. `expected`: how many there may be.
     fn read_smaps(&mut self, expected: usize) -> Result<Found, Error> {
-        let mut text = Vec::new();
-        self.costs.add_reading(Source::Smaps, self.files.read_smaps(&mut text)?);
-        if text.is_empty() {
+        let mut parsed = Parsed::new(expected);
+        let (cost, report) = self.files.visit_smaps(|header, smaps| parsed.add(header, smaps))?;
+        self.costs.add_reading(Source::Smaps, cost);
+        let Parsed { mappings, hugetlb, sums, .. } = parsed;
+        if mappings.is_empty() {
             return Err(Error::Gone(self.process.pid));
         }
-        let (page_size, mut sums) = (page_size(), Sums::default());
-        let (mut mappings, mut hugetlb) = (Vec::with_capacity(expected), Vec::new());
-        let report = visit_smaps(&text, |header, smaps| {
-            if smaps.kernel_page > page_size {
-                hugetlb.push(mappings.len());
-            }
-            sums.add(smaps);
-            mappings.push(Mapping { resident: Some(resident(smaps)), detail: Some(detail(smaps)), ..mapping(header) });
-        });
         self.note_malformed(Source::Smaps, report.malformed);
         if report.malformed == 0 {
             let private_file = self.private_file(&sums);
@@ -207,19 +200,12 @@ impl Reading {
 
     /// Gives the mappings their kinds, names and allocators.
     fn describe(&mut self, mappings: &mut [Mapping], hugetlb: &[usize]) {
-        let mut context =
-            Context { program: self.process.exe.as_deref().unwrap_or_default().into(), ..Context::default() };
         let mut mounts = Vec::new();
         // Without it, a file on a tmpfs is a file.
-        if self.files.read_mounts(&mut mounts).is_ok() {
-            visit_mounts(&mounts, |device, file_system| match file_system {
-                b"tmpfs" | b"devtmpfs" => context.tmpfs.push(device),
-                b"hugetlbfs" => context.hugetlbfs.push(device),
-                _ => {}
-            });
-            context.tmpfs.sort_unstable();
-            context.hugetlbfs.sort_unstable();
+        if self.files.read_mounts(&mut mounts).is_err() {
+            mounts.clear();
         }
+        let mut context = context(self.process.exe.as_deref().unwrap_or_default(), &mounts);
         describe(mappings, hugetlb, &mut context);
     }
 }
@@ -231,6 +217,52 @@ struct Found {
     hugetlb: Vec<usize>,
     /// smaps was not read: what it would have walked, and the limit.
     over_budget: Option<(SmapsSize, u64)>,
+}
+
+/// A text of smaps.
+struct Parsed {
+    mappings: Vec<Mapping>,
+    hugetlb: Vec<usize>,
+    sums: Sums,
+    page_size: u64,
+}
+
+impl Parsed {
+    fn new(expected: usize) -> Self {
+        let (mappings, hugetlb) = (Vec::with_capacity(expected), Vec::new());
+        Self { mappings, hugetlb, sums: Sums::default(), page_size: page_size() }
+    }
+
+    fn add(&mut self, header: &MapsHeader<'_>, smaps: &SmapsMapping) {
+        if smaps.kernel_page > self.page_size {
+            self.hugetlb.push(self.mappings.len());
+        }
+        self.sums.add(smaps);
+        self.mappings.push(Mapping { resident: Some(resident(smaps)), detail: Some(detail(smaps)), ..mapping(header) });
+    }
+}
+
+/// The mappings and sums of a text of smaps, with everything that is known of them without asking anyone: by the
+/// program's path and the text of mountinfo, both empty where unknown. [`Rollup::private_file`] is not known.
+#[must_use]
+pub fn parse(smaps: &[u8], program: &[u8], mounts: &[u8]) -> (Vec<Mapping>, Rollup) {
+    let mut parsed = Parsed::new(0);
+    visit_smaps(smaps, |header, mapping| parsed.add(header, mapping));
+    let Parsed { mut mappings, hugetlb, sums, .. } = parsed;
+    describe(&mut mappings, &hugetlb, &mut context(program, mounts));
+    (mappings, sums.rollup)
+}
+
+fn context(program: &[u8], mounts: &[u8]) -> Context {
+    let mut context = Context { program: program.into(), ..Context::default() };
+    visit_mounts(mounts, |device, file_system| match file_system {
+        b"tmpfs" | b"devtmpfs" => context.tmpfs.push(device),
+        b"hugetlbfs" => context.hugetlbfs.push(device),
+        _ => {}
+    });
+    context.tmpfs.sort_unstable();
+    context.hugetlbfs.sort_unstable();
+    context
 }
 
 /// What the mappings of smaps add up to.

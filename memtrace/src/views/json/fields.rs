@@ -48,8 +48,8 @@ impl Level {
 
 #[derive(Serialize)]
 pub(super) struct FaultFields {
-    minor: u64,
-    major: u64,
+    minor: i64,
+    major: i64,
 }
 
 impl From<Faults> for FaultFields {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::event::{EndReason, TaskWhat};
-use crate::statement::{EndReport, ProcessChange};
+use crate::statement::{EndReport, Faults, ProcessChange};
 use crate::views::sample;
 use memtrace_common::Cause;
 use proptest::prelude::*;
@@ -128,6 +128,14 @@ fn what_is_unknown_is_null() {
     let entry = &value["entries"][0];
     assert!(entry["mapping"].is_null() && entry["fault_ns"].is_null() && entry["stack_id"].is_null());
     assert_eq!(entry["syscall"], "syscall_999");
+}
+
+#[test]
+fn faults_that_an_interval_takes_back_are_below_zero() {
+    let mut statement = sample::growth();
+    statement.entries[0].faults = Faults { minor: -1, major: 1 };
+    let value = with_meta(Report::Statement(statement));
+    assert_eq!(value["entries"][0]["faults"], serde_json::json!({"minor": -1, "major": 1}));
 }
 
 #[test]

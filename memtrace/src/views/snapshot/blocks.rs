@@ -4,6 +4,7 @@
 
 use super::labels::{Label, kind_words};
 use crate::cli::PictureScale;
+use crate::event::permission;
 use crate::snapshot::{Mapping, PageMap, Process, Slice};
 use crate::statement::Kind;
 use crate::views::columns::{columns, cut};
@@ -60,7 +61,7 @@ impl<'a> Block<'a> {
     /// The mapping that gives the block its name: not the guard before it.
     fn chief(&self) -> Option<&'a Mapping> {
         let all = || self.mappings.iter().map(|&(_, mapping)| mapping);
-        all().find(|mapping| mapping.kind != Kind::Guard).or_else(|| all().next())
+        all().find(|mapping| !is_bare(mapping)).or_else(|| all().next())
     }
 
     fn is_one_thing(&self) -> bool {
@@ -175,7 +176,8 @@ pub(super) fn blocks<'a>(process: &'a Process, map: &PageMap, filter: Option<&st
     let mut before = None;
     let mut blocks: Vec<Block<'a>> = Vec::new();
     for (index, mapping) in process.mappings.iter().flatten().enumerate() {
-        let gap = before.map_or(0, |end| mapping.start.saturating_sub(end));
+        // Before the kernel's half (vsyscall) lies what nothing can ever map.
+        let gap = before.filter(|_| mapping.start >> 63 == 0).map_or(0, |end| mapping.start.saturating_sub(end));
         before = Some(mapping.end);
         if filter.is_some_and(|wanted| !matches(mapping, wanted)) {
             continue;
@@ -196,20 +198,30 @@ fn matches(mapping: &Mapping, wanted: &str) -> bool {
         || mapping.kind.name().contains(wanted)
 }
 
+/// Nothing may be there: a guard, or the unused rest of something.
+fn is_bare(mapping: &Mapping) -> bool {
+    mapping.kind == Kind::Guard
+        || mapping.permissions & (permission::READ | permission::WRITE | permission::EXECUTE) == 0
+}
+
 /// Whether the mapping goes on what the one before began.
 fn is_one(chief: &Mapping, end: u64, next: &Mapping) -> bool {
+    if !next.name.is_empty() && chief.name == next.name {
+        return next.start.saturating_sub(end) < FAR;
+    }
+    // A stack's guard lies before it, the unused rest of an arena behind.
     let contiguous = end == next.start;
-    match (chief.kind, next.kind) {
-        // A stack's guard lies before it, the unused rest of an arena behind.
-        (Kind::Guard, Kind::ThreadStack) | (Kind::Arena, Kind::Guard) => contiguous && next.name.is_empty(),
-        _ => !next.name.is_empty() && chief.name == next.name && next.start.saturating_sub(end) < FAR,
+    match (is_bare(chief), is_bare(next)) {
+        (true, false) => contiguous && next.kind == Kind::ThreadStack && is_part_of(next, chief),
+        (false, true) => contiguous && chief.kind == Kind::Arena && is_part_of(chief, next),
+        _ => false,
     }
 }
 
 fn is_part_of(chief: &Mapping, mapping: &Mapping) -> bool {
-    std::ptr::eq(chief, mapping)
-        || (!chief.name.is_empty() && chief.name == mapping.name)
-        || (mapping.kind == Kind::Guard && matches!(chief.kind, Kind::ThreadStack | Kind::Arena))
+    let fits = mapping.kind == Kind::Guard || mapping.kind == chief.kind;
+    let bare_part = is_bare(mapping) && fits && matches!(chief.kind, Kind::ThreadStack | Kind::Arena);
+    std::ptr::eq(chief, mapping) || (!chief.name.is_empty() && chief.name == mapping.name) || bare_part
 }
 
 /// Joins the smallest neighbours until there are so many: rather those of one kind, and rather near ones. Of those
@@ -253,6 +265,14 @@ fn cost(a: &Block<'_>, b: &Block<'_>) -> u32 {
     let other = u32::from(kind(a).zip(kind(b)).is_some_and(|(a, b)| a != b));
     let far = u32::from(b.gap >= FAR);
     weight(a).max(weight(b)) + STEP * (other + 2 * far)
+}
+
+/// An address in at most twelve digits: what only vsyscall has more of is cut.
+pub(super) fn address(address: u64) -> String {
+    match address >> 48 {
+        0 => format!("{address:x}"),
+        _ => format!("…{:011x}", address & ((1 << 44) - 1)),
+    }
 }
 
 /// How long a block of so many bytes is drawn when the largest is `most` long; never shorter than `least`.

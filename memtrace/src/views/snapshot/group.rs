@@ -106,7 +106,7 @@ fn headline(members: &[&Process], group: &Group, sheet: &mut Sheet) {
             ));
         }
         None if group.physical.is_some() => told.push_str(": they share nothing"),
-        None => {}
+        None => told.push_str("; how much of it is counted more than once is unknown"),
     }
     told.push('.');
     sheet.wrapped((Look::Plain, ""), 0, (Look::Strong, &told));
@@ -288,6 +288,10 @@ fn objects(physical: &Physical, show: &ShowOptions, sheet: &mut Sheet) {
         .map(|object| match object.kind {
             Kind::SharedAnon | Kind::Heap | Kind::Stack => Label::plain(kind_words(object.kind)),
             kind if object.name.is_empty() => Label::plain(kind_words(kind)),
+            // The file's own pages have a row of their own.
+            Kind::Program | Kind::Library if object.inode == 0 => {
+                Label { words: "data of".to_owned(), name: &object.name }
+            }
             _ => Label::name(&object.name),
         })
         .collect();

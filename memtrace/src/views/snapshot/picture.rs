@@ -159,7 +159,7 @@ impl Layout {
 
     fn block(&self, block: &Block<'_>, cells: &[Parts], out: &mut String) {
         out.push(' ');
-        self.styled(&format!("{:>ADDRESS$x}", block.start), "2", out);
+        self.styled(&format!("{:>ADDRESS$}", blocks::address(block.start)), "2", out);
         let _ = write!(out, "  {} ", left(&block.label(self.name), self.name));
         self.cells(cells, out);
         let resident = block.resident.map_or_else(|| "?".to_owned(), size);

@@ -217,7 +217,7 @@ fn draw(column: &Column<'_>, block: &Block<'_>, (top, height): (u32, u32), addre
     xml.rect("o", (column.left, top), (COLUMN, height));
     let middle = top + height / 2 + 4;
     if addresses {
-        xml.text("d", column.left - 8, middle, "end", &format!("{:x}", block.start));
+        xml.text("d", column.left - 8, middle, "end", &blocks::address(block.start));
     }
     let figures = match block.resident {
         Some(resident) => format!("{} of {}", size(resident), size(block.size)),

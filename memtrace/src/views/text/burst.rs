@@ -85,7 +85,7 @@ impl Session {
         if burst.given_back.res() != 0 {
             text.push_str(&format!(" {} was given back.", gone(burst.given_back.res())));
         }
-        let unsure = burst.uncertain.faults.all();
+        let unsure = burst.uncertain.faults.shown();
         if unsure > 0 {
             text.push_str(&format!(
                 " Of all this, {} are a share of what the same code did before or after, too.",
@@ -123,9 +123,9 @@ fn sentence(text: &str) -> String {
 }
 
 fn cost(burst: &Burst) -> String {
-    let mut parts = vec![counted(burst.faults.minor, "minor fault", "minor faults")];
+    let mut parts = vec![counted(burst.faults.minor.max(0).unsigned_abs(), "minor fault", "minor faults")];
     if burst.faults.major > 0 {
-        parts.push(counted(burst.faults.major, "major fault", "major faults"));
+        parts.push(counted(burst.faults.major.unsigned_abs(), "major fault", "major faults"));
     }
     for (name, per_mille) in [("p50", 500), ("p99", 990)] {
         parts.extend(burst.latency.quantile_ns(per_mille).map(|ns| format!("{name} {}", duration(ns))));

@@ -53,7 +53,7 @@ impl Session {
             level(scale.bytes(c.closing.amounts.res())),
             level(scale.bytes(c.peak_res)),
             if parts.is_empty() { "nothing changed".to_owned() } else { parts.join(", ") },
-            counted(c.faults.all(), "fault", "faults"),
+            counted(c.faults.shown(), "fault", "faults"),
         );
         let stamp = self.stamp(c.ts_ns);
         let indent = stamp.chars().count();
@@ -109,7 +109,7 @@ impl Session {
     fn causes(&mut self, c: &ClosingStatement) {
         let scale = self.scale;
         let rows: Vec<&(Cause, Sum)> =
-            c.by_cause.iter().filter(|(_, sum)| !sum.delta.is_zero() || sum.faults.all() > 0).collect();
+            c.by_cause.iter().filter(|(_, sum)| !sum.delta.is_zero() || sum.faults.shown() > 0).collect();
         if rows.is_empty() {
             let moved = c.opening.amounts != c.closing.amounts || c.peak_res != c.opening.amounts.res();
             let text = if moved && self.without_probes() {
@@ -140,7 +140,7 @@ impl Session {
     fn mappings(&mut self, c: &ClosingStatement) {
         let scale = self.scale;
         let rows: Vec<_> =
-            c.by_mapping.iter().filter(|(_, sum)| !sum.delta.is_zero() || sum.faults.all() > 0).collect();
+            c.by_mapping.iter().filter(|(_, sum)| !sum.delta.is_zero() || sum.faults.shown() > 0).collect();
         if rows.is_empty() {
             return;
         }
@@ -162,8 +162,8 @@ impl Session {
             if sum.grown > 0 && sum.shrunk > 0 {
                 text.push_str(&format!(" · {}", in_and_out(sum, scale)));
             }
-            if sum.faults.all() > 0 {
-                text.push_str(&format!(" · {}", counted(sum.faults.all(), "fault", "faults")));
+            if sum.faults.shown() > 0 {
+                text.push_str(&format!(" · {}", counted(sum.faults.shown(), "fault", "faults")));
             }
             self.sheet.wrapped((Look::of(res), &format!("{:>13}  ", signed_size(res))), 15, (Look::Plain, &text));
         }
@@ -307,15 +307,15 @@ impl Ledger {
 
 /// `     15,411 faults (3 major)   about 31 ms`
 fn fault_columns(sum: &Sum) -> String {
-    if sum.faults.all() == 0 {
+    if sum.faults.shown() == 0 {
         return String::new();
     }
     let mut text =
-        format!("  {:>11} {}", count(sum.faults.all()), if sum.faults.all() == 1 { "fault" } else { "faults" });
+        format!("  {:>11} {}", count(sum.faults.shown()), if sum.faults.shown() == 1 { "fault" } else { "faults" });
     if sum.faults.major > 0 {
-        text.push_str(&format!(" ({} major)", count(sum.faults.major)));
+        text.push_str(&format!(" ({} major)", count(sum.faults.major.unsigned_abs())));
     }
-    if let Some(total) = sum.latency.estimated_total_ns(sum.faults.all()) {
+    if let Some(total) = sum.latency.estimated_total_ns(sum.faults.shown()) {
         text.push_str(&format!("  about {}", duration(total)));
     }
     text

@@ -168,10 +168,11 @@ impl Session {
         }
         if let Some(rest) = entries.get(SHOWN..).filter(|rest| !rest.is_empty()) {
             let res: i64 = rest.iter().map(|(_, m)| m.entry.delta.res()).sum();
-            let faults: u64 = rest.iter().map(|(_, m)| m.entry.faults.all()).sum();
+            let mut faults = Faults::default();
+            rest.iter().for_each(|(_, m)| faults += m.entry.faults);
             let mut text = format!("and {} more, together {}", count(rest.len() as u64), signed_size(scale.bytes(res)));
-            if faults > 0 {
-                text.push_str(&format!(", {}", counted(faults, "fault", "faults")));
+            if faults.shown() > 0 {
+                text.push_str(&format!(", {}", counted(faults.shown(), "fault", "faults")));
             }
             self.sheet.wrapped((Look::Plain, &" ".repeat(INDENT)), INDENT, (Look::Faint, &text));
         }
@@ -314,15 +315,15 @@ fn place(mapping: &MappingRef, entry: &Entry, known: bool) -> String {
 
 fn faults(entry: &Entry, span: u64, brief: bool) -> Option<String> {
     let Faults { minor, major } = entry.faults;
-    if entry.faults.all() == 0 {
+    if entry.faults.shown() == 0 {
         return None;
     }
     let mut parts = Vec::new();
     if minor > 0 {
-        parts.push(counted(minor, "minor fault", "minor faults"));
+        parts.push(counted(minor.unsigned_abs(), "minor fault", "minor faults"));
     }
     if major > 0 {
-        parts.push(counted(major, "major fault", "major faults"));
+        parts.push(counted(major.unsigned_abs(), "major fault", "major faults"));
     }
     let samples = entry.latency.samples;
     if let Some(p50) = entry.latency.quantile_ns(500).filter(|_| samples >= SAMPLES_FOR_P50) {
@@ -331,7 +332,7 @@ fn faults(entry: &Entry, span: u64, brief: bool) -> Option<String> {
     if let Some(p99) = entry.latency.quantile_ns(990).filter(|_| samples >= SAMPLES_FOR_P99 && !brief) {
         parts.push(format!("p99 {}", duration(p99)));
     }
-    if let Some(total) = entry.latency.estimated_total_ns(entry.faults.all()) {
+    if let Some(total) = entry.latency.estimated_total_ns(entry.faults.shown()) {
         // Less than a thousandth of the time is no news.
         let share = percent(total, span).filter(|_| total > span / 1000);
         let share = share.map_or_else(String::new, |share| format!(" ({share} of the time)"));

@@ -40,7 +40,7 @@ struct Path {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Weight {
     pages: u64,
-    faults: u64,
+    faults: i64,
 }
 
 impl Weight {
@@ -86,7 +86,7 @@ impl Paths {
             return if line.is_empty() { Vec::new() } else { vec![format!("at {line}")] };
         }
         let share = |weight: Weight| match whole.pages {
-            0 => percent(weight.faults, whole.faults),
+            0 => percent(weight.faults.max(0).unsigned_abs(), whole.faults.max(0).unsigned_abs()),
             pages => percent(weight.pages, pages),
         };
         let told = |(line, weight): (String, Weight)| {
@@ -177,8 +177,8 @@ impl Session {
             if function.stacks > 1 {
                 text.push_str(&format!(" · {} stacks", count(function.stacks)));
             }
-            if function.sum.faults.all() > 0 {
-                text.push_str(&format!(" · {}", counted(function.sum.faults.all(), "fault", "faults")));
+            if function.sum.faults.shown() > 0 {
+                text.push_str(&format!(" · {}", counted(function.sum.faults.shown(), "fault", "faults")));
             }
             let label = format!("{:>13}  ", signed_size(bytes(function.sum.grown, scale)));
             self.sheet.wrapped((Look::Growth, &label), 15, (Look::Plain, &text));

@@ -89,6 +89,21 @@ fn a_repeated_entry_is_told_in_one_line() {
     insta::assert_snapshot!(told(vec![Report::Statement(sample::growth()), Report::Statement(again)]));
 }
 
+#[test]
+fn faults_that_an_interval_takes_back_are_not_told() {
+    let line = |faults| {
+        let mut statement = sample::growth();
+        statement.entries.truncate(1);
+        statement.entries[0].faults = faults;
+        let text = told(vec![Report::Statement(statement)]);
+        text.lines().find(|line| line.contains(" in faults")).map(|line| line.trim().to_owned())
+    };
+    assert_eq!(line(Faults { minor: -1, major: 0 }), None);
+    assert_eq!(line(Faults { minor: -1, major: 1 }), None);
+    let told = line(Faults { minor: -1, major: 3 }).expect("three that were major");
+    assert!(told.starts_with("3 major faults, p50 "), "{told}");
+}
+
 /// One cause, mapping and thread, several code paths.
 fn branching() -> Statement {
     let mut statement = sample::growth();

@@ -82,6 +82,41 @@ fn what_is_one_thing_is_one_block() {
 }
 
 #[test]
+fn each_stack_has_its_guard_and_each_arena_its_rest() {
+    let mut process = sample::postgres();
+    let mut all: Vec<Mapping> = Vec::new();
+    for (kind, writable) in [
+        (Kind::ThreadStack, false),
+        (Kind::ThreadStack, true),
+        (Kind::Guard, false),
+        (Kind::ThreadStack, true),
+        (Kind::Arena, true),
+        (Kind::Arena, false),
+        (Kind::Arena, true),
+        (Kind::Guard, false),
+        (Kind::Anon, true),
+        (Kind::Guard, false),
+    ] {
+        let start = (1 << 40) + all.len() as u64 * PAGE;
+        let permissions = if writable { permission::READ | permission::WRITE } else { 0 };
+        let Some(pattern) = process.mappings.iter().flatten().next().cloned() else {
+            unreachable!("the sample has mappings")
+        };
+        all.push(Mapping { start, end: start + PAGE, kind, permissions, name: Vec::new(), ..pattern });
+    }
+    process.mappings = Some(all);
+    let lengths: Vec<usize> =
+        blocks(&process, &PageMap::default(), None, 100).iter().map(|block| block.mappings.len()).collect();
+    assert_eq!(lengths, [2, 2, 2, 2, 1, 1]);
+}
+
+#[test]
+fn addresses_have_twelve_digits() {
+    assert_eq!(address(0x7ffe_7e5b_c000), "7ffe7e5bc000");
+    assert_eq!(address(0xffff_ffff_ff60_0000), "…fffff600000");
+}
+
+#[test]
 fn the_small_ones_give_way_and_the_large_ones_stay() {
     let process = sample::postgres();
     let map = placed(&process);
