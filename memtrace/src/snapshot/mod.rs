@@ -445,7 +445,8 @@ pub struct Slices {
 /// Several processes together, at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Group {
-    /// Who belongs to it, in the order of the processes shown; those of which nothing could be read are left out.
+    /// Who belongs to it, in the order of the processes shown. Left out are those of which nothing could be read, those
+    /// that ended meanwhile, and those whose address space is that of one before them (`CLONE_VM`).
     pub pids: Vec<u32>,
     /// Σ RES: counts a shared page once for each process.
     pub sum_res: u64,

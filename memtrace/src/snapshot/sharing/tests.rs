@@ -127,11 +127,11 @@ fn one_page_in_many_mappings_is_one_page() {
             sharing.add_page(5, merged, mapping).expect("there is room");
         }
     }
-    let count = |_, counts: &mut [_]| {
+    let read = |_: u64, counts: &mut [u64]| {
         counts.fill(2000);
         Ok::<(), ()>(())
     };
-    sharing.count_outside(count).expect("reading cannot fail");
+    sharing.count_outside(read).expect("reading cannot fail");
     let physical = sharing.finish();
     assert_eq!((physical.res, physical.uss), (PAGE, PAGE));
     assert_eq!(physical.objects[0].sum_res, 2000 * PAGE);
