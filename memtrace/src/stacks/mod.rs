@@ -59,6 +59,8 @@ pub struct Stacks {
     unknown: StackEnd,
     events: Vec<Event>,
     new_code: HashMap<CodeId, NewCode>,
+    /// The same, of those whose events were taken.
+    told_code: HashMap<CodeId, NewCode>,
     new_paths: Vec<(StackKey, StackPath)>,
     scratch: Vec<u32>,
 }
@@ -97,6 +99,7 @@ impl Stacks {
             unknown,
             events: Vec::new(),
             new_code: HashMap::new(),
+            told_code: HashMap::new(),
             new_paths: Vec::new(),
             scratch: Vec::new(),
         }
@@ -172,12 +175,14 @@ impl Stacks {
         for mm in std::mem::replace(&mut self.retiring, std::mem::take(&mut self.closed)) {
             self.spaces.remove(&mm);
         }
+        self.told_code.extend(self.new_code.drain());
         std::mem::take(&mut self.events)
     }
 
-    /// Of the [`Event::Code`]s since the last call, where their names are; those that have none anywhere are left out.
+    /// Of the [`Event::Code`]s that were taken since the last call, where their names are; those that have none anywhere
+    /// are left out. What is not taken yet is not told either: copies are unwound between intervals, too.
     pub fn take_new_code(&mut self) -> HashMap<CodeId, NewCode> {
-        std::mem::take(&mut self.new_code)
+        std::mem::take(&mut self.told_code)
     }
 
     /// What the probes are to compare, for each copy since the last call.

@@ -239,6 +239,19 @@ fn equal_stacks_have_one_number_and_unknown_ones_one_frame() {
     assert!(matches!(&off.take_events()[..], [Event::Code(_), Event::Stack(Stack { end: StackEnd::Off, .. })]));
 }
 
+/// A turn of copies may come between an interval's end and its telling: names asked for too early would never be.
+#[test]
+fn where_names_are_is_told_with_the_code() {
+    let snapshot = snapshot();
+    let mut stacks = Stacks::new();
+    stacks.copied(MM, &snapshot.record, &snapshot.bytes);
+    assert!(stacks.take_new_code().is_empty());
+    let events = stacks.take_events();
+    let new = stacks.take_new_code();
+    let told = |id| events.iter().any(|event| matches!(event, Event::Code(code) if code.id == id));
+    assert!(!new.is_empty() && new.keys().all(|id| told(*id)));
+}
+
 #[test]
 fn a_process_that_is_gone_has_its_parents_code_or_none() {
     let snapshot = snapshot();
