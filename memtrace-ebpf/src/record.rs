@@ -89,13 +89,7 @@ fn spill(epoch: u32, key: &RecordKey, member: usize, pages: i64, faults: i32) {
 /// When the interval in which they were booked is over and its map drained, they are taken from a new record of this one,
 /// which is below zero then: the sum over both intervals is right.
 #[inline(always)]
-pub fn shift(
-    epoch: u32,
-    from: &RecordKey,
-    to: &RecordKey,
-    ip: u64,
-    (member, pages, faults): (usize, i64, i32),
-) {
+pub fn shift(epoch: u32, from: &RecordKey, to: &RecordKey, ip: u64, (member, pages, faults): (usize, i64, i32)) {
     let _ = book(epoch, from, ip, member, -pages, -faults);
     let _ = book(epoch, to, ip, member, pages, faults);
 }

@@ -30,6 +30,10 @@ impl Reading {
         let files = ProcessFiles::open(pid)?;
         let mut costs = Costs::default();
         let status = costs.time(Source::Status, || files.read_status())?;
+        let counters = counters(&status);
+        if counters.is_none() {
+            return Err(Error::Gone(pid));
+        }
         let process = Process {
             pid,
             start_time: files.start_time(),
@@ -39,7 +43,7 @@ impl Reading {
             time_ns: now_ns(),
             page_size: page_size(),
             state: status.state,
-            counters: counters(&status),
+            counters,
             counters_after: None,
             rollup: None,
             mappings: None,
