@@ -124,7 +124,7 @@ fn smaps_rollup_status_and_statm_of_a_stopped_process_agree() {
     assert_eq!(amounts.anon as u64 * page_size(), rollup.anonymous);
 
     let size = files.read_size(&mut maps_text).unwrap();
-    assert_eq!((size.mappings, size.resident_pages), (lines.len() as u64, statm.resident));
+    assert_eq!((size.mappings, size.walked_pages), (lines.len() as u64, statm.resident));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{MapsHeader, ReadCost};
 const WAIT_PER_COST: u64 = 50;
 /// Measured: what a mapping costs.
 const NS_PER_MAPPING: f64 = 1_700.0;
-/// Measured: what a resident 4 KiB page costs.
+/// Measured: what a resident 4 KiB page costs. One in swap has its sharers counted, too: about as much.
 const NS_PER_PAGE: f64 = 18.0;
 /// Measured: what a mapping costs that nothing is printed of.
 const ROLLUP_NS_PER_MAPPING: f64 = 200.0;
@@ -26,8 +26,8 @@ const LARGEST_CORRECTION: f64 = 4.0;
 pub struct SmapsSize {
     /// Number of mappings.
     pub mappings: u64,
-    /// Resident pages of the process.
-    pub resident_pages: u64,
+    /// Pages that the walk looks at: those in memory and those in swap.
+    pub walked_pages: u64,
     /// Upper bound of the pages under one hold: the largest sum of the sizes of six neighbouring mappings, in pages.
     pub neighbouring_pages: u64,
     window: [u64; MAPPINGS_PER_HOLD],
@@ -35,17 +35,17 @@ pub struct SmapsSize {
 }
 
 impl SmapsSize {
-    /// Of a process with so many resident pages; its mappings are then given to [`Self::add`].
+    /// Of a process with so many pages in memory and in swap; its mappings are then given to [`Self::add`].
     #[must_use]
-    pub fn new(resident_pages: u64) -> Self {
-        Self { resident_pages, ..Self::default() }
+    pub fn new(walked_pages: u64) -> Self {
+        Self { walked_pages, ..Self::default() }
     }
 
     /// Of a process whose mappings are not known: at worst, all of its pages are under one hold.
     #[must_use]
-    pub fn at_worst(resident_pages: u64) -> Self {
+    pub fn at_worst(walked_pages: u64) -> Self {
         let mappings = MAPPINGS_PER_HOLD as u64;
-        Self { mappings, resident_pages, neighbouring_pages: u64::MAX, ..Self::default() }
+        Self { mappings, walked_pages, neighbouring_pages: u64::MAX, ..Self::default() }
     }
 
     /// Takes the next mapping by address.
@@ -64,16 +64,16 @@ impl SmapsSize {
     /// How long smaps_rollup is expected to take: the kernel holds mmap_lock for all of it, unless someone waits for it.
     #[must_use]
     pub fn estimate_rollup_ns(&self) -> u64 {
-        (self.mappings as f64 * ROLLUP_NS_PER_MAPPING + self.resident_pages as f64 * NS_PER_PAGE) as u64
+        (self.mappings as f64 * ROLLUP_NS_PER_MAPPING + self.walked_pages as f64 * NS_PER_PAGE) as u64
     }
 
     fn whole_ns(&self) -> f64 {
-        self.mappings as f64 * NS_PER_MAPPING + self.resident_pages as f64 * NS_PER_PAGE
+        self.mappings as f64 * NS_PER_MAPPING + self.walked_pages as f64 * NS_PER_PAGE
     }
 
     fn hold_ns(&self) -> f64 {
         let mappings = self.mappings.min(MAPPINGS_PER_HOLD as u64);
-        let pages = self.resident_pages.min(self.neighbouring_pages);
+        let pages = self.walked_pages.min(self.neighbouring_pages);
         mappings as f64 * NS_PER_MAPPING + pages as f64 * NS_PER_PAGE
     }
 }

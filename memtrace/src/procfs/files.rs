@@ -212,12 +212,14 @@ impl ProcessFiles {
         Ok(Pagemap::new(self, self.open_file("pagemap")?, self.page_size))
     }
 
-    /// What a reading of smaps would have to walk, from maps and statm. `buffer` is scratch.
+    /// What a reading of smaps would have to walk, from maps and status. `buffer` is scratch.
     ///
     /// # Errors
     /// As [`Self::read_maps`].
     pub fn read_size(&self, buffer: &mut Vec<u8>) -> Result<SmapsSize, Error> {
-        let mut size = SmapsSize::new(self.read_statm()?.resident);
+        let status = self.read_status()?;
+        let walked = status.vm_rss.unwrap_or(0).saturating_add(status.vm_swap.unwrap_or(0));
+        let mut size = SmapsSize::new(walked / self.page_size);
         self.read_maps(buffer)?;
         visit_maps(buffer, |header| size.add(header, self.page_size));
         Ok(size)

@@ -96,12 +96,14 @@ impl Reading {
     /// The mappings from smaps, or from maps when that is over budget.
     fn read_by_budget(&mut self, limit_ns: Option<u64>) -> Result<Found, Error> {
         let budget = SmapsBudget::new(0, limit_ns);
-        let resident = self.files.read_statm()?.resident;
+        // What is in swap has an entry in the page tables, too.
+        let walked =
+            self.process.counters.map_or(0, |counters| (counters.res().saturating_add(counters.swap)) / page_size());
         // Most processes are so small that it does not matter where their pages are.
-        if budget.check(0, &SmapsSize::at_worst(resident)).is_ok() {
+        if budget.check(0, &SmapsSize::at_worst(walked)).is_ok() {
             return self.read_smaps(0);
         }
-        let (size, mappings) = self.read_maps(resident)?;
+        let (size, mappings) = self.read_maps(walked)?;
         match budget.check(0, &size) {
             Err(Refusal::HoldTooLong { estimate_ns, limit_ns }) => {
                 self.give_up(Source::Smaps, Reason::OverBudget { estimate_ns, limit_ns });
@@ -112,13 +114,13 @@ impl Reading {
     }
 
     /// The mappings without what is in them, and what reading smaps would take.
-    fn read_maps(&mut self, resident_pages: u64) -> Result<(SmapsSize, Vec<Mapping>), Error> {
+    fn read_maps(&mut self, walked_pages: u64) -> Result<(SmapsSize, Vec<Mapping>), Error> {
         let mut text = Vec::new();
         self.costs.add_reading(Source::Maps, self.files.read_maps(&mut text)?);
         if text.is_empty() {
             return Err(Error::Gone(self.process.pid));
         }
-        let (mut size, mut mappings) = (SmapsSize::new(resident_pages), Vec::new());
+        let (mut size, mut mappings) = (SmapsSize::new(walked_pages), Vec::new());
         let report = visit_maps(&text, |header| {
             size.add(header, page_size());
             mappings.push(mapping(header));
