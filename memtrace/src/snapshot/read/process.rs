@@ -59,7 +59,10 @@ impl Reading {
     /// Reads the counters again: what they bound is complete.
     pub(super) fn finish(mut self) -> (ProcessFiles, Process) {
         match self.costs.time(Source::Status, || self.files.read_status()) {
-            Ok(status) => self.process.counters_after = counters(&status),
+            Ok(status) => match counters(&status) {
+                Some(counters) => self.process.counters_after = Some(counters),
+                None => self.give_up(Source::Status, Reason::Gone),
+            },
             Err(error) => self.give_up(Source::Status, (&error).into()),
         }
         self.process.sources = self.costs.into_sources();
