@@ -124,25 +124,38 @@ impl Reading {
             return Err(Error::Gone(self.process.pid));
         }
         let (mut size, mut mappings) = (SmapsSize::new(walked_pages), Vec::new());
+        let mut repeated = 0;
         let report = visit_maps(&text, |header| {
+            if repeats(&mappings, header) {
+                repeated += 1;
+                return;
+            }
             size.add(header, page_size());
             mappings.push(mapping(header));
         });
         self.note_malformed(Source::Maps, report.malformed);
+        self.note_repeated(Source::Maps, repeated);
         Ok((size, mappings))
     }
 
     /// The mappings with all that smaps says, and their sums. `expected`: how many there may be.
     fn read_smaps(&mut self, expected: usize) -> Result<Found, Error> {
-        let mut parsed = Parsed::new(expected);
-        let (cost, report) = self.files.visit_smaps(|header, smaps| parsed.add(header, smaps))?;
-        self.costs.add_reading(Source::Smaps, cost);
-        let Parsed { mappings, hugetlb, sums, .. } = parsed;
+        let mut again = true;
+        let (parsed, malformed) = loop {
+            let mut parsed = Parsed::new(expected);
+            let (cost, report) = self.files.visit_smaps(|header, smaps| parsed.add(header, smaps))?;
+            self.costs.add_reading(Source::Smaps, cost);
+            if parsed.repeated == 0 || !std::mem::take(&mut again) {
+                break (parsed, report.malformed);
+            }
+        };
+        let Parsed { mappings, hugetlb, sums, repeated, .. } = parsed;
         if mappings.is_empty() {
             return Err(Error::Gone(self.process.pid));
         }
-        self.note_malformed(Source::Smaps, report.malformed);
-        if report.malformed == 0 {
+        self.note_malformed(Source::Smaps, malformed);
+        self.note_repeated(Source::Smaps, repeated);
+        if malformed == 0 {
             let private_file = self.private_file(&sums);
             self.process.rollup = Some(Rollup { private_file, ..sums.rollup });
         }
@@ -207,6 +220,14 @@ impl Reading {
         }
     }
 
+    fn note_repeated(&mut self, source: Source, mappings: usize) {
+        if mappings > 0 {
+            let what =
+                format!("{mappings} mappings were joined with their neighbours while it was read, and are left out");
+            self.give_up(source, Reason::Failed { what });
+        }
+    }
+
     /// Gives the mappings their kinds, names and allocators.
     fn describe(&mut self, mappings: &mut [Mapping], hugetlb: &[usize]) {
         let mut mounts = Vec::new();
@@ -233,16 +254,27 @@ struct Parsed {
     mappings: Vec<Mapping>,
     hugetlb: Vec<usize>,
     sums: Sums,
+    /// Mappings left out because a part of them was read before.
+    repeated: usize,
     page_size: u64,
+}
+
+/// The kernel lets go of the mappings between two `read(2)`s: what was joined with its neighbours meanwhile comes again.
+fn repeats(mappings: &[Mapping], header: &MapsHeader<'_>) -> bool {
+    mappings.last().is_some_and(|last| header.start < last.end)
 }
 
 impl Parsed {
     fn new(expected: usize) -> Self {
         let (mappings, hugetlb) = (Vec::with_capacity(expected), Vec::new());
-        Self { mappings, hugetlb, sums: Sums::default(), page_size: page_size() }
+        Self { mappings, hugetlb, sums: Sums::default(), repeated: 0, page_size: page_size() }
     }
 
     fn add(&mut self, header: &MapsHeader<'_>, smaps: &SmapsMapping) {
+        if repeats(&self.mappings, header) {
+            self.repeated += 1;
+            return;
+        }
         if smaps.kernel_page > self.page_size {
             self.hugetlb.push(self.mappings.len());
         }
@@ -399,4 +431,20 @@ fn counters(status: &Status) -> Option<Counters> {
 /// ns since 1970; 0 for a clock that is set before.
 fn now_ns() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_joined_while_it_was_read_is_not_added_twice() {
+        let smaps = b"1000-2000 rw-p 00000000 00:00 0 \nRss:                   4 kB\n\
+            1000-3000 rw-p 00000000 00:00 0 \nRss:                   8 kB\n\
+            3000-4000 rw-p 00000000 00:00 0 \nRss:                   4 kB\n";
+        let mut parsed = Parsed::new(0);
+        visit_smaps(smaps, |header, mapping| parsed.add(header, mapping));
+        assert_eq!((parsed.repeated, parsed.mappings.len(), parsed.sums.rollup.rss), (1, 2, 8192));
+        assert!(parsed.mappings.is_sorted_by_key(|mapping| mapping.start));
+    }
 }
