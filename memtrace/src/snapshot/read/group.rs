@@ -383,9 +383,9 @@ mod tests {
     fn where_all_hide_their_pages_it_is_said_why() {
         let processes = [Waits::spawn(), Waits::spawn()];
         let mut read: Vec<_> = processes.iter().map(Waits::read).collect();
-        let given_up = read.iter_mut().map(|(_, process)| hide(process)).next().unwrap();
+        let given_up: Vec<GivenUp> = read.iter_mut().map(|(_, process)| hide(process)).collect();
         let group = read_pages(&mut read, &OPTIONS).group.unwrap();
         assert_eq!((group.physical, group.pids.len()), (None, 2));
-        assert_eq!(group.given_up, [open_kernel_pages().err().unwrap_or(given_up)]);
+        assert_eq!(group.given_up, [open_kernel_pages().err().unwrap_or_else(|| given_up[0].clone())]);
     }
 }
