@@ -54,6 +54,13 @@ pub enum Failure {
         /// The path.
         path: String,
     },
+    /// There is such a directory, and it is none.
+    NotACgroup {
+        /// The path.
+        path: String,
+        /// Where cgroups are mounted, best first: several with version 1.
+        roots: Vec<String>,
+    },
     /// No process is in this cgroup, nor below it.
     NoneInCgroup {
         /// The path.
@@ -138,6 +145,8 @@ pub enum Failure {
         /// What is wrong with it, and where.
         what: String,
     },
+    /// A snapshot failed because of this: whoever wants one is told how to get it.
+    Snapshot(Box<Failure>),
     /// Something was lost under `--fail-on-loss`.
     Loss {
         /// How much; see [`crate::event::Lost::total`].
@@ -162,6 +171,7 @@ impl Failure {
             | Self::PidReused { .. }
             | Self::NoneNamed { .. }
             | Self::NoSuchCgroup { .. }
+            | Self::NotACgroup { .. }
             | Self::NoneInCgroup { .. } => ExitCode::NoSuchTarget,
             Self::OwnPid { .. } => ExitCode::Usage,
             Self::NotPermitted { .. } | Self::MemlockLimit { .. } => ExitCode::NotPermitted,
@@ -182,6 +192,7 @@ impl Failure {
             | Self::NotATrace { .. }
             | Self::TraceVersion { .. }
             | Self::NotASnapshot { .. } => ExitCode::Failure,
+            Self::Snapshot(failure) => failure.exit_code(),
             Self::Loss { .. } => ExitCode::Loss,
         }
     }
@@ -204,6 +215,14 @@ impl Failure {
     #[must_use]
     pub fn advice(&self) -> Vec<String> {
         match self {
+            Self::Snapshot(failure) => match &**failure {
+                Self::NoSuchPid { .. } | Self::Zombie { .. } | Self::TargetGone { .. } => vec![
+                    "ps -e -o pid,comm        to find the process".to_owned(),
+                    "memtrace snapshot --pid N        when its number is known".to_owned(),
+                ],
+                Self::ThreadId { pid, .. } => vec![format!("memtrace snapshot --pid {pid}")],
+                other => other.advice(),
+            },
             Self::NoSuchPid { .. } | Self::Zombie { .. } | Self::TargetGone { .. } => vec![
                 "ps -e -o pid,comm        to find the process".to_owned(),
                 "memtrace -- CMD ARGS     to watch a program from its first page on".to_owned(),
@@ -214,20 +233,29 @@ impl Failure {
                 vec![format!("ps -p {pid} -o pid,lstart,args        to see who has the id now")]
             }
             Self::NoneNamed { .. } => vec![
-                "ps -e -o pid,comm,exe        to see the names; a name is the whole of either, case matters".to_owned(),
+                "ps -e -o pid,comm,exe        to see the names; a name is the whole of either or the last part of exe, case matters".to_owned(),
                 "memtrace snapshot --pid N        when its number is known".to_owned(),
             ],
             Self::NoSuchCgroup { .. } => vec![
                 "cat /proc/PID/cgroup        to see a process's cgroup".to_owned(),
                 "find /sys/fs/cgroup -name cgroup.procs        to see all of them".to_owned(),
             ],
+            Self::NotACgroup { roots, .. } => {
+                let mut advice = Vec::new();
+                if let Some(root) = roots.first() {
+                    advice.push(format!("memtrace snapshot --cgroup {root}/PATH        or {root} for all processes"));
+                }
+                advice.push("cat /proc/PID/cgroup        to see a process's cgroup".to_owned());
+                advice
+            }
             Self::NoneInCgroup { path } => {
                 vec![format!("find {path} -name cgroup.procs -exec cat {{}} +        to see who is in it now")]
             }
             Self::OwnPid { .. } => vec!["memtrace -- memtrace --pid N        to watch another memtrace".to_owned()],
             Self::NotPermitted { capability, .. } => {
-                let mut advice = vec!["run it as root: sudo memtrace …".to_owned()];
+                let mut advice = Vec::new();
                 if !capability.is_empty() {
+                    advice.push("run it as root: sudo memtrace …".to_owned());
                     advice.push(
                         "or give it the rights once: sudo setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_dac_read_search,cap_sys_resource=ep \
                          $(command -v memtrace)"
@@ -299,6 +327,7 @@ impl Failure {
     /// What a failure to read a process is; `None` for what has no advice.
     #[must_use]
     pub fn of_process(error: &crate::procfs::Error) -> Option<Self> {
+        use crate::live::rights;
         use crate::procfs::Error;
         Some(match error {
             Error::NoSuchProcess(pid) => Self::NoSuchPid { pid: *pid },
@@ -307,7 +336,8 @@ impl Failure {
             Error::Zombie(pid) => Self::Zombie { pid: *pid },
             Error::Gone(pid) => Self::TargetGone { pid: *pid },
             Error::PermissionDenied { pid, file } => {
-                Self::NotPermitted { what: format!("read /proc/{pid}/{file}"), capability: "CAP_SYS_PTRACE" }
+                let capability = rights::named_if_missing(rights::bit::SYS_PTRACE, "CAP_SYS_PTRACE");
+                Self::NotPermitted { what: format!("read /proc/{pid}/{file}"), capability }
             }
             Error::Malformed { .. } | Error::Io { .. } => return None,
         })
@@ -319,6 +349,10 @@ impl fmt::Display for Failure {
         use crate::views::escape;
         let text = |s: &str| escape(s.as_bytes(), 500);
         match self {
+            Self::Snapshot(failure) => match &**failure {
+                Self::TargetGone { pid } => write!(f, "process {pid} ended while it was read"),
+                other => other.fmt(f),
+            },
             Self::NoSuchPid { pid } => write!(f, "no process has the id {pid}"),
             Self::ThreadId { tid, pid } => write!(f, "{tid} is a thread of process {pid}"),
             Self::KernelThread { pid, comm } => {
@@ -331,6 +365,15 @@ impl fmt::Display for Failure {
             }
             Self::NoneNamed { name } => write!(f, "no process is named {}", text(name)),
             Self::NoSuchCgroup { path } => write!(f, "there is no cgroup {}", text(path)),
+            Self::NotACgroup { path, roots } => {
+                write!(f, "{} is a directory, but not a cgroup", text(path))?;
+                match roots.len() {
+                    0 => f.write_str("; none are mounted below /sys/fs/cgroup"),
+                    1 => Ok(()),
+                    // Each of them has all processes.
+                    _ => write!(f, "; with version 1 they are below {}", text(&roots.join(", "))),
+                }
+            }
             Self::NoneInCgroup { path } => write!(f, "no process is in the cgroup {} or below it", text(path)),
             Self::OwnPid { pid } => write!(f, "{pid} is memtrace itself, and watching itself would never come to rest"),
             Self::NotPermitted { what, capability: "" } => {
@@ -456,6 +499,36 @@ mod tests {
             assert_eq!(failure.exit_code(), ExitCode::KernelNotUsable, "{failure}");
             assert!(render(&failure).contains("try: memtrace --no-bpf --pid N"), "{failure}");
         }
+    }
+
+    #[test]
+    fn who_wants_a_snapshot_is_told_how_to_get_one() {
+        let of = |failure| Failure::Snapshot(Box::new(failure));
+        let text = render(&of(Failure::ThreadId { tid: 12, pid: 11 }));
+        assert_eq!(text, "memtrace: 12 is a thread of process 11\n  try: memtrace snapshot --pid 11\n");
+        for failure in [Failure::NoSuchPid { pid: 7 }, Failure::Zombie { pid: 7 }, Failure::TargetGone { pid: 7 }] {
+            let text = render(&of(failure.clone()));
+            assert!(text.contains("try: memtrace snapshot --pid N") && !text.contains("memtrace -- "), "{text}");
+            assert_eq!(of(failure.clone()).exit_code(), failure.exit_code());
+        }
+    }
+
+    #[test]
+    fn what_is_no_cgroup_is_told_with_those_that_are() {
+        let of = |roots: &[&str]| {
+            let roots = roots.iter().map(|root| format!("/sys/fs/cgroup/{root}")).collect();
+            render(&Failure::NotACgroup { path: "/sys/fs/cgroup".into(), roots })
+        };
+        let text = of(&["memory", "cpu"]);
+        assert!(text.contains("version 1 they are below /sys/fs/cgroup/memory, /sys/fs/cgroup/cpu\n"), "{text}");
+        assert!(text.contains("try: memtrace snapshot --cgroup /sys/fs/cgroup/memory/PATH"), "{text}");
+        assert!(of(&[]).contains("none are mounted"), "{}", of(&[]));
+    }
+
+    #[test]
+    fn root_is_not_asked_to_become_root() {
+        let text = render(&Failure::NotPermitted { what: "see it".into(), capability: "" });
+        assert!(text.contains("memtrace doctor") && !text.contains("sudo"), "{text}");
     }
 
     #[test]

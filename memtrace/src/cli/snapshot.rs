@@ -2,6 +2,7 @@
 
 use super::values::{parse_duration, parse_interval};
 use super::{ColorChoice, usage};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub struct SnapshotOptions {
 pub enum Subject {
     /// These processes.
     Pids(Vec<u32>),
-    /// All processes of this name (comm, or the last part of the program's path).
+    /// All processes of this name: comm, the program's path or the last part of it.
     Name(String),
     /// All processes of this cgroup and those below it.
     Cgroup(PathBuf),
@@ -51,6 +52,14 @@ pub struct ReadOptions {
     pub full: bool,
     /// Read what pictures need.
     pub page_map: bool,
+}
+
+impl ReadOptions {
+    /// Longest time that one call may hold the target's mmap_lock; `None` when everything was asked for.
+    #[must_use]
+    pub fn hold_limit(&self) -> Option<Duration> {
+        (!self.full).then_some(self.max_hold)
+    }
 }
 
 /// How a snapshot is shown.
@@ -136,8 +145,8 @@ pub(super) struct SnapshotArgs {
     /// The process; several for what they share (`--pid A --pid B`).
     #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
     pids: Vec<u32>,
-    /// All processes of this name, such as postgres.
-    #[arg(long, value_name = "NAME", conflicts_with = "pids")]
+    /// All processes of this name: the whole of comm, of the program's path or of its last part, such as postgres.
+    #[arg(long, value_name = "NAME", conflicts_with = "pids", value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
     /// All processes of this cgroup and those below it, such as /sys/fs/cgroup/system.slice/db.service.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["pids", "name"])]

@@ -115,6 +115,7 @@ fn what_cannot_be_meant_is_refused_with_what_to_type() {
         "memtrace snapshot",
         "memtrace snapshot --pid 0",
         "memtrace snapshot --pid 1 --name x",
+        "memtrace snapshot --name=",
         "memtrace snapshot --pid 1 --json --csv",
         "memtrace snapshot --pid 1 --json --by kind",
         "memtrace snapshot --pid 1 --json --sort pss",

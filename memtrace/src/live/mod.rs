@@ -13,7 +13,7 @@ mod own;
 mod poller;
 mod probes;
 mod reading;
-mod rights;
+pub(crate) mod rights;
 mod session;
 mod source;
 mod spawn;

@@ -28,6 +28,18 @@ pub const fn has(effective: u64, bit: u32) -> bool {
     effective >> bit & 1 != 0
 }
 
+/// The capability to name where the kernel refused something: `name`, unless we have it. Then something else is the
+/// cause, and it is empty.
+#[must_use]
+pub fn named_if_missing(bit: u32, name: &'static str) -> &'static str {
+    name_if_missing(read_effective(), bit, name)
+}
+
+/// What is not known to be there is taken to be missing.
+fn name_if_missing(effective: Option<u64>, bit: u32, name: &'static str) -> &'static str {
+    if effective.is_some_and(|effective| has(effective, bit)) { "" } else { name }
+}
+
 /// The first capability that probes need and that is missing.
 #[must_use]
 pub fn missing_for_probes() -> Option<&'static str> {
@@ -56,5 +68,13 @@ mod tests {
         assert!(has(all, bit::BPF) && has(all, bit::SYS_ADMIN) && !has(all, bit::SYS_RESOURCE));
         assert_eq!(parse_effective(b"CapEff:\tzz\n"), None);
         assert_eq!(parse_effective(b"Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn what_is_there_is_not_named_as_missing() {
+        let name = |effective| name_if_missing(effective, bit::SYS_PTRACE, "CAP_SYS_PTRACE");
+        assert_eq!(name(Some(1 << bit::SYS_PTRACE)), "");
+        assert_eq!(name(Some(!(1 << bit::SYS_PTRACE))), "CAP_SYS_PTRACE");
+        assert_eq!(name(None), "CAP_SYS_PTRACE");
     }
 }

@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Longest command line that is kept; see [`crate::event::Meta::cmdline`].
 const CMDLINE_CAP: u64 = 4096;
@@ -204,12 +204,13 @@ impl ProcessFiles {
         parse_rollup(&buffer).map_err(|source| self.malformed(source))
     }
 
-    /// Opens pagemap, of the address space that the process has now.
+    /// Opens pagemap, of the address space that the process has now. `max_hold`: longest time that one call should hold its
+    /// mmap_lock; `None` for any.
     ///
     /// # Errors
     /// As [`Self::read_maps`].
-    pub fn open_pagemap(&self) -> Result<Pagemap<'_>, Error> {
-        Ok(Pagemap::new(self, self.open_file("pagemap")?, self.page_size))
+    pub fn open_pagemap(&self, max_hold: Option<Duration>) -> Result<Pagemap<'_>, Error> {
+        Ok(Pagemap::new(self, self.open_file("pagemap")?, self.page_size, max_hold))
     }
 
     /// What a reading of smaps would have to walk, from maps and status. `buffer` is scratch.
@@ -296,7 +297,7 @@ impl ProcessFiles {
         if ranges.is_empty() {
             return Ok((pages, cost));
         }
-        let pagemap = self.open_pagemap()?;
+        let pagemap = self.open_pagemap(None)?;
         for &(start, end) in ranges {
             cost.add(pagemap.read(start..end, |_, entry| {
                 pages += u64::from(entry.present() && entry.file() && entry.exclusive());

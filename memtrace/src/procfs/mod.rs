@@ -73,10 +73,12 @@ pub struct ReadCost {
 
 #[cfg(feature = "live")]
 impl ReadCost {
-    /// One call, which ends now.
-    fn add_call(&mut self, begin: std::time::Instant) {
-        let nanos = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    /// One call, which ends now. What it took.
+    fn add_call(&mut self, begin: std::time::Instant) -> std::time::Duration {
+        let took = begin.elapsed();
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.add(Self { cost_ns: nanos, longest_hold_ns: nanos, reads: 1 });
+        took
     }
 
     /// Other calls.

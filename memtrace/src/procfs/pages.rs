@@ -10,12 +10,17 @@ use std::io;
 use std::ops::{ControlFlow, Range};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Addresses that one scan may walk: 4 GiB of empty page tables are some 3 ms, and none at all cost nothing.
-const SCAN_SPAN: u64 = 4 << 30;
-/// Pages that one scan may find: 1 GiB of them, some 3 ms.
+/// Pages that one scan may find at most: 1 GiB of them, 5 to 25 ms.
 const SCAN_PAGES: u64 = 1 << 18;
+/// And at least: those of one page table, which the kernel walks in one go.
+const LEAST_PAGES: u64 = 512;
+/// What a page that is found costs at worst: measured were 18 to 90 ns, most of it cache misses.
+const NS_PER_PAGE: u64 = 100;
+/// Pages that one scan may walk for each that it may find: empty page tables cost some 3 ns an entry, and where there are
+/// none, nothing.
+const WALKED_PER_FOUND: u64 = 4;
 /// Ranges that one scan may return. The kernel itself lets go of mmap_lock after every 512.
 const SCAN_RANGES: usize = 2048;
 /// Entries that one read(2) asks for.
@@ -55,11 +60,46 @@ pub struct Pagemap<'a> {
     left_out: Cell<u64>,
     /// Room for what a scan returns, kept for the next one.
     ranges: Cell<Vec<PageRange>>,
+    /// What the next scan may do.
+    piece: Cell<Piece>,
+}
+
+/// How much one scan may do, so that it holds mmap_lock no longer than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    /// Pages that it may find.
+    pages: u64,
+    /// Longest time that it may take; `None` for any.
+    limit: Option<Duration>,
+}
+
+impl Piece {
+    fn new(limit: Option<Duration>) -> Self {
+        let affordable = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX) / NS_PER_PAGE;
+        Self { pages: limit.map_or(SCAN_PAGES, affordable).clamp(LEAST_PAGES, SCAN_PAGES), limit }
+    }
+
+    /// Bytes of address space that it may walk.
+    const fn span(self, page_size: u64) -> u64 {
+        (self.pages * WALKED_PER_FOUND).saturating_mul(page_size)
+    }
+
+    /// After a scan that took so long and found so many pages of ordinary size. One that met few of them tells nothing
+    /// about what they cost.
+    fn adapted(self, took: Duration, found: u64) -> Self {
+        let pages = match self.limit {
+            Some(limit) if took > limit => self.pages / 2,
+            Some(limit) if took < limit / 4 && found >= self.pages / 2 => self.pages + self.pages / 4,
+            _ => self.pages,
+        };
+        Self { pages: pages.clamp(LEAST_PAGES, SCAN_PAGES), ..self }
+    }
 }
 
 impl<'a> Pagemap<'a> {
-    pub(super) fn new(process: &'a ProcessFiles, file: File, page_size: u64) -> Self {
-        Self { process, file, page_size, left_out: Cell::new(ZERO | GUARD), ranges: Cell::default() }
+    pub(super) fn new(process: &'a ProcessFiles, file: File, page_size: u64, max_hold: Option<Duration>) -> Self {
+        let (left_out, piece) = (Cell::new(ZERO | GUARD), Cell::new(Piece::new(max_hold)));
+        Self { process, file, page_size, left_out, ranges: Cell::default(), piece }
     }
 
     /// Calls `visit` with the ranges of pages between these addresses that are present or in swap, by address, some at a
@@ -82,12 +122,16 @@ impl<'a> Pagemap<'a> {
         let last = addresses.end.min(1 << 63).next_multiple_of(self.page_size);
         let mut start = addresses.start - addresses.start % self.page_size;
         while start < last {
-            let end = start.saturating_add(SCAN_SPAN).min(last);
+            let piece = self.piece.get();
+            let end = start.saturating_add(piece.span(self.page_size)).min(last);
             let begin = Instant::now();
-            let result = self.scan_piece(start, end, &mut ranges);
-            cost.add_call(begin);
+            let result = self.scan_piece(start, end, piece.pages, &mut ranges);
+            let took = cost.add_call(begin);
             match result {
                 Ok((found, walked)) => {
+                    let small = ranges[..found].iter().filter(|range| !range.huge());
+                    let pages = small.map(|range| range.end.saturating_sub(range.start) / self.page_size);
+                    self.piece.set(piece.adapted(took, pages.fold(0, u64::saturating_add)));
                     if visit(&ranges[..found]).is_break() {
                         break;
                     }
@@ -109,7 +153,7 @@ impl<'a> Pagemap<'a> {
     }
 
     /// How many ranges were found, and up to where.
-    fn scan_piece(&self, start: u64, end: u64, ranges: &mut [PageRange]) -> io::Result<(usize, u64)> {
+    fn scan_piece(&self, start: u64, end: u64, max_pages: u64, ranges: &mut [PageRange]) -> io::Result<(usize, u64)> {
         let left_out = self.left_out.get();
         let mut arguments = ScanArguments {
             size: size_of::<ScanArguments>() as u64,
@@ -117,7 +161,7 @@ impl<'a> Pagemap<'a> {
             end,
             ranges: ranges.as_mut_ptr() as u64,
             ranges_len: ranges.len() as u64,
-            max_pages: SCAN_PAGES,
+            max_pages,
             category_inverted: left_out,
             category_mask: left_out,
             category_anyof_mask: PageRange::PRESENT | PageRange::SWAPPED,
@@ -238,4 +282,59 @@ fn read_frames(file: &File, first: u64, words: &mut [u64]) -> io::Result<ReadCos
     }
     bytes[length..].fill(0);
     Ok(cost)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_first_scan_is_short_enough_at_the_highest_cost_of_a_page() {
+        assert_eq!(Piece::new(None).pages, SCAN_PAGES);
+        assert_eq!(Piece::new(Some(50 * MS)).pages, SCAN_PAGES);
+        assert_eq!(Piece::new(Some(MS)).pages, 10_000);
+        assert_eq!(Piece::new(Some(Duration::ZERO)).pages, LEAST_PAGES);
+        assert_eq!(Piece::new(Some(Duration::MAX)).pages, SCAN_PAGES);
+        assert_eq!(Piece::new(None).span(4096), 4 << 30);
+    }
+
+    #[test]
+    fn a_scan_that_took_too_long_is_halved_and_a_short_one_grows_a_little() {
+        let piece = Piece::new(Some(MS));
+        let pages = |took, found| piece.adapted(took, found).pages;
+        assert_eq!(pages(MS, 10_000), 10_000);
+        assert_eq!(pages(MS + Duration::from_nanos(1), 0), 5_000);
+        assert_eq!(pages(MS / 4, 10_000), 10_000);
+        assert_eq!(pages(MS / 5, 10_000), 12_500);
+        // Emptiness and huge pages cost next to nothing, and tell nothing about what comes behind them.
+        assert_eq!(pages(MS / 5, 4_999), 10_000);
+    }
+
+    #[test]
+    fn a_scan_stays_between_its_bounds_and_without_a_limit_it_stays_as_it_is() {
+        let mut piece = Piece::new(Some(MS));
+        for _ in 0..100 {
+            piece = piece.adapted(2 * MS, piece.pages);
+        }
+        assert_eq!(piece.pages, LEAST_PAGES);
+        for _ in 0..100 {
+            piece = piece.adapted(Duration::ZERO, piece.pages);
+        }
+        assert_eq!(piece.pages, SCAN_PAGES);
+        assert_eq!(Piece::new(None).adapted(Duration::MAX, SCAN_PAGES), Piece::new(None));
+    }
+
+    #[test]
+    fn with_pages_of_any_one_cost_the_limit_holds() {
+        for cost in [1, 18, 30, 90, 100] {
+            let mut piece = Piece::new(Some(MS));
+            for _ in 0..1000 {
+                let took = Duration::from_nanos(cost * piece.pages);
+                assert!(took <= MS, "{took:?} at {cost} ns a page");
+                piece = piece.adapted(took, piece.pages);
+            }
+        }
+    }
 }

@@ -24,7 +24,10 @@ const WIDEST: usize = 160;
 pub(super) fn run(options: &SnapshotOptions) -> Result<u8> {
     let shown = match &options.subject {
         Subject::Files(before, after) => compare(before, after, options),
-        _ => look(options),
+        _ => look(options).map_err(|error| match error.downcast::<Failure>() {
+            Ok(failure) => Failure::Snapshot(Box::new(failure)).into(),
+            Err(other) => other,
+        }),
     };
     give_up_quietly(shown)?;
     Ok(ExitCode::Done as u8)

@@ -3,19 +3,21 @@
 //! A group needs page-frame numbers, so `CAP_SYS_ADMIN`, and kpagecount, so root. Without, what remains is Σ PSS, and what
 //! was not permitted is said.
 
-use super::Costs;
 use super::pages::{Found, Look, Painter, walk};
+use super::{Costs, not_permitted};
 use crate::cli::ReadOptions;
+use crate::live::rights::bit;
 use crate::procfs::{KernelPages, ProcessFiles, page_size, read_kernel_release, read_own_entry};
 use crate::snapshot::sharing::{ObjectId, Sharing};
 use crate::snapshot::{GivenUp, Group, Mapping, PageMap, Physical, Process, Reason, Source};
 use std::io;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 /// Memory that the table of shared pages may take, unless everything was asked for. Of twenty processes, 270 GiB of
 /// shared pages fit.
 const TABLE_BYTES: usize = 1536 << 20;
-/// Processes that end while the group is read are left out, and the group is read again: so often.
+/// Processes that end or hide their pages while the group is read are left out, and the group is read again: so often.
 const ATTEMPTS: usize = 4;
 
 /// What the walks over all pages gave.
@@ -38,7 +40,7 @@ pub fn read_pages(read: &mut [(ProcessFiles, Process)], options: &ReadOptions) -
         for ((files, process), page_map) in read.iter_mut().zip(&mut pages.page_maps) {
             if page_map.is_none() {
                 let mut costs = Costs::from(std::mem::take(&mut process.sources));
-                match read_page_map(files, process, &mut costs) {
+                match read_page_map(files, process, options.hold_limit(), &mut costs) {
                     Ok(map) => *page_map = map,
                     Err(given_up) => process.given_up.push(given_up),
                 }
@@ -54,11 +56,16 @@ fn looks(mappings: &[Mapping], picture: bool) -> Vec<Look> {
 }
 
 /// `None`: its mappings are unknown, and that was said.
-fn read_page_map(files: &ProcessFiles, process: &Process, costs: &mut Costs) -> Result<Option<PageMap>, GivenUp> {
+fn read_page_map(
+    files: &ProcessFiles,
+    process: &Process,
+    max_hold: Option<Duration>,
+    costs: &mut Costs,
+) -> Result<Option<PageMap>, GivenUp> {
     let Some(mappings) = &process.mappings else { return Ok(None) };
     let looks = looks(mappings, true);
     let mut painter = Painter::new(mappings, &looks, page_size());
-    walk(files, mappings, &looks, costs, |mapping, addresses, found| {
+    walk(files, mappings, &looks, max_hold, costs, |mapping, addresses, found| {
         painter.paint(mapping, addresses, found);
         ControlFlow::Continue(())
     })?;
@@ -82,20 +89,12 @@ fn read_group(read: &[(ProcessFiles, Process)], options: &ReadOptions, page_maps
     let mut members = address_spaces(read);
     let mut group = Group::default();
     let mut costs = Costs::default();
-    for attempt in 1..=ATTEMPTS {
-        match read_physical(read, &members, options, page_maps, &mut costs) {
-            Ok(physical) => {
-                group.physical = Some(physical);
-                break;
-            }
-            Err(Refused { process: Some(gone), given_up }) if given_up.reason == Reason::Gone && attempt < ATTEMPTS => {
-                members.retain(|&index| index != gone);
-            }
-            Err(Refused { given_up, .. }) => {
-                group.given_up.push(given_up);
-                break;
-            }
+    match read_readable(read, &members, options, page_maps, &mut costs) {
+        Ok((readable, physical)) => {
+            members = readable;
+            group.physical = Some(physical);
         }
+        Err(given_up) => group.given_up.push(given_up),
     }
     if group.physical.is_some() && counts_are_averages() {
         let what =
@@ -108,6 +107,40 @@ fn read_group(read: &[(ProcessFiles, Process)], options: &ReadOptions, page_maps
     group.sum_pss = processes().map(|process| process.rollup.map(|rollup| rollup.pss)).sum();
     group.sources = costs.into_sources();
     group
+}
+
+/// Those of `members` whose pages may be looked at, and what they have together. One that hides its pages, or ends
+/// meanwhile, does not keep the others' from being told.
+///
+/// # Errors
+/// Page frames are not told at all, or none of `members` may be looked at.
+fn read_readable(
+    read: &[(ProcessFiles, Process)],
+    members: &[usize],
+    options: &ReadOptions,
+    page_maps: &mut [Option<PageMap>],
+    costs: &mut Costs,
+) -> Result<(Vec<usize>, Physical), GivenUp> {
+    let kernel = open_kernel_pages()?;
+    let (mut readable, hidden): (Vec<usize>, Vec<usize>) =
+        members.iter().partition(|&&index| read[index].1.mappings.is_some());
+    let mut left_out = hidden.first().map(|&index| unknown_mappings(&read[index].1));
+    for attempt in 1.. {
+        if readable.is_empty() {
+            break;
+        }
+        match read_physical(&kernel, read, &readable, options, page_maps, costs) {
+            Ok(physical) => return Ok((readable, physical)),
+            Err(Refused { process: Some(process), given_up })
+                if matches!(given_up.reason, Reason::Gone | Reason::NotPermitted { .. }) && attempt < ATTEMPTS =>
+            {
+                readable.retain(|&index| index != process);
+                left_out = Some(given_up);
+            }
+            Err(Refused { given_up, .. }) => return Err(given_up),
+        }
+    }
+    Err(left_out.unwrap_or(GivenUp { source: Source::Pagemap, reason: Reason::Gone }))
 }
 
 /// The processes that have an address space of their own: not two that share one (`CLONE_VM`), whose pages are the same
@@ -138,13 +171,13 @@ fn one_address_space(a: u32, b: u32) -> bool {
 }
 
 fn read_physical(
+    kernel: &KernelPages,
     read: &[(ProcessFiles, Process)],
     members: &[usize],
     options: &ReadOptions,
     page_maps: &mut [Option<PageMap>],
     costs: &mut Costs,
 ) -> Result<Physical, Refused> {
-    let kernel = open_kernel_pages()?;
     let limit = if options.full { usize::MAX } else { TABLE_BYTES / (20 + members.len() / 8) };
     let mut sharing = Sharing::new(page_size(), limit);
     for &index in members {
@@ -156,7 +189,7 @@ fn read_physical(
         let mut feeder = Feeder::new(&mut sharing, mappings);
         feeder.feed_known(&looks);
         let mut stopped = None;
-        walk(files, mappings, &looks, costs, |mapping, addresses, found| {
+        walk(files, mappings, &looks, options.hold_limit(), costs, |mapping, addresses, found| {
             if let Some(painter) = &mut painter {
                 painter.paint(mapping, addresses.clone(), found);
             }
@@ -196,17 +229,21 @@ fn unknown_mappings(process: &Process) -> GivenUp {
 }
 
 fn open_kernel_pages() -> Result<KernelPages, GivenUp> {
-    let not_permitted = || Reason::NotPermitted { capability: "CAP_SYS_ADMIN".to_owned() };
     let entry = read_own_entry().map_err(|error| GivenUp { source: Source::Pagemap, reason: reason(&error) })?;
     if entry.pfn().is_none() {
-        return Err(GivenUp { source: Source::Pagemap, reason: not_permitted() });
+        return Err(GivenUp { source: Source::Pagemap, reason: frames_not_permitted() });
     }
     KernelPages::open().map_err(|error| GivenUp { source: Source::Kpage, reason: reason(&error) })
 }
 
+/// Page frames are told to who has this.
+fn frames_not_permitted() -> Reason {
+    not_permitted(bit::SYS_ADMIN, "CAP_SYS_ADMIN")
+}
+
 fn reason(error: &io::Error) -> Reason {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => Reason::NotPermitted { capability: "CAP_SYS_ADMIN".to_owned() },
+        io::ErrorKind::PermissionDenied => frames_not_permitted(),
         io::ErrorKind::NotFound => Reason::NotOffered,
         _ => Reason::Failed { what: error.to_string() },
     }
@@ -265,7 +302,7 @@ impl<'a> Feeder<'a> {
             }
             // The right was there a moment ago.
             Found::Shared { pfn: None, .. } => {
-                return Err(Reason::NotPermitted { capability: "CAP_SYS_ADMIN".to_owned() });
+                return Err(frames_not_permitted());
             }
             Found::Swapped => {}
         }
@@ -281,5 +318,74 @@ impl<'a> Feeder<'a> {
                 self.sharing.anonymous(mapping.kind, &mapping.name)
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::process::Reading;
+    use super::*;
+    use std::process::{Child, Command, Stdio};
+
+    const OPTIONS: ReadOptions =
+        ReadOptions { max_hold: std::time::Duration::from_secs(60), full: false, page_map: false };
+
+    /// A program that waits until it is dropped.
+    struct Waits(Child);
+
+    impl Waits {
+        fn spawn() -> Self {
+            Self(Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap())
+        }
+
+        fn read(&self) -> (ProcessFiles, Process) {
+            Reading::begin(self.0.id(), &OPTIONS).unwrap().finish()
+        }
+    }
+
+    impl Drop for Waits {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn hide(process: &mut Process) -> GivenUp {
+        let reason = Reason::NotPermitted { capability: String::new() };
+        let given_up = GivenUp { source: Source::Maps, reason };
+        (process.mappings, process.rollup) = (None, None);
+        process.given_up = vec![given_up.clone()];
+        given_up
+    }
+
+    #[test]
+    fn one_that_hides_its_pages_is_left_out_and_the_others_are_told() {
+        let processes = [Waits::spawn(), Waits::spawn(), Waits::spawn()];
+        let mut read: Vec<_> = processes.iter().map(Waits::read).collect();
+        hide(&mut read[1].1);
+        let pid = |index: usize| processes[index].0.id();
+        let group = read_pages(&mut read, &OPTIONS).group.unwrap();
+        if open_kernel_pages().is_err() {
+            // Nobody's page frames are told: nobody is left out.
+            assert_eq!((group.physical, group.given_up.len()), (None, 1));
+            assert_eq!(group.pids, [pid(0), pid(1), pid(2)]);
+            return;
+        }
+        assert_eq!(group.pids, [pid(0), pid(2)]);
+        let res = |index: usize| read[index].1.counters.unwrap().res();
+        assert_eq!(group.sum_res, res(0) + res(2));
+        let physical = group.physical.unwrap();
+        assert_eq!(physical.shared_with_group.len(), 2);
+        assert!(physical.res > 0 && physical.res < group.sum_res, "{physical:?}");
+    }
+
+    #[test]
+    fn where_all_hide_their_pages_it_is_said_why() {
+        let processes = [Waits::spawn(), Waits::spawn()];
+        let mut read: Vec<_> = processes.iter().map(Waits::read).collect();
+        let given_up: Vec<GivenUp> = read.iter_mut().map(|(_, process)| hide(process)).collect();
+        let group = read_pages(&mut read, &OPTIONS).group.unwrap();
+        assert_eq!((group.physical, group.pids.len()), (None, 2));
+        assert_eq!(group.given_up, [open_kernel_pages().err().unwrap_or_else(|| given_up[0].clone())]);
     }
 }

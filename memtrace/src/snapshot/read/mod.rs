@@ -17,6 +17,7 @@ pub use process::parse;
 use super::{Reason, Snapshot};
 use crate::cli::{ReadOptions, Subject};
 use crate::hints::Failure;
+use crate::live::rights::{bit, named_if_missing};
 use crate::procfs;
 use anyhow::Result;
 use process::Reading;
@@ -51,10 +52,15 @@ pub fn read(subject: &Subject, options: &ReadOptions) -> Result<Snapshot> {
     Ok(snapshot)
 }
 
+/// By this capability it would be permitted, unless we have it.
+fn not_permitted(bit: u32, capability: &'static str) -> Reason {
+    Reason::NotPermitted { capability: named_if_missing(bit, capability).to_owned() }
+}
+
 impl From<&procfs::Error> for Reason {
     fn from(error: &procfs::Error) -> Self {
         match error {
-            procfs::Error::PermissionDenied { .. } => Self::NotPermitted { capability: "CAP_SYS_PTRACE".to_owned() },
+            procfs::Error::PermissionDenied { .. } => not_permitted(bit::SYS_PTRACE, "CAP_SYS_PTRACE"),
             procfs::Error::NoSuchProcess(_) | procfs::Error::Gone(_) | procfs::Error::Zombie(_) => Self::Gone,
             // It is there, but its memory is gone.
             procfs::Error::Io { source, .. } if source.raw_os_error() == Some(libc::ESRCH) => Self::Gone,

@@ -11,6 +11,7 @@ use crate::procfs::{Error, KernelPages, PageEntry, PageRange, Pagemap, ProcessFi
 use crate::snapshot::{GivenUp, Mapping, PageMap, Reason, Slice, Slices, Source};
 use crate::statement::Kind;
 use std::ops::{ControlFlow, Range};
+use std::time::Duration;
 
 /// Mappings closer together than this share scans.
 const SCAN_GAP: u64 = 1 << 20;
@@ -78,7 +79,8 @@ impl Look {
 }
 
 /// Calls `visit(mapping, addresses, what they hold)` for the pages of these mappings, by address. Private pages that
-/// follow each other come together, shared ones one by one. It goes on until `visit` breaks.
+/// follow each other come together, shared ones one by one. It goes on until `visit` breaks. `max_hold`: longest time that
+/// one call should hold the process's mmap_lock.
 ///
 /// # Errors
 /// What could not be read, and why.
@@ -86,6 +88,7 @@ pub(super) fn walk(
     files: &ProcessFiles,
     mappings: &[Mapping],
     looks: &[Look],
+    max_hold: Option<Duration>,
     costs: &mut Costs,
     visit: impl FnMut(usize, Range<u64>, Found) -> ControlFlow<()>,
 ) -> Result<(), GivenUp> {
@@ -93,7 +96,7 @@ pub(super) fn walk(
     if looked.is_empty() {
         return Ok(());
     }
-    let pagemap = files.open_pagemap().map_err(|error| given_up(Source::Pagemap, &error))?;
+    let pagemap = files.open_pagemap(max_hold).map_err(|error| given_up(Source::Pagemap, &error))?;
     let mut walk = Walk {
         pagemap: &pagemap,
         page_size: crate::procfs::page_size(),

@@ -12,7 +12,7 @@ use crate::procfs::{
 use crate::snapshot::allocator::{allocator, java_heap};
 use crate::snapshot::{Allocator, Counters, Detail, GivenUp, Mapping, Process, Reason, Resident, Rollup, Source};
 use crate::statement::Kind;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What is being read of one process. Whoever reads more adds to `costs` and to what was given up.
 pub(super) struct Reading {
@@ -74,7 +74,7 @@ impl Reading {
     }
 
     fn read_mappings(&mut self, options: &ReadOptions) {
-        let limit_ns = (!options.full).then(|| u64::try_from(options.max_hold.as_nanos()).unwrap_or(u64::MAX));
+        let limit_ns = options.hold_limit().map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
         let Found { mut mappings, hugetlb, over_budget } = match self.read_by_budget(limit_ns) {
             Ok(found) => found,
             Err(error) => {
@@ -187,7 +187,13 @@ impl Reading {
     /// Over budget: what is resident, by ranges of bounded length; PSS and the like only if one walk of all is short enough.
     fn read_cheaply(&mut self, size: &SmapsSize, limit_ns: u64, mappings: &mut [Mapping]) {
         let hugetlb = self.process.counters.is_none_or(|counters| counters.hugetlb > 0);
-        self.process.given_up.extend(scan(&self.files, mappings, hugetlb, &mut self.costs));
+        self.process.given_up.extend(scan(
+            &self.files,
+            mappings,
+            hugetlb,
+            Some(Duration::from_nanos(limit_ns)),
+            &mut self.costs,
+        ));
         let estimate_ns = size.estimate_rollup_ns();
         if estimate_ns > limit_ns {
             return self.give_up(Source::Rollup, Reason::OverBudget { estimate_ns, limit_ns });

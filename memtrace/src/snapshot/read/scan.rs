@@ -6,19 +6,21 @@ use crate::procfs::{Error, PageRange, ProcessFiles};
 use crate::snapshot::{GivenUp, Mapping, Reason, Resident, Source};
 use crate::statement::Kind;
 use std::ops::{ControlFlow, Range};
+use std::time::Duration;
 
 /// Mappings with smaller gaps between them are scanned in one go: tables that are not there cost little.
 const GAP: u64 = 1 << 30;
 
 /// Fills in what of `mappings`, which are sorted and have their kinds, is in memory and in swap. `hugetlb`: the process
-/// has pages of hugetlbfs. What could not be told, if anything.
+/// has pages of hugetlbfs. `max_hold`: longest time that one call should take. What could not be told, if anything.
 pub(super) fn scan(
     files: &ProcessFiles,
     mappings: &mut [Mapping],
     hugetlb: bool,
+    max_hold: Option<Duration>,
     costs: &mut Costs,
 ) -> Option<GivenUp> {
-    let reason = match read_ranges(files, mappings, costs) {
+    let reason = match read_ranges(files, mappings, max_hold, costs) {
         Ok(Some(tallies)) => {
             for (mapping, tally) in mappings.iter_mut().zip(tallies) {
                 mapping.resident = tally.resident(mapping, hugetlb);
@@ -31,8 +33,13 @@ pub(super) fn scan(
     Some(GivenUp { source: Source::PagemapScan, reason })
 }
 
-fn read_ranges(files: &ProcessFiles, mappings: &[Mapping], costs: &mut Costs) -> Result<Option<Vec<Tally>>, Error> {
-    let pagemap = files.open_pagemap()?;
+fn read_ranges(
+    files: &ProcessFiles,
+    mappings: &[Mapping],
+    max_hold: Option<Duration>,
+    costs: &mut Costs,
+) -> Result<Option<Vec<Tally>>, Error> {
+    let pagemap = files.open_pagemap(max_hold)?;
     let mut tallies = vec![Tally::default(); mappings.len()];
     let mut cursor = 0;
     for run in runs(mappings) {

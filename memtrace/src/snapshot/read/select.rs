@@ -24,7 +24,7 @@ pub(super) struct Selected {
 /// Finds who is meant. Who was found by a name or cgroup may be a kernel thread or a zombie, which shows when it is opened.
 ///
 /// # Errors
-/// [`Failure::NoneNamed`], [`Failure::NoSuchCgroup`], [`Failure::NoneInCgroup`]; /proc cannot be read.
+/// [`Failure::NoneNamed`], [`Failure::NoSuchCgroup`], [`Failure::NotACgroup`], [`Failure::NoneInCgroup`]; /proc cannot be read.
 pub(super) fn select(subject: &Subject) -> Result<Selected> {
     let pids = match subject {
         Subject::Pids(pids) => return Ok(Selected { pids: pids.clone(), one_by_one: true }),
@@ -70,7 +70,7 @@ fn is_named(name: &[u8], comm: &[u8], exe: Option<&[u8]>) -> bool {
     match exe {
         Some(exe) => {
             let exe = exe.strip_suffix(b" (deleted)").unwrap_or(exe);
-            exe.rsplit(|&byte| byte == b'/').next() == Some(name)
+            exe == name || exe.rsplit(|&byte| byte == b'/').next() == Some(name)
         }
         // The name is longer than comm can be, and the rest of it is hidden from us.
         None => name.get(..COMM_BYTES) == Some(comm),
@@ -79,7 +79,7 @@ fn is_named(name: &[u8], comm: &[u8], exe: Option<&[u8]>) -> bool {
 
 fn of_cgroup(path: &Path) -> Result<Vec<u32>> {
     let found = cgroup_directory(path, &CGROUP_ROOTS.map(Path::new));
-    let directory = found.ok_or_else(|| Failure::NoSuchCgroup { path: path.display().to_string() })?;
+    let directory = found.ok_or_else(|| no_cgroup(path, Path::new(CGROUP_ROOTS[0])))?;
     let mut pids = Vec::new();
     collect(&directory, CGROUP_DEPTH, &mut pids);
     pids.sort_unstable();
@@ -93,6 +93,24 @@ fn cgroup_directory(path: &Path, roots: &[&Path]) -> Option<PathBuf> {
     let as_it_is = path.is_absolute().then(|| path.to_owned());
     let candidates = as_it_is.into_iter().chain(roots.iter().map(|root| root.join(below)));
     candidates.into_iter().find(|directory| directory.join("cgroup.procs").is_file())
+}
+
+/// What this path is instead of a cgroup, with the cgroups that are mounted below `mounts`.
+fn no_cgroup(path: &Path, mounts: &Path) -> Failure {
+    let shown = path.display().to_string();
+    if !path.is_absolute() || !path.is_dir() {
+        return Failure::NoSuchCgroup { path: shown };
+    }
+    let is_cgroup = |directory: &PathBuf| directory.join("cgroup.procs").is_file();
+    // Version 2 has one tree, and `mounts` is its root; version 1 has several, one beside the other.
+    let mut roots: Vec<PathBuf> = if is_cgroup(&mounts.to_owned()) {
+        vec![mounts.to_owned()]
+    } else {
+        fs::read_dir(mounts).into_iter().flatten().flatten().map(|entry| entry.path()).filter(is_cgroup).collect()
+    };
+    // First the one that accounts for memory.
+    roots.sort_by_key(|root| (!root.ends_with("memory"), root.clone()));
+    Failure::NotACgroup { path: shown, roots: roots.iter().map(|root| root.display().to_string()).collect() }
 }
 
 /// Adds the processes of a cgroup and of all below it. What vanishes meanwhile has none.
@@ -121,6 +139,10 @@ mod tests {
         assert!(is_named(b"postgres", b"checkpointer", exe("/usr/lib/postgresql/15/bin/postgres")));
         assert!(is_named(b"postgres", b"checkpointer", exe("/usr/lib/postgresql/15/bin/postgres (deleted)")));
         assert!(is_named(b"a b\n", b"a b\n", None));
+        let path = b"/usr/lib/postgresql/15/bin/postgres";
+        assert!(is_named(path, b"checkpointer", exe("/usr/lib/postgresql/15/bin/postgres")));
+        assert!(is_named(path, b"checkpointer", exe("/usr/lib/postgresql/15/bin/postgres (deleted)")));
+        assert!(!is_named(b"bin/postgres", b"checkpointer", exe("/usr/lib/postgresql/15/bin/postgres")));
         assert!(!is_named(b"postgres", b"postgres_export", exe("/usr/bin/postgres_exporter")));
         assert!(!is_named(b"post", b"postgres", exe("/bin/postgres")));
         assert!(!is_named(b"bin", b"x", exe("/bin/x")));
@@ -151,5 +173,26 @@ mod tests {
         pids.clear();
         collect(&group, 0, &mut pids);
         assert_eq!(pids, [12, 7]);
+    }
+
+    #[test]
+    fn a_directory_that_is_no_cgroup_is_told_from_one_that_is_not_there() {
+        let mounts = tempfile::tempdir().unwrap();
+        let of = |path: &Path, roots: &[&str]| Failure::NotACgroup {
+            path: path.display().to_string(),
+            roots: roots.iter().map(|root| mounts.path().join(root).display().to_string()).collect(),
+        };
+        for root in ["cpu", "memory", "no cgroup"] {
+            fs::create_dir(mounts.path().join(root)).unwrap();
+        }
+        assert_eq!(no_cgroup(mounts.path(), mounts.path()), of(mounts.path(), &[]));
+        for root in ["cpu", "memory"] {
+            fs::write(mounts.path().join(root).join("cgroup.procs"), "").unwrap();
+        }
+        assert_eq!(no_cgroup(mounts.path(), mounts.path()), of(mounts.path(), &["memory", "cpu"]));
+        assert_eq!(no_cgroup(Path::new("/"), mounts.path()), of(Path::new("/"), &["memory", "cpu"]));
+        for absent in ["/no/such/directory", "no/such/directory"] {
+            assert_eq!(no_cgroup(Path::new(absent), mounts.path()), Failure::NoSuchCgroup { path: absent.to_owned() });
+        }
     }
 }

@@ -5,7 +5,7 @@ use super::labels::{Label, kind_words};
 use super::table::{Column, Table};
 use super::{notes, tables, text};
 use crate::cli::ShowOptions;
-use crate::snapshot::{Counters, Group, Physical, Process, SharedObject, Snapshot};
+use crate::snapshot::{Counters, Group, Physical, Process, SharedObject, Snapshot, Source};
 use crate::statement::Kind;
 use crate::views::columns::right;
 use crate::views::escape::{basename, escape};
@@ -40,11 +40,7 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
     }
     let unread = snapshot.processes.iter().filter(|process| !group.pids.contains(&process.pid));
     for process in unread {
-        let why = match process.counters {
-            Some(_) => "it ended meanwhile, or its memory is that of another one of them",
-            None => "nothing of it could be read",
-        };
-        sheet.line(&[(Look::Plain, &format!("left out    {}: {why}", text::name(process)))]);
+        sheet.wrapped((Look::Plain, "left out    "), 12, (Look::Plain, &left_out(process)));
     }
     notes::cost(&group.sources, sheet);
     let pids: String = group.pids.iter().take(FEW).map(|pid| format!(" --pid {pid}")).collect();
@@ -54,6 +50,19 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
         let text = format!("memtrace snapshot --pid {}        one of them, by kind and file", first.pid);
         sheet.line(&[(Look::Faint, &text)]);
     }
+}
+
+/// Who is not in the group, and why.
+fn left_out(process: &Process) -> String {
+    let why = match (process.counters, &process.mappings) {
+        (None, _) => "nothing of it could be read".to_owned(),
+        (_, Some(_)) => "it ended meanwhile, or its memory is that of another one of them".to_owned(),
+        (_, None) => {
+            let maps = process.given_up.iter().find(|given_up| given_up.source == Source::Maps);
+            maps.map_or_else(|| "its mappings are unknown".to_owned(), |maps| notes::words(&maps.reason, "").0)
+        }
+    };
+    format!("{}: {why}", text::name(process))
 }
 
 /// The processes of the group, in its order.

@@ -87,14 +87,16 @@ pub(super) fn given_up(given_up: &[GivenUp], command: &str, sheet: &mut Sheet) {
 /// Why, and what to type.
 pub(super) fn words(reason: &Reason, command: &str) -> (String, Option<String>) {
     match reason {
-        Reason::NotPermitted { capability } => {
-            let right = if capability.is_empty() {
-                String::new()
-            } else {
-                format!(", {} is missing", escape(capability.as_bytes(), 40))
-            };
-            (format!("not permitted{right}"), Some(format!("sudo {command}")))
-        }
+        Reason::NotPermitted { capability } if capability.is_empty() => (
+            "not permitted, although no capability is known to be missing: the process has rights that memtrace lacks \
+             (another user namespace), or a security module forbids it"
+                .to_owned(),
+            None,
+        ),
+        Reason::NotPermitted { capability } => (
+            format!("not permitted, {} is missing", escape(capability.as_bytes(), 40)),
+            Some(format!("sudo {command}")),
+        ),
         Reason::OverBudget { estimate_ns, limit_ns } => (
             format!(
                 "one call would hold the process up for about {}, and {} are allowed (--max-snapshot-ms)",
@@ -106,5 +108,23 @@ pub(super) fn words(reason: &Reason, command: &str) -> (String, Option<String>) 
         Reason::NotOffered => ("this kernel does not offer it".to_owned(), None),
         Reason::Gone => ("the process ended meanwhile".to_owned(), None),
         Reason::Failed { what } => (escape(what.as_bytes(), 300), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sudo_is_advised_only_where_a_capability_is_missing() {
+        let words = |capability: &str| words(&Reason::NotPermitted { capability: capability.to_owned() }, "memtrace x");
+        let (why, advice) = words("CAP_SYS_PTRACE");
+        assert_eq!(
+            (why.as_str(), advice.as_deref()),
+            ("not permitted, CAP_SYS_PTRACE is missing", Some("sudo memtrace x"))
+        );
+        let (why, advice) = words("");
+        assert!(why.contains("security module") && !why.contains("is missing"), "{why}");
+        assert_eq!(advice, None);
     }
 }
