@@ -22,12 +22,13 @@ const WIDEST: usize = 160;
 /// # Errors
 /// Nothing could be read, or the output could not be written.
 pub(super) fn run(options: &SnapshotOptions) -> Result<u8> {
+    let mut code = ExitCode::Done;
     let shown = match &options.subject {
         Subject::Files(before, after) => compare(before, after, options),
-        _ => look(options),
+        _ => look(options, &mut code),
     };
     give_up_quietly(shown)?;
-    Ok(ExitCode::Done as u8)
+    Ok(code as u8)
 }
 
 fn compare(before: &Path, after: &Path, options: &SnapshotOptions) -> Result<()> {
@@ -49,7 +50,7 @@ fn stored(path: &Path) -> Result<Vec<Process>> {
 use live::look;
 
 #[cfg(not(feature = "live"))]
-fn look(_: &SnapshotOptions) -> Result<()> {
+fn look(_: &SnapshotOptions, _: &mut ExitCode) -> Result<()> {
     Err(Failure::NoLiveFeature.into())
 }
 
