@@ -104,18 +104,18 @@ fn amount(sums: &Sums, sort: Sort) -> Option<u64> {
 
 /// Prints the table; what all its rows come to, shown or not.
 pub(super) fn print(chosen: Chosen<Row<'_>>, by: By, show: &ShowOptions, sheet: &mut Sheet) -> Sums {
-    if chosen.shown.is_empty() && nothing_matches(show, sheet) {
-        return Sums::ZERO;
-    }
-    let sum = |rows: &[Row<'_>]| rows.iter().fold(Sums::ZERO, |sum, row| sum.plus(row.sums));
-    let rest = sum(&chosen.rest);
-    let total = sum(&chosen.shown).plus(rest);
     let head = match by {
         By::Kind => "by kind",
         By::Mapping => "by mapping",
         By::File => "by file",
         By::Permissions => "by permissions",
     };
+    if chosen.shown.is_empty() && nothing_matches(head, show, sheet) {
+        return Sums::ZERO;
+    }
+    let sum = |rows: &[Row<'_>]| rows.iter().fold(Sums::ZERO, |sum, row| sum.plus(row.sums));
+    let rest = sum(&chosen.rest);
+    let total = sum(&chosen.shown).plus(rest);
     let leads = match by {
         By::Mapping => chosen.shown.iter().map(lead).collect(),
         _ => Vec::new(),
@@ -150,9 +150,9 @@ pub(super) fn print(chosen: Chosen<Row<'_>>, by: By, show: &ShowOptions, sheet: 
 }
 
 /// In the place of a table without rows; whether it was a filter that left none.
-fn nothing_matches(show: &ShowOptions, sheet: &mut Sheet) -> bool {
+fn nothing_matches(head: &str, show: &ShowOptions, sheet: &mut Sheet) -> bool {
     let Some(wanted) = &show.filter else { return false };
-    sheet.line(&[(Look::Plain, &format!("nothing matches \"{}\"", escape(wanted.as_bytes(), 40)))]);
+    sheet.line(&[(Look::Plain, &format!("{head}: nothing matches \"{}\"", escape(wanted.as_bytes(), 40)))]);
     true
 }
 
@@ -191,7 +191,7 @@ pub(super) fn files<'a>(process: &'a Process, show: &ShowOptions) -> Option<Chos
 
 /// Prints files with what of each is where.
 pub(super) fn print_files(chosen: &Chosen<&MappedFile>, show: &ShowOptions, sheet: &mut Sheet) {
-    if chosen.shown.is_empty() && nothing_matches(show, sheet) {
+    if chosen.shown.is_empty() && nothing_matches("files", show, sheet) {
         return;
     }
     let mut labels: Vec<Label<'_>> = chosen.shown.iter().map(|file| Label::name(&file.path)).collect();
