@@ -483,6 +483,14 @@ fn unprivileged() -> Result<()> {
     ensure!(exit.success(), "{exit}: {errors}");
     ensure!(text.contains("unknown"), "does not say that something is unknown:\n{text}");
 
+    // A table of which there is no row is no success, and where it has no place for words stderr has them.
+    for shown in [&["--csv"][..], &["--csv", "--by", "file"], &["--picture"], &["--by", "kind"]] {
+        let (exit, text, errors) = as_nobody(&[&["--pid", number.as_str(), "--color", "never"][..], shown].concat())?;
+        ensure!(exit.code() == Some(4), "{shown:?} ended with {exit}: {text}{errors}");
+        let told = if shown == ["--by", "kind"] { &text } else { &errors };
+        ensure!(told.contains("not read ") && told.contains("→ sudo memtrace snapshot --pid"), "{shown:?}: {told}");
+    }
+
     // One's own needs no rights.
     let mut own = Command::new("setpriv");
     own.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "sleep", "600"]).current_dir("/");

@@ -171,7 +171,7 @@ pub(super) struct SnapshotArgs {
     /// Only rows whose kind, name or path contains this.
     #[arg(long, value_name = "TEXT", help_heading = "What is shown")]
     filter: Option<String>,
-    /// Rows of a table; 0 for all [default: 20 in text, all in CSV].
+    /// Rows of a table; 0 for all [default: 20 in text, all in CSV]. The summary's list of files never has more than 6.
     #[arg(long, value_name = "N", help_heading = "What is shown")]
     top: Option<usize>,
     /// Draw the address space: what is private, shared, swapped out, untouched.
@@ -187,7 +187,7 @@ pub(super) struct SnapshotArgs {
     /// The rows of --by (mappings when not given) as CSV, amounts in bytes.
     #[arg(long, help_heading = "Output")]
     csv: bool,
-    /// Also draw the address space as SVG; of two processes side by side, shared pages linked.
+    /// Also draw the address space as SVG; two processes side by side, shared pages linked; of more the first two.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     svg: Option<PathBuf>,
     /// Write to this file instead of standard output.

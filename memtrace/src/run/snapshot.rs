@@ -22,15 +22,16 @@ const WIDEST: usize = 160;
 /// # Errors
 /// Nothing could be read, or the output could not be written.
 pub(super) fn run(options: &SnapshotOptions) -> Result<u8> {
+    let mut code = ExitCode::Done;
     let shown = match &options.subject {
         Subject::Files(before, after) => compare(before, after, options),
-        _ => look(options).map_err(|error| match error.downcast::<Failure>() {
+        _ => look(options, &mut code).map_err(|error| match error.downcast::<Failure>() {
             Ok(failure) => Failure::Snapshot(Box::new(failure)).into(),
             Err(other) => other,
         }),
     };
     give_up_quietly(shown)?;
-    Ok(ExitCode::Done as u8)
+    Ok(code as u8)
 }
 
 fn compare(before: &Path, after: &Path, options: &SnapshotOptions) -> Result<()> {
@@ -52,7 +53,7 @@ fn stored(path: &Path) -> Result<Vec<Process>> {
 use live::look;
 
 #[cfg(not(feature = "live"))]
-fn look(_: &SnapshotOptions) -> Result<()> {
+fn look(_: &SnapshotOptions, _: &mut ExitCode) -> Result<()> {
     Err(Failure::NoLiveFeature.into())
 }
 

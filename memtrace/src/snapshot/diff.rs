@@ -5,7 +5,7 @@
 //! end, been split or merged. One that was moved is another one. Differences wrap, and so close whatever they are.
 
 use super::rows::Sums;
-use super::{Counters, Mapping, Process};
+use super::{Counters, Detail, Mapping, Process};
 use crate::statement::Kind;
 use std::collections::BTreeMap;
 
@@ -96,6 +96,16 @@ impl Row<'_> {
             _ if self.from.size != self.to.size => What::Resized,
             _ => What::Changed,
         }
+    }
+
+    /// Whether only its PSS is another: nothing of it changed here, others who map the same pages came or went.
+    #[must_use]
+    pub fn is_only_pss(&self) -> bool {
+        // PSS, and what of it is in swap or locked, are parts of pages; all else is whole pages.
+        let whole = |sums: Sums| {
+            (sums.size, sums.resident, sums.detail.map(|d| Detail { pss: 0, swap_pss: 0, locked: 0, ..d }))
+        };
+        self.what() == What::Changed && self.from.detail.is_some() && whole(self.from) == whole(self.to)
     }
 
     /// By how much; `None` when that is unknown before or after.

@@ -465,7 +465,8 @@ pub struct Group {
 pub struct Physical {
     /// RES of the group: pages that any of them maps.
     pub res: u64,
-    /// USS of the group: pages that nobody outside maps. Would come free if all of them ended (page cache and shared memory excepted).
+    /// USS of the group: pages that nobody outside maps. Comes free when all of them end, but for pages of files and
+    /// shared memory that lives on by itself.
     pub uss: u64,
     /// For each process, as in [`Group::pids`]: pages that another one of the group maps as well.
     pub shared_with_group: Vec<u64>,

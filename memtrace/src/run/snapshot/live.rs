@@ -3,7 +3,7 @@
 mod watch;
 
 use super::Output;
-use crate::cli::{Format, SnapshotOptions};
+use crate::cli::{ExitCode, Format, SnapshotOptions};
 use crate::run::create;
 use crate::snapshot::{PageMap, Snapshot};
 use crate::views::snapshot as views;
@@ -11,7 +11,11 @@ use crate::views::snapshot::picture::{self, PictureOptions};
 use anyhow::{Context as _, Result};
 use std::io::{self, BufWriter, Write as _};
 
-pub(super) fn look(options: &SnapshotOptions) -> Result<()> {
+/// Columns of stderr.
+const WIDTH: usize = 100;
+
+/// `code`: the status to exit with, also when the reader of the output goes away.
+pub(super) fn look(options: &SnapshotOptions, code: &mut ExitCode) -> Result<()> {
     let snapshot = crate::snapshot::read::read(&options.subject, &options.reading)?;
     // A file that may not be overwritten is said before anything is written.
     let svg = options.svg.as_ref().map(|path| create(path, options.force)).transpose()?;
@@ -21,11 +25,39 @@ pub(super) fn look(options: &SnapshotOptions) -> Result<()> {
         let drawn = views::svg::render(&snapshot, options.show.scale, &mut file).and_then(|()| file.flush());
         drawn.context("failed to write the SVG")?;
     }
+    *code = tell(&snapshot, options);
     output.snapshot(&snapshot)?;
     match options.watch {
         Some(interval) => watch::watch(snapshot, interval, options, &mut output),
         None => Ok(()),
     }
+}
+
+/// What is asked for and cannot be shown goes to stderr. The status to exit with.
+fn tell(snapshot: &Snapshot, options: &SnapshotOptions) -> ExitCode {
+    let show = &options.show;
+    let drawn = show.picture || options.svg.is_some();
+    let table = show.format == Format::Csv || (show.format == Format::Text && show.by.is_some());
+    match views::notes::unread(snapshot, WIDTH).filter(|_| drawn || table) {
+        // A table in text has these words itself.
+        Some((text, code)) => {
+            if drawn || show.format == Format::Csv {
+                complain(&text);
+            }
+            code
+        }
+        None => {
+            if let Some(text) = options.svg.as_ref().and_then(|_| views::svg::left_out(snapshot)) {
+                complain(&text);
+            }
+            ExitCode::Done
+        }
+    }
+}
+
+fn complain(text: &str) {
+    // Nobody is left to tell when stderr is gone.
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 impl Output<'_> {
@@ -62,7 +94,15 @@ impl Output<'_> {
             }
             let map = snapshot.page_maps.get(i).and_then(Option::as_ref).unwrap_or(&unknown);
             picture::render(process, map, &options, &mut self.out)?;
+            // Below a table of the same process they stand once.
+            if process.mappings.is_some() && show.by.is_none() {
+                self.out.write_all(b"\n")?;
+                views::notes::render(process, self.page, &mut self.out)?;
+            }
         }
-        Ok(())
+        match show.by {
+            None => views::render_group_notes(snapshot, self.page, &mut self.out),
+            Some(_) => Ok(()),
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::cli::{ShowOptions, Sort};
 use crate::snapshot::Process;
 use crate::snapshot::diff::{Change, Diff, Level, Row, What, difference};
 use crate::snapshot::rows::Sums;
-use crate::views::human::{duration, or_unknown, signed_short, signed_size, size};
+use crate::views::human::{count, counted, duration, or_unknown, signed_short, signed_size, size};
 use crate::views::sheet::{Look, Sheet};
 use crate::views::words::permissions;
 use std::cmp::Reverse;
@@ -22,9 +22,19 @@ use std::io::{self, Write};
 pub fn render(diff: &Diff<'_>, show: &ShowOptions, page: Page, out: &mut dyn Write) -> io::Result<()> {
     let mut sheet = Sheet::new(page.color, page.width);
     let counters = diff.before.counters.zip(diff.after.counters);
-    let nothing = diff.rows.is_empty() && diff.detail == Level::Mapping;
+    let nothing = diff.rows.iter().all(Row::is_only_pss) && diff.detail == Level::Mapping;
     match counters.filter(|(before, after)| before == after && nothing) {
-        Some((_, after)) => title(diff, &format!(": RES {}, nothing changed", size(after.res())), &mut sheet),
+        Some((_, after)) => {
+            let what = match diff.rows.len() {
+                0 => "nothing changed".to_owned(),
+                n => format!(
+                    "only PSS changed: {} in {} (others came or went)",
+                    signed_size(sum(&diff.rows.iter().collect::<Vec<_>>(), pss)),
+                    counted(n as u64, "mapping", "mappings")
+                ),
+            };
+            title(diff, &format!(": RES {}, {what}", size(after.res())), &mut sheet);
+        }
         None => {
             title(diff, "", &mut sheet);
             levels(diff, &mut sheet);
@@ -115,7 +125,8 @@ fn rows(diff: &Diff<'_>, show: &ShowOptions, sheet: &mut Sheet) {
                 || Label::name(&mapping.name).contains(wanted)
         })
     };
-    let (mut rows, unwanted): (Vec<&Row<'_>>, Vec<&Row<'_>>) = diff.rows.iter().partition(matches);
+    let (dust, rows): (Vec<&Row<'_>>, Vec<&Row<'_>>) = diff.rows.iter().partition(|row| row.is_only_pss());
+    let (mut rows, unwanted): (Vec<&Row<'_>>, Vec<&Row<'_>>) = rows.into_iter().partition(matches);
     if diff.rows.is_empty()
         && diff.detail == Level::Mapping
         && diff.unexplained.is_none_or(|open| open == Change::default())
@@ -138,17 +149,22 @@ fn rows(diff: &Diff<'_>, show: &ShowOptions, sheet: &mut Sheet) {
     if !rest.is_empty() {
         labels.push(others(rest.len()));
     }
+    if !dust.is_empty() {
+        labels.push(Label::plain(format!("{} only in PSS: others came or went", count(dust.len() as u64))));
+    }
     labels.push(Label::plain("unexplained"));
     labels.push(Label::plain("total"));
     // Of each column: the rows, the others, what is unexplained (of what books are kept), the whole.
     let column = |head, weight, of: &dyn Fn(&Row<'_>) -> Option<i64>, open: Option<Option<i64>>| {
-        let sum = |rows: &[&Row<'_>]| rows.iter().filter_map(|row| of(row)).fold(0_i64, i64::wrapping_add);
         let figure = |cell: Option<i64>| cell.map_or_else(|| "unknown".to_owned(), signed_short);
         let mut cells: Vec<String> = shown.iter().map(|row| figure(of(row))).collect();
         if !rest.is_empty() {
-            cells.push(signed_short(sum(&rest)));
+            cells.push(signed_short(sum(&rest, of)));
         }
-        let explained = sum(shown).wrapping_add(sum(&rest));
+        if !dust.is_empty() {
+            cells.push(signed_short(sum(&dust, of)));
+        }
+        let explained = [shown, &rest, &dust].iter().fold(0_i64, |all, rows| all.wrapping_add(sum(rows, of)));
         cells.extend(match open {
             Some(open) => [figure(open), figure(open.map(|open| explained.wrapping_add(open)))],
             None => [String::new(), signed_short(explained)],
@@ -177,6 +193,15 @@ fn rows(diff: &Diff<'_>, show: &ShowOptions, sheet: &mut Sheet) {
     columns.extend(plain("swap", 3, Sums::swap));
     let sums = labels.len() - shown.len();
     Table { head: "what changed", leads: leads.collect(), sums, labels, columns }.print(sheet, 0);
+}
+
+/// What is known of all rows together.
+fn sum(rows: &[&Row<'_>], of: impl Fn(&Row<'_>) -> Option<i64>) -> i64 {
+    rows.iter().filter_map(|row| of(row)).fold(0_i64, i64::wrapping_add)
+}
+
+fn pss(row: &Row<'_>) -> Option<i64> {
+    row.from.pss().zip(row.to.pss()).map(|(from, to)| difference(from, to))
 }
 
 /// A mapping and what became of it.

@@ -26,7 +26,7 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
     sheet.line(&[(Look::Strong, &title), (Look::Plain, &format!(" · {} · {}", names(&members), text::time(time_ns)))]);
     headline(&members, group, sheet);
     sheet.line(&[]);
-    levels(group, sheet);
+    levels(&members, group, sheet);
     sheet.line(&[]);
     processes(&members, group, show, sheet);
     if let Some(physical) = &group.physical {
@@ -34,6 +34,15 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
         objects(physical, show, sheet);
     }
     sheet.line(&[]);
+    notes(snapshot, group, sheet);
+    if let Some(first) = members.first() {
+        let text = format!("memtrace snapshot --pid {}        one of them, by kind and file", first.pid);
+        sheet.line(&[(Look::Faint, &text)]);
+    }
+}
+
+/// Who is not in it, what looking at them together cost, and what was not read.
+pub(super) fn notes(snapshot: &Snapshot, group: &Group, sheet: &mut Sheet) {
     if snapshot.vanished > 0 {
         let gone = counted(snapshot.vanished as u64, "process", "processes");
         sheet.line(&[(Look::Plain, &format!("vanished    {gone} ended before they could be read"))]);
@@ -46,10 +55,6 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
     let pids: String = group.pids.iter().take(FEW).map(|pid| format!(" --pid {pid}")).collect();
     let more = if group.pids.len() > FEW { " …" } else { "" };
     notes::given_up(&group.given_up, &format!("memtrace snapshot{pids}{more}"), sheet);
-    if let Some(first) = members.first() {
-        let text = format!("memtrace snapshot --pid {}        one of them, by kind and file", first.pid);
-        sheet.line(&[(Look::Faint, &text)]);
-    }
 }
 
 /// Who is not in the group, and why.
@@ -184,7 +189,7 @@ fn what(kind: Kind, name: &[u8], members: &[&Process]) -> String {
     }
 }
 
-fn levels(group: &Group, sheet: &mut Sheet) {
+fn levels(members: &[&Process], group: &Group, sheet: &mut Sheet) {
     let physical = group.physical.as_ref();
     text::level(
         "Σ RES",
@@ -196,9 +201,16 @@ fn levels(group: &Group, sheet: &mut Sheet) {
     let res = physical.map_or_else(|| unknown.clone(), |p| size(p.res));
     text::level("RES", &res, "the pages that they have in memory, each counted once", sheet);
     let uss = physical.map_or_else(|| unknown.clone(), |p| size(p.uss));
-    let words =
-        "mapped by nobody outside of these: what ending all of them would free, page cache and shared memory excepted";
-    text::level("USS", &uss, words, sheet);
+    let mut words =
+        "mapped by nobody outside of these. When all of them end it becomes free, but for pages of files (the \
+                     page cache keeps them) and shared memory that lives on by itself (tmpfs, POSIX, System V); \
+                     anonymous shared memory goes with its last user"
+            .to_owned();
+    let rows = members.iter().try_fold(0_u64, |sum, process| Some(sum.saturating_add(process.rollup?.uss())));
+    if physical.zip(rows).is_some_and(|(physical, rows)| rows < physical.uss) {
+        words.push_str(". Σ below is less: what they share among themselves is in no row");
+    }
+    text::level("USS", &uss, &words, sheet);
     let pss = group.sum_pss.map_or(unknown, size);
     let words = match physical {
         Some(_) => "each page divided by the number of its users, those outside included",
@@ -235,14 +247,15 @@ fn processes(members: &[&Process], group: &Group, show: &ShowOptions, sheet: &mu
         cells.push(sum(&rows));
         Column::bytes(head, weight, cells)
     };
+    let sums = labels.len() - shown.len();
     let columns = vec![
         bytes("RES", 9, |(p, _)| p.counters.as_ref().map(Counters::res)),
         bytes("USS", 8, |(p, _)| p.rollup.map(|r| r.uss())),
         bytes("PSS", 7, |(p, _)| p.rollup.map(|r| r.pss)),
-        bytes("shared with these", 6, |&(_, shared)| shared),
+        // A page that three share would be in the sum three times.
+        bytes("shared with these", 6, |&(_, shared)| shared).without_sums(sums),
         bytes("swap", 5, |(p, _)| p.counters.map(|c| c.swap)).if_any(),
     ];
-    let sums = labels.len() - shown.len();
     Table { head: "pid     process", leads: comms, sums, labels, columns }.print(sheet, 0);
 }
 

@@ -6,7 +6,7 @@ pub mod diff;
 mod group;
 pub mod json;
 mod labels;
-mod notes;
+pub mod notes;
 pub mod picture;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -15,7 +15,7 @@ mod table;
 mod tables;
 mod text;
 
-pub use text::{Page, render};
+pub use text::{Page, render, render_group_notes};
 
 #[cfg(test)]
 mod tests;

@@ -1,20 +1,65 @@
 //! What stands below a snapshot: by how much it moved while it was read, what reading it cost, and what was not read and
 //! why, with what to type.
 
+use super::text::{Page, name};
+use crate::cli::ExitCode;
 use crate::snapshot::diff::difference;
-use crate::snapshot::{Counters, GivenUp, Process, Reason, Source, SourceCost};
+use crate::snapshot::{Counters, GivenUp, Process, Reason, Snapshot, Source, SourceCost};
 use crate::views::escape::escape;
 use crate::views::human::{counted, duration, signed_size, size};
 use crate::views::sheet::{Look, Sheet};
+use std::io::{self, Write};
 
 const INDENT: usize = 12;
+/// Processes of which it is told one by one that nothing could be read.
+const FEW: usize = 10;
 
 pub(super) fn print(process: &Process, sheet: &mut Sheet) {
     if let Some((before, after)) = process.counters.zip(process.counters_after) {
         changed(before, after, sheet);
     }
     cost(&process.sources, sheet);
-    given_up(&process.given_up, &format!("memtrace snapshot --pid {}", process.pid), sheet);
+    given_up(&process.given_up, &command(process), sheet);
+}
+
+/// What stands below the picture of a process. Of one that could not be read, [`unread`] tells.
+///
+/// # Errors
+/// What the writer returned.
+pub fn render(process: &Process, page: Page, out: &mut dyn Write) -> io::Result<()> {
+    let mut sheet = Sheet::new(page.color, page.width);
+    print(process, &mut sheet);
+    out.write_all(sheet.text.as_bytes())
+}
+
+fn command(process: &Process) -> String {
+    format!("memtrace snapshot --pid {}", process.pid)
+}
+
+/// When the mappings of no process could be read, so that there is nothing to draw and no row: what was not read, in the
+/// words of the summary, and the status to exit with.
+#[must_use]
+pub fn unread(snapshot: &Snapshot, width: usize) -> Option<(String, ExitCode)> {
+    let processes = &snapshot.processes;
+    if processes.is_empty() || processes.iter().any(|process| process.mappings.is_some()) {
+        return None;
+    }
+    let mut sheet = Sheet::new(false, width);
+    for process in processes.iter().take(FEW) {
+        let text = format!("memtrace: nothing to show of {}: its mappings could not be read", name(process));
+        sheet.line(&[(Look::Plain, &text)]);
+        given_up(&process.given_up, &command(process), &mut sheet);
+    }
+    if let Some(more @ 1..) = processes.len().checked_sub(FEW) {
+        let text = format!("memtrace: and nothing of {}", counted(more as u64, "other process", "other processes"));
+        sheet.line(&[(Look::Plain, &text)]);
+    }
+    let reasons = processes.iter().flat_map(|process| &process.given_up).map(|given_up| &given_up.reason);
+    let code = match reasons.into_iter().any(|reason| matches!(reason, Reason::NotPermitted { .. })) {
+        true => ExitCode::NotPermitted,
+        false => ExitCode::Failure,
+    };
+    Some((sheet.text, code))
 }
 
 fn changed(before: Counters, after: Counters, sheet: &mut Sheet) {

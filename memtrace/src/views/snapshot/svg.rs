@@ -90,6 +90,26 @@ impl<'a> Column<'a> {
     }
 }
 
+/// Processes that are drawn.
+const DRAWN: usize = 2;
+
+/// Those that can be drawn, with their places in the snapshot.
+fn drawable(snapshot: &Snapshot) -> impl Iterator<Item = (usize, &Process)> {
+    let has_mappings = |process: &Process| process.mappings.as_ref().is_some_and(|mappings| !mappings.is_empty());
+    snapshot.processes.iter().enumerate().filter(move |(_, process)| has_mappings(process))
+}
+
+/// A line on who is not in the picture, though there would be something to draw.
+#[must_use]
+pub fn left_out(snapshot: &Snapshot) -> Option<String> {
+    let more = drawable(snapshot).skip(DRAWN).count();
+    let drawn: Vec<String> = drawable(snapshot).take(DRAWN).map(|(_, process)| super::text::name(process)).collect();
+    (more > 0).then(|| {
+        let others = counted(more as u64, "other process is", "other processes are");
+        format!("memtrace: --svg draws two processes: {}; {others} not in it\n", drawn.join(" and "))
+    })
+}
+
 /// Draws the process; of several the first two that have an address space.
 ///
 /// # Errors
@@ -98,14 +118,8 @@ pub fn render(snapshot: &Snapshot, scale: PictureScale, out: &mut dyn Write) -> 
     let none = PageMap::default();
     let top = MARGIN + 5 * LINE + 2 * LINE;
     let map = |at: usize| snapshot.page_maps.get(at).and_then(Option::as_ref).unwrap_or(&none);
-    let mut drawn: Vec<Column<'_>> = snapshot
-        .processes
-        .iter()
-        .enumerate()
-        .filter(|(_, process)| process.mappings.as_ref().is_some_and(|mappings| !mappings.is_empty()))
-        .take(2)
-        .map(|(at, process)| Column::new(process, map(at), scale, top))
-        .collect();
+    let mut drawn: Vec<Column<'_>> =
+        drawable(snapshot).take(DRAWN).map(|(at, process)| Column::new(process, map(at), scale, top)).collect();
     let addresses = (ADDRESS * CHARACTER) + 8;
     let labels = 10 + LABEL * CHARACTER;
     let width = match drawn.as_mut_slice() {

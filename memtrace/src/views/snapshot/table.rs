@@ -20,6 +20,8 @@ pub(super) struct Column {
     empty: bool,
     /// In no row is it known.
     unknown: bool,
+    /// What its head means, where that is no common word; empty for none.
+    meaning: &'static str,
 }
 
 impl Column {
@@ -34,12 +36,20 @@ impl Column {
             weight,
             empty,
             unknown,
+            meaning: "",
         }
     }
 
     /// Words or other figures.
     pub(super) fn text(head: impl Into<String>, weight: u8, cells: impl IntoIterator<Item = String>) -> Self {
-        Self { head: head.into(), cells: cells.into_iter().collect(), weight, empty: false, unknown: false }
+        Self {
+            head: head.into(),
+            cells: cells.into_iter().collect(),
+            weight,
+            empty: false,
+            unknown: false,
+            meaning: "",
+        }
     }
 
     /// Left out when no cell has anything, or none is known: what is rarely of interest.
@@ -47,6 +57,18 @@ impl Column {
         if self.empty || self.unknown {
             self.weight = 0;
         }
+        self
+    }
+
+    /// Below the table stands what its head means.
+    pub(super) const fn meaning(mut self, meaning: &'static str) -> Self {
+        self.meaning = meaning;
+        self
+    }
+
+    /// Its last cells would add what cannot be added.
+    pub(super) fn without_sums(mut self, sums: usize) -> Self {
+        self.cells.iter_mut().rev().take(sums).for_each(String::clear);
         self
     }
 
@@ -114,6 +136,11 @@ impl Table<'_> {
         if !unknown.is_empty() {
             // Said once, not in every row.
             sheet.wrapped((Look::Plain, &margin), indent, (Look::Faint, &format!("{unknown}: unknown")));
+        }
+        let meanings = self.columns.iter().filter(|column| !column.meaning.is_empty());
+        let meanings: Vec<String> = meanings.map(|column| format!("{}: {}", column.head, column.meaning)).collect();
+        if !meanings.is_empty() {
+            sheet.wrapped((Look::Plain, &margin), indent, (Look::Faint, &meanings.join(" · ")));
         }
     }
 }

@@ -6,6 +6,7 @@ use super::table::{Column, Table};
 use crate::cli::{By, ShowOptions, Sort};
 use crate::snapshot::rows::{self, Group, Sums};
 use crate::snapshot::{MappedFile, Mapping, Process};
+use crate::views::escape::escape;
 use crate::views::human::{count, counted};
 use crate::views::sheet::{Look, Sheet};
 use crate::views::words::permissions;
@@ -102,16 +103,19 @@ fn amount(sums: &Sums, sort: Sort) -> Option<u64> {
 }
 
 /// Prints the table; what all its rows come to, shown or not.
-pub(super) fn print(chosen: Chosen<Row<'_>>, by: By, sheet: &mut Sheet, indent: usize) -> Sums {
-    let sum = |rows: &[Row<'_>]| rows.iter().fold(Sums::ZERO, |sum, row| sum.plus(row.sums));
-    let rest = sum(&chosen.rest);
-    let total = sum(&chosen.shown).plus(rest);
+pub(super) fn print(chosen: Chosen<Row<'_>>, by: By, show: &ShowOptions, sheet: &mut Sheet) -> Sums {
     let head = match by {
         By::Kind => "by kind",
         By::Mapping => "by mapping",
         By::File => "by file",
         By::Permissions => "by permissions",
     };
+    if chosen.shown.is_empty() && nothing_matches(head, show, sheet) {
+        return Sums::ZERO;
+    }
+    let sum = |rows: &[Row<'_>]| rows.iter().fold(Sums::ZERO, |sum, row| sum.plus(row.sums));
+    let rest = sum(&chosen.rest);
+    let total = sum(&chosen.shown).plus(rest);
     let leads = match by {
         By::Mapping => chosen.shown.iter().map(lead).collect(),
         _ => Vec::new(),
@@ -123,7 +127,7 @@ pub(super) fn print(chosen: Chosen<Row<'_>>, by: By, sheet: &mut Sheet, indent: 
         labels.push(others(chosen.rest.len()));
         sums.push(rest);
     }
-    labels.push(Label::plain("total"));
+    labels.push(total_label(show));
     sums.push(total);
     let bytes = |head, weight, of: fn(&Sums) -> Option<u64>| Column::bytes(head, weight, sums.iter().map(of));
     let columns = vec![
@@ -133,16 +137,28 @@ pub(super) fn print(chosen: Chosen<Row<'_>>, by: By, sheet: &mut Sheet, indent: 
         bytes("shared", 9, Sums::shared),
         bytes("PSS", 7, Sums::pss),
         bytes("swap", 6, Sums::swap).if_any(),
-        bytes("dirty", 4, Sums::dirty).if_any(),
+        bytes("dirty", 4, Sums::dirty).if_any().meaning("written to, no such copy on disk"),
         bytes("huge", 3, |s| s.resident.map(|r| r.huge)).if_any(),
         bytes("locked", 3, |s| s.detail.map(|d| d.locked)).if_any(),
         bytes("hugetlb", 5, |s| s.detail.map(|d| d.hugetlb)).if_any(),
         bytes("KSM", 2, |s| s.detail.map(|d| d.ksm)).if_any(),
         bytes("lazy-free", 2, |s| s.detail.map(|d| d.lazy_free)).if_any(),
-        bytes("not here", 1, Sums::not_here),
+        bytes("not here", 1, Sums::not_here).meaning("part of size that is neither in RES nor in swap"),
     ];
-    Table { head, leads, sums: labels.len() - figures, labels, columns }.print(sheet, indent);
+    Table { head, leads, sums: labels.len() - figures, labels, columns }.print(sheet, 0);
     total
+}
+
+/// In the place of a table without rows; whether it was a filter that left none.
+fn nothing_matches(head: &str, show: &ShowOptions, sheet: &mut Sheet) -> bool {
+    let Some(wanted) = &show.filter else { return false };
+    sheet.line(&[(Look::Plain, &format!("{head}: nothing matches \"{}\"", escape(wanted.as_bytes(), 40)))]);
+    true
+}
+
+/// With a filter the rows are not the whole.
+fn total_label(show: &ShowOptions) -> Label<'static> {
+    Label::plain(if show.filter.is_some() { "total of these" } else { "total" })
 }
 
 /// `7f12a4000000 rw-p `, as maps prints it.
@@ -174,13 +190,16 @@ pub(super) fn files<'a>(process: &'a Process, show: &ShowOptions) -> Option<Chos
 }
 
 /// Prints files with what of each is where.
-pub(super) fn print_files(chosen: &Chosen<&MappedFile>, sheet: &mut Sheet, indent: usize) {
+pub(super) fn print_files(chosen: &Chosen<&MappedFile>, show: &ShowOptions, sheet: &mut Sheet) {
+    if chosen.shown.is_empty() && nothing_matches("files", show, sheet) {
+        return;
+    }
     let mut labels: Vec<Label<'_>> = chosen.shown.iter().map(|file| Label::name(&file.path)).collect();
     let rows = labels.len();
     if !chosen.rest.is_empty() {
         labels.push(others(chosen.rest.len()));
     }
-    labels.push(Label::plain("total"));
+    labels.push(total_label(show));
     let bytes = |head, weight, of: fn(&MappedFile) -> Option<u64>| {
         // A sum of which a part is unknown is unknown.
         let sum = |files: &[&MappedFile]| {
@@ -197,20 +216,21 @@ pub(super) fn print_files(chosen: &Chosen<&MappedFile>, sheet: &mut Sheet, inden
     let columns = vec![
         bytes("size", 2, |f| f.size),
         bytes("mapped", 5, |f| Some(f.mapped)),
-        bytes("here", 10, |f| f.resident),
-        bytes("in cache", 9, |f| f.page_cache),
+        bytes("here", 10, |f| f.resident).meaning("in RES of this process"),
+        bytes("in cache", 9, |f| f.page_cache).meaning("in memory, mapped or not"),
         // Of shared memory nothing is on a disk.
-        bytes("disk only", 7, |f| if f.on_disk == Some(false) { Some(0) } else { f.not_loaded() }),
-        bytes("dirty", 6, |f| f.dirty).if_any(),
+        bytes("disk only", 7, |f| if f.on_disk == Some(false) { Some(0) } else { f.not_loaded() })
+            .meaning("on disk or a hole"),
+        bytes("dirty", 6, |f| f.dirty).if_any().meaning("not yet on disk"),
         bytes("writeback", 3, |f| f.writeback).if_any(),
     ];
-    Table { head: "files", leads: Vec::new(), sums: labels.len() - rows, labels, columns }.print(sheet, indent);
+    Table { head: "files", leads: Vec::new(), sums: labels.len() - rows, labels, columns }.print(sheet, 0);
     let writable = chosen.shown.iter().filter(|file| file.writable_shared).count();
     if writable > 0 {
         let text = format!(
             "{} can be made dirty from here through memory",
             counted(writable as u64, "of these files", "of these files")
         );
-        sheet.wrapped((Look::Plain, &" ".repeat(indent)), indent, (Look::Faint, &text));
+        sheet.line(&[(Look::Faint, &text)]);
     }
 }

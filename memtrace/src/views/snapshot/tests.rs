@@ -136,6 +136,62 @@ fn what_changed() {
 }
 
 #[test]
+fn who_else_maps_a_page_is_one_line() {
+    let before = sample::postgres();
+    let mut after = before.clone();
+    after.time_ns += 2_000_000_000;
+    let mut mappings = after.mappings.iter_mut().flatten();
+    for mapping in mappings.by_ref().filter(|mapping| mapping.detail.is_some_and(|d| d.shared_clean > 0)).take(3) {
+        mapping.detail = mapping.detail.map(|detail| crate::snapshot::Detail { pss: detail.pss - 1_000, ..detail });
+    }
+    insta::assert_snapshot!("diff_of_pss", changes(&before, &after, 80));
+    // Together with something else it is a row, and the column still adds up.
+    let mut later = later();
+    let mapping = later.mappings.iter_mut().flatten().find(|mapping| mapping.name.ends_with(b"libc.so.6"));
+    if let Some(detail) = mapping.and_then(|mapping| mapping.detail.as_mut()) {
+        detail.pss -= 2_048;
+    }
+    insta::assert_snapshot!("diff_with_pss", changes(&before, &later, 120));
+}
+
+#[test]
+fn a_filter_that_nothing_matches_says_so() {
+    let snapshot = alone(sample::postgres());
+    for by in [Some(By::Mapping), Some(By::Kind), Some(By::File), None] {
+        let text = text(&snapshot, &ShowOptions { by, filter: Some("nowhere\x1b".into()), ..show() }, 100);
+        assert_eq!(text.matches("nothing matches \"nowhere\\x1b\"\n").count(), 1, "{text}");
+        assert!(!text.contains("total"), "{text}");
+    }
+}
+
+#[test]
+fn unreadable_is_said_with_what_to_type() {
+    use crate::cli::ExitCode;
+    let told =
+        |processes: &[Process]| notes::unread(&Snapshot { processes: processes.to_vec(), ..Snapshot::default() }, 100);
+    assert_eq!(told(&[]), None);
+    assert_eq!(told(&[sample::not_permitted(), sample::postgres()]), None, "one can be shown");
+    let (text, code) = told(&[sample::zombie(), sample::not_permitted()]).expect("nothing to show");
+    assert_eq!(code, ExitCode::NotPermitted);
+    insta::assert_snapshot!("unread", text);
+    assert_eq!(told(&[sample::zombie()]).expect("nothing to show").1, ExitCode::Failure);
+    let (text, _) = told(&vec![sample::not_permitted(); 13]).expect("nothing to show");
+    assert!(text.ends_with("memtrace: and nothing of 3 other processes\n"), "{text}");
+}
+
+#[test]
+fn of_three_processes_the_svg_says_who_is_not_drawn() {
+    let three = |processes| Snapshot { processes, ..Snapshot::default() };
+    let some = || sample::postgres();
+    assert_eq!(svg::left_out(&three(vec![some(), sample::zombie(), some()])), None);
+    let text = svg::left_out(&three(vec![some(), some(), some()])).expect("one is left out");
+    assert_eq!(
+        text,
+        "memtrace: --svg draws two processes: postgres[4711] and postgres[4711]; 1 other process is not in it\n"
+    );
+}
+
+#[test]
 fn colours_are_closed_on_every_line_and_change_nothing_else() {
     let paint = |color| {
         let mut out = Vec::new();

@@ -4,11 +4,11 @@
 
 use super::labels::Label;
 use super::{group, notes, tables};
-use crate::cli::{By, ShowOptions, Sort};
+use crate::cli::{By, ShowOptions};
+use crate::event::permission;
 use crate::snapshot::diff::difference;
 use crate::snapshot::rows::Sums;
-use crate::snapshot::{Counters, Mapping, Process, Rollup, Snapshot};
-use crate::statement::Kind;
+use crate::snapshot::{Counters, Group, Mapping, Process, Rollup, Snapshot};
 use crate::views::clock::zone_name;
 use crate::views::escape::escape;
 use crate::views::human::{count, counted, or_unknown, percent, signed_size, size};
@@ -50,22 +50,48 @@ pub fn render(snapshot: &Snapshot, show: &ShowOptions, page: Page, out: &mut dyn
                     Some(by) => table(process, by, show, &mut sheet),
                 }
             }
+            if let Some(group) = &snapshot.group {
+                group_notes(snapshot, group, &mut sheet);
+            }
         }
     }
     out.write_all(sheet.text.as_bytes())
+}
+
+/// Writes what stands below the pictures of several processes.
+///
+/// # Errors
+/// What the writer returned.
+pub fn render_group_notes(snapshot: &Snapshot, page: Page, out: &mut dyn Write) -> io::Result<()> {
+    let mut sheet = Sheet::new(page.color, page.width);
+    if let Some(group) = &snapshot.group {
+        group_notes(snapshot, group, &mut sheet);
+    }
+    out.write_all(sheet.text.as_bytes())
+}
+
+fn group_notes(snapshot: &Snapshot, group: &Group, sheet: &mut Sheet) {
+    let before = sheet.text.len();
+    sheet.line(&[]);
+    sheet.line(&[(Look::Strong, "all of them")]);
+    let head = sheet.text.len();
+    group::notes(snapshot, group, sheet);
+    if sheet.text.len() == head {
+        sheet.text.truncate(before);
+    }
 }
 
 fn table(process: &Process, by: By, show: &ShowOptions, sheet: &mut Sheet) {
     header(process, sheet);
     if by == By::File {
         match tables::files(process, show) {
-            Some(files) => tables::print_files(&files, sheet, 0),
+            Some(files) => tables::print_files(&files, show, sheet),
             None => sheet.line(&[(Look::Alarm, "files: unknown")]),
         }
     } else {
         match tables::rows(process, by, show) {
             Some(rows) => {
-                let total = tables::print(rows, by, sheet, 0);
+                let total = tables::print(rows, by, show, sheet);
                 if show.filter.is_none() {
                     adds_up(process, &total, sheet);
                 }
@@ -130,7 +156,7 @@ fn summary(process: &Process, show: &ShowOptions, sheet: &mut Sheet) {
     sheet.line(&[]);
     match tables::rows(process, By::Kind, show) {
         Some(rows) => {
-            let total = tables::print(rows, By::Kind, sheet, 0);
+            let total = tables::print(rows, By::Kind, show, sheet);
             if show.filter.is_none() {
                 adds_up(process, &total, sheet);
             }
@@ -153,17 +179,19 @@ pub(super) fn level(name: &str, amount: &str, words: &str, sheet: &mut Sheet) {
 fn levels(process: &Process, c: &Counters, sheet: &mut Sheet) {
     let rest = c.virt.saturating_sub(c.res()).saturating_sub(c.swap).saturating_sub(c.hugetlb);
     let mut virt = format!(
-        "address space, not memory: {} of it is in memory, {} in swap, {} in neither (never touched, given back, or \
-         parts of files that were not used)",
+        "address space, not memory: {} of it is in RES, {} in SWAP; {} is not mapped in now: never touched, given back, \
+         or parts of files and shared memory that are not in use here, though others may have them in memory",
         percent(c.res(), c.virt).unwrap_or_else(|| "0 %".to_owned()),
         size(c.swap),
         size(rest)
     );
     let mappings = process.mappings.as_deref().unwrap_or_default();
-    let guards: Sums = mappings.iter().filter(|m| m.kind == Kind::Guard).sum();
+    // Guard pages, and whatever was reserved without a right to use it.
+    let any = permission::READ | permission::WRITE | permission::EXECUTE;
+    let closed: Sums = mappings.iter().filter(|mapping| mapping.permissions & any == 0).sum();
     // A few guard pages are no news; a JVM's reservation is.
-    if guards.size > c.virt / 100 {
-        virt.push_str(&format!("; {} may not be accessed at all", size(guards.size)));
+    if closed.size > c.virt / 100 {
+        virt.push_str(&format!("; {} may not be accessed at all", size(closed.size)));
     }
     level("VIRT", &size(c.virt), &virt, sheet);
     let res = format!("in memory now = anon {} + file {} + shmem {}", size(c.anon), size(c.file), size(c.shmem));
@@ -320,10 +348,10 @@ fn swap(process: &Process, counters: &Counters, sheet: &mut Sheet) {
 }
 
 fn files(process: &Process, show: &ShowOptions, sheet: &mut Sheet) {
-    let few = ShowOptions { top: Some(FEW), by: None, sort: Sort::Rss, ..show.clone() };
+    let few = ShowOptions { top: Some(show.top.map_or(FEW, |top| top.min(FEW))), ..show.clone() };
     let Some(chosen) = tables::files(process, &few).filter(|files| !files.shown.is_empty()) else { return };
     sheet.line(&[]);
-    tables::print_files(&chosen, sheet, 0);
+    tables::print_files(&chosen, show, sheet);
     let dirty: Vec<String> = process
         .files
         .iter()
