@@ -243,7 +243,7 @@ fn processes_that_come_and_go_while_they_are_read_are_no_error() {
         for process in &snapshot.processes {
             // Whoever ended in between is known in part, and no part of it is made up.
             let gone = process.given_up.iter().any(|given_up| given_up.reason == Reason::Gone);
-            assert!(process.counters.is_some() && (gone || process.mappings.is_some()), "{process:?}");
+            assert!(gone || process.counters.is_some() && process.mappings.is_some(), "{process:?}");
         }
     }
 }
