@@ -192,7 +192,8 @@ fn by_name_zombies_are_left_out_and_the_others_found() {
     let directory = tempfile::tempdir().unwrap();
     // A name of its own, longer than comm can be, and hostile.
     let program = directory.path().join("a (b)\n\u{1b}[2J name.sh");
-    std::fs::copy("/bin/sh", &program).unwrap();
+    // By a process of its own: a file that another test's child still holds open for writing cannot be run.
+    assert!(Command::new("cp").arg("/bin/sh").arg(&program).status().unwrap().success());
     let spawn = || Guard::spawn(Command::new(&program).args(["-c", "echo ready; read line"]));
     let (one, two) = (spawn().stop(), spawn().stop());
     let name = program.file_name().unwrap().to_str().unwrap().to_owned();
