@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// glibc's `HEAP_MAX_SIZE`: size and alignment of a malloc arena's heap on 64-bit machines.
 pub const ARENA_BYTES: u64 = 64 << 20;
 /// The largest guard that a thread's stack is recognised by (the JVM has the pthread guard and its own zones).
-const GUARD_BYTES: u64 = 64 << 10;
+pub const GUARD_BYTES: u64 = 64 << 10;
 /// The largest anonymous mapping right after a library's data that is taken for its `.bss`.
 const LIBRARY_BSS_BYTES: u64 = 1 << 20;
 

@@ -32,10 +32,6 @@ pub struct CacheStat {
     pub dirty: u64,
     /// Of these, being written back.
     pub writeback: u64,
-    /// Not there any more, and the kernel still remembers that it was; for shared memory: in swap.
-    pub evicted: u64,
-    /// Of these, so recently that it would be taken for part of the working set.
-    pub recently_evicted: u64,
 }
 
 #[repr(C)]
@@ -51,8 +47,8 @@ struct RawCacheStat {
     cache: u64,
     dirty: u64,
     writeback: u64,
-    evicted: u64,
-    recently_evicted: u64,
+    /// Evicted, and of these recently: not asked for.
+    _rest: [u64; 2],
 }
 
 /// Asks for a range of bytes, which the kernel widens to whole pages; an empty one reaches to the end of the file.
@@ -72,13 +68,7 @@ pub fn read_cachestat(file: BorrowedFd<'_>, range: Range<u64>) -> io::Result<Cac
         return Err(io::Error::last_os_error());
     }
     let bytes = |pages: u64| pages.saturating_mul(page_size());
-    Ok(CacheStat {
-        cached: bytes(raw.cache),
-        dirty: bytes(raw.dirty),
-        writeback: bytes(raw.writeback),
-        evicted: bytes(raw.evicted),
-        recently_evicted: bytes(raw.recently_evicted),
-    })
+    Ok(CacheStat { cached: bytes(raw.cache), dirty: bytes(raw.dirty), writeback: bytes(raw.writeback) })
 }
 
 /// Bytes of a file's first `size` that are in the page cache, in whole pages. Looks at every page, there or not:

@@ -159,6 +159,25 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// Of which nothing else is known: of no file, and with no name.
+    #[must_use]
+    pub const fn bare(start: u64, end: u64, permissions: u8, kind: Kind) -> Self {
+        Self {
+            start,
+            end,
+            permissions,
+            offset: 0,
+            device: 0,
+            inode: 0,
+            kind,
+            name: Vec::new(),
+            allocator: None,
+            thread: None,
+            resident: None,
+            detail: None,
+        }
+    }
+
     /// Bytes of address space.
     #[must_use]
     pub const fn size(&self) -> u64 {
@@ -171,6 +190,12 @@ impl Mapping {
     pub const fn may_be_anonymous(&self) -> bool {
         self.permissions & permission::SHARED == 0 && !matches!(self.kind, Kind::Vdso | Kind::Device)
     }
+}
+
+/// Major and minor number of a device as mappings and files have it.
+#[must_use]
+pub const fn device_numbers(device: u64) -> (u64, u64) {
+    (device >> 32, device & u32::MAX as u64)
 }
 
 /// What of a mapping is where; from smaps or from PAGEMAP_SCAN. Bytes.

@@ -65,6 +65,48 @@ impl Sums {
         }
     }
 
+    /// Names in the NDJSON contract of what rows have, in their order there.
+    pub const AMOUNTS: [&'static str; 15] = [
+        "size",
+        "rss",
+        "anonymous",
+        "pss",
+        "private_clean",
+        "private_dirty",
+        "shared_clean",
+        "shared_dirty",
+        "swap",
+        "swap_pss",
+        "locked",
+        "huge",
+        "hugetlb",
+        "ksm",
+        "lazy_free",
+    ];
+
+    /// Bytes, in the order of [`Self::AMOUNTS`]; `None` for what is unknown.
+    #[must_use]
+    pub fn amounts(&self) -> [Option<u64>; Self::AMOUNTS.len()] {
+        let (r, d) = (self.resident, self.detail);
+        [
+            Some(self.size),
+            r.map(|r| r.rss),
+            r.map(|r| r.anonymous),
+            d.map(|d| d.pss),
+            d.map(|d| d.private_clean),
+            d.map(|d| d.private_dirty),
+            d.map(|d| d.shared_clean),
+            d.map(|d| d.shared_dirty),
+            r.map(|r| r.swap),
+            d.map(|d| d.swap_pss),
+            d.map(|d| d.locked),
+            r.map(|r| r.huge),
+            d.map(|d| d.hugetlb),
+            d.map(|d| d.ksm),
+            d.map(|d| d.lazy_free),
+        ]
+    }
+
     /// Resident.
     #[must_use]
     pub fn rss(&self) -> Option<u64> {

@@ -2,6 +2,7 @@
 //! A file may be anyone's: its size is limited, what is no snapshot is refused with its line, lines of other types are
 //! skipped, and what can be derived (`kinds`, `res`, `not_loaded`) is not believed but left out.
 
+use super::diff::difference;
 use super::{
     Allocator, Counters, Detail, GivenUp, MappedFile, Mapping, Process, Reason, Resident, Rollup, Source, SourceCost,
     Thread,
@@ -9,7 +10,7 @@ use super::{
 use crate::event::permission;
 use crate::statement::Kind;
 use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, BufRead};
@@ -119,8 +120,8 @@ struct ProcessLine {
     pss: Option<u64>,
     private_file: Option<u64>,
     swap_pss: Option<u64>,
-    changed_meanwhile: Option<Changes>,
-    rollup: Option<RollupRest>,
+    changed_meanwhile: Option<ChangeFields>,
+    rollup: Option<RollupFields>,
     mappings: Option<Vec<MappingFields>>,
     files: Option<Vec<FileFields>>,
     sources: Vec<SourceFields>,
@@ -267,8 +268,9 @@ fn named<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, wanted: &str, fie
     all.iter().copied().find(|&item| name(item) == wanted).ok_or_else(|| format!("`{field}` is unknown: {wanted:.40}"))
 }
 
-#[derive(Deserialize)]
-struct Changes {
+/// Signed bytes, one counter each: what happened between two readings. Both ways of the contract.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct ChangeFields {
     anon: i64,
     file: i64,
     shmem: i64,
@@ -279,7 +281,20 @@ struct Changes {
     page_tables: i64,
 }
 
-impl Changes {
+impl ChangeFields {
+    pub(crate) const fn of(from: Counters, to: Counters) -> Self {
+        Self {
+            anon: difference(from.anon, to.anon),
+            file: difference(from.file, to.file),
+            shmem: difference(from.shmem, to.shmem),
+            swap: difference(from.swap, to.swap),
+            virt: difference(from.virt, to.virt),
+            hugetlb: difference(from.hugetlb, to.hugetlb),
+            locked: difference(from.locked, to.locked),
+            page_tables: difference(from.page_tables, to.page_tables),
+        }
+    }
+
     const fn after(&self, from: Counters) -> Counters {
         Counters {
             virt: from.virt.wrapping_add_signed(self.virt),
@@ -294,9 +309,9 @@ impl Changes {
     }
 }
 
-/// What of a rollup does not stand in the line itself.
-#[derive(Deserialize)]
-struct RollupRest {
+/// What of a rollup does not stand in the line itself. Both ways of the contract.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct RollupFields {
     rss: u64,
     anonymous: u64,
     private_clean: u64,
@@ -306,6 +321,22 @@ struct RollupRest {
     swap: u64,
     hugetlb: u64,
     locked: u64,
+}
+
+impl RollupFields {
+    pub(crate) const fn of(r: Rollup) -> Self {
+        Self {
+            rss: r.rss,
+            anonymous: r.anonymous,
+            private_clean: r.private_clean,
+            private_dirty: r.private_dirty,
+            shared_clean: r.shared_clean,
+            shared_dirty: r.shared_dirty,
+            swap: r.swap,
+            hugetlb: r.hugetlb,
+            locked: r.locked,
+        }
+    }
 }
 
 #[derive(Deserialize)]

@@ -7,18 +7,9 @@ const PAGE: u64 = 4096;
 
 fn mapping(kind: Kind, start: u64, pages: u64, anon: u64, others: u64) -> Mapping {
     Mapping {
-        start: start * PAGE,
-        end: (start + pages) * PAGE,
-        permissions: 3,
-        offset: 0,
-        device: 0,
-        inode: 0,
-        kind,
-        name: Vec::new(),
-        allocator: None,
-        thread: None,
         resident: Some(Resident { rss: (anon + others) * PAGE, anonymous: anon * PAGE, ..Resident::default() }),
         detail: Some(Detail::default()),
+        ..Mapping::bare(start * PAGE, (start + pages) * PAGE, 3, kind)
     }
 }
 

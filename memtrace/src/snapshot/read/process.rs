@@ -384,20 +384,9 @@ fn line(mapping: &Mapping) -> Line<'_> {
 }
 
 fn mapping(header: &MapsHeader<'_>) -> Mapping {
-    Mapping {
-        start: header.start,
-        end: header.end,
-        permissions: header.permissions,
-        offset: header.offset,
-        device: header.device,
-        inode: header.inode,
-        kind: Kind::Anon,
-        name: header.name(),
-        allocator: None,
-        thread: None,
-        resident: None,
-        detail: None,
-    }
+    let (offset, device, inode, name) = (header.offset, header.device, header.inode, header.name());
+    let bare = Mapping::bare(header.start, header.end, header.permissions, Kind::Anon);
+    Mapping { offset, device, inode, name, ..bare }
 }
 
 fn resident(smaps: &SmapsMapping) -> Resident {

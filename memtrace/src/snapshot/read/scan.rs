@@ -119,20 +119,7 @@ mod tests {
     use crate::event::permission::{READ, SHARED, WRITE};
 
     fn mapping(start: u64, end: u64, kind: Kind, shared: u8) -> Mapping {
-        Mapping {
-            start,
-            end,
-            permissions: READ | WRITE | shared,
-            offset: 0,
-            device: 0,
-            inode: 0,
-            kind,
-            name: Vec::new(),
-            allocator: None,
-            thread: None,
-            resident: None,
-            detail: None,
-        }
+        Mapping::bare(start, end, READ | WRITE | shared, kind)
     }
 
     const FILE: u64 = 1 << 2;

@@ -5,6 +5,7 @@
 
 use super::Costs;
 use crate::event::permission::{READ, SHARED, WRITE};
+use crate::kind::GUARD_BYTES;
 use crate::procfs::{Error, ProcessFiles};
 use crate::snapshot::{GivenUp, Mapping, Reason, Source, Thread};
 use crate::statement::Kind;
@@ -15,8 +16,6 @@ use std::time::{Duration, Instant};
 const TIME_CAP: Duration = Duration::from_millis(200);
 /// How often a thread that was on a CPU is looked at.
 const TRIES: usize = 4;
-/// The largest guard below a stack.
-const GUARD_BYTES: u64 = 64 << 10;
 
 /// Names the stacks among `mappings`, which are sorted; the main thread's too. What was left out, if anything.
 pub(super) fn name_stacks(files: &ProcessFiles, mappings: &mut [Mapping], costs: &mut Costs) -> Option<GivenUp> {

@@ -8,32 +8,13 @@
 use super::tables::{self, Of};
 use crate::cli::{By, ShowOptions};
 use crate::snapshot::rows::{Part, Sums};
-use crate::snapshot::{Allocator, MappedFile, Process, Snapshot};
+use crate::snapshot::{Allocator, MappedFile, Process, Snapshot, device_numbers};
 use crate::views::escape::escape;
 use crate::views::words::permissions;
 use std::io::{self, Write};
 
 /// Bytes of a name that are looked at; paths are not longer.
 const CAP: usize = 4096;
-
-/// What all rows of sums have.
-const AMOUNTS: [&str; 15] = [
-    "size",
-    "rss",
-    "anonymous",
-    "pss",
-    "private_clean",
-    "private_dirty",
-    "shared_clean",
-    "shared_dirty",
-    "swap",
-    "swap_pss",
-    "locked",
-    "huge",
-    "hugetlb",
-    "ksm",
-    "lazy_free",
-];
 
 /// Writes the rows of `--by` of all processes; mappings when nothing was asked for. What could not be read has no row.
 ///
@@ -74,7 +55,7 @@ pub fn render(snapshot: &Snapshot, show: &ShowOptions, out: &mut dyn Write) -> i
             "writable_shared",
         ],
     };
-    let amounts: &[&str] = if by == By::File { &[] } else { &AMOUNTS };
+    let amounts: &[&str] = if by == By::File { &[] } else { &Sums::AMOUNTS };
     let heads = ["pid", "comm"].iter().chain(own).chain(amounts);
     write_row(heads.map(|&head| head.to_owned()), out)?;
     for process in &snapshot.processes {
@@ -87,7 +68,7 @@ pub fn render(snapshot: &Snapshot, show: &ShowOptions, out: &mut dyn Write) -> i
             let rows = tables::rows(process, by, show);
             for row in rows.iter().flat_map(|rows| &rows.shown) {
                 let fields = whose(process).into_iter().chain(own_fields(&row.of, &row.sums));
-                write_row(fields.chain(amount_fields(&row.sums)), out)?;
+                write_row(fields.chain(row.sums.amounts().map(or_empty)), out)?;
             }
         }
     }
@@ -119,40 +100,19 @@ fn own_fields(of: &Of<'_>, sums: &Sums) -> Vec<String> {
             format!("{:#x}", m.end),
             permissions(m.permissions),
             format!("{:#x}", m.offset),
-            (m.device >> 32).to_string(),
-            (m.device & u64::from(u32::MAX)).to_string(),
+            device_numbers(m.device).0.to_string(),
+            device_numbers(m.device).1.to_string(),
             m.inode.to_string(),
         ],
     }
 }
 
-fn amount_fields(sums: &Sums) -> [String; AMOUNTS.len()] {
-    let (r, d) = (sums.resident, sums.detail);
-    [
-        Some(sums.size),
-        r.map(|r| r.rss),
-        r.map(|r| r.anonymous),
-        d.map(|d| d.pss),
-        d.map(|d| d.private_clean),
-        d.map(|d| d.private_dirty),
-        d.map(|d| d.shared_clean),
-        d.map(|d| d.shared_dirty),
-        r.map(|r| r.swap),
-        d.map(|d| d.swap_pss),
-        d.map(|d| d.locked),
-        r.map(|r| r.huge),
-        d.map(|d| d.hugetlb),
-        d.map(|d| d.ksm),
-        d.map(|d| d.lazy_free),
-    ]
-    .map(or_empty)
-}
-
 fn file_fields(f: &MappedFile) -> [String; 13] {
+    let (major, minor) = device_numbers(f.device);
     [
         name(&f.path),
-        (f.device >> 32).to_string(),
-        (f.device & u64::from(u32::MAX)).to_string(),
+        major.to_string(),
+        minor.to_string(),
         f.inode.to_string(),
         or_empty(f.size),
         f.mapped.to_string(),

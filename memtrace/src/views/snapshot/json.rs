@@ -3,17 +3,17 @@
 
 pub mod diff;
 
-use crate::snapshot::diff::difference;
 use crate::snapshot::rows::{self, Sums};
+use crate::snapshot::stored::{ChangeFields, RollupFields};
 use crate::snapshot::{
-    Counters, Detail, GivenUp, Group, MappedFile, Mapping, Physical, Process, Reason, Resident, Rollup, SharedObject,
-    Snapshot, SourceCost, Thread,
+    Counters, GivenUp, Group, MappedFile, Mapping, Physical, Process, Reason, Rollup, SharedObject, Snapshot,
+    SourceCost, Thread, device_numbers,
 };
 use crate::views::Clock;
 use crate::views::json::untrusted::{Address, Arguments, Hex, Text};
 use crate::views::json::{SCHEMA, write_line};
 use crate::views::words::permissions;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::io::{self, Write};
 
 /// Writes all lines.
@@ -118,104 +118,18 @@ impl<'a> ProcessLine<'a> {
     }
 }
 
-/// Signed bytes, one counter each.
-#[derive(Serialize)]
-struct ChangeFields {
-    anon: i64,
-    file: i64,
-    shmem: i64,
-    swap: i64,
-    virt: i64,
-    hugetlb: i64,
-    locked: i64,
-    page_tables: i64,
-}
-
-impl ChangeFields {
-    const fn of(from: Counters, to: Counters) -> Self {
-        Self {
-            anon: difference(from.anon, to.anon),
-            file: difference(from.file, to.file),
-            shmem: difference(from.shmem, to.shmem),
-            swap: difference(from.swap, to.swap),
-            virt: difference(from.virt, to.virt),
-            hugetlb: difference(from.hugetlb, to.hugetlb),
-            locked: difference(from.locked, to.locked),
-            page_tables: difference(from.page_tables, to.page_tables),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct RollupFields {
-    rss: u64,
-    anonymous: u64,
-    private_clean: u64,
-    private_dirty: u64,
-    shared_clean: u64,
-    shared_dirty: u64,
-    swap: u64,
-    hugetlb: u64,
-    locked: u64,
-}
-
-impl RollupFields {
-    const fn of(r: Rollup) -> Self {
-        Self {
-            rss: r.rss,
-            anonymous: r.anonymous,
-            private_clean: r.private_clean,
-            private_dirty: r.private_dirty,
-            shared_clean: r.shared_clean,
-            shared_dirty: r.shared_dirty,
-            swap: r.swap,
-            hugetlb: r.hugetlb,
-            locked: r.locked,
-        }
-    }
-}
-
 /// What of a mapping, or of several, is where.
-#[derive(Serialize)]
-struct AmountFields {
-    size: u64,
-    rss: Option<u64>,
-    anonymous: Option<u64>,
-    pss: Option<u64>,
-    private_clean: Option<u64>,
-    private_dirty: Option<u64>,
-    shared_clean: Option<u64>,
-    shared_dirty: Option<u64>,
-    swap: Option<u64>,
-    swap_pss: Option<u64>,
-    locked: Option<u64>,
-    huge: Option<u64>,
-    hugetlb: Option<u64>,
-    ksm: Option<u64>,
-    lazy_free: Option<u64>,
-}
+struct AmountFields([Option<u64>; Sums::AMOUNTS.len()]);
 
 impl AmountFields {
     fn of(sums: &Sums) -> Self {
-        let resident = |of: fn(Resident) -> u64| sums.resident.map(of);
-        let detail = |of: fn(Detail) -> u64| sums.detail.map(of);
-        Self {
-            size: sums.size,
-            rss: resident(|r| r.rss),
-            anonymous: resident(|r| r.anonymous),
-            pss: detail(|d| d.pss),
-            private_clean: detail(|d| d.private_clean),
-            private_dirty: detail(|d| d.private_dirty),
-            shared_clean: detail(|d| d.shared_clean),
-            shared_dirty: detail(|d| d.shared_dirty),
-            swap: resident(|r| r.swap),
-            swap_pss: detail(|d| d.swap_pss),
-            locked: detail(|d| d.locked),
-            huge: resident(|r| r.huge),
-            hugetlb: detail(|d| d.hugetlb),
-            ksm: detail(|d| d.ksm),
-            lazy_free: detail(|d| d.lazy_free),
-        }
+        Self(sums.amounts())
+    }
+}
+
+impl Serialize for AmountFields {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(Sums::AMOUNTS.iter().zip(&self.0))
     }
 }
 
@@ -285,7 +199,8 @@ impl<'a> MappingFields<'a> {
 
 /// `8:2`, as in `/sys/dev/block`.
 fn device(device: u64) -> String {
-    format!("{}:{}", device >> 32, device & u64::from(u32::MAX))
+    let (major, minor) = device_numbers(device);
+    format!("{major}:{minor}")
 }
 
 #[derive(Serialize)]

@@ -37,16 +37,9 @@ fn mapping(start: u64, kib: u64, permissions: u8, kind: Kind, name: &str, here: 
     let private = here.private_clean + here.private_dirty;
     let of_file = name.starts_with('/');
     Mapping {
-        start,
-        end: start + kib * KIB,
-        permissions,
-        offset: 0,
         device: if of_file { 8 << 32 | 2 } else { 0 },
         inode: if of_file { 1_000 + name.len() as u64 } else { 0 },
-        kind,
         name: name.as_bytes().to_vec(),
-        allocator: None,
-        thread: None,
         resident: Some(Resident {
             rss: (private + shared) * KIB,
             anonymous: here.anonymous * KIB,
@@ -62,6 +55,7 @@ fn mapping(start: u64, kib: u64, permissions: u8, kind: Kind, name: &str, here: 
             swap_pss: here.swap * KIB,
             ..Detail::default()
         }),
+        ..Mapping::bare(start, start + kib * KIB, permissions, kind)
     }
 }
 

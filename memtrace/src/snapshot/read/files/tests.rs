@@ -8,19 +8,14 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 
 fn mapping(offset: u64, size: u64, inode: u64) -> Mapping {
+    let start = 0x1000_0000 + offset;
     Mapping {
-        start: 0x1000_0000 + offset,
-        end: 0x1000_0000 + offset + size,
-        permissions: crate::event::permission::READ,
         offset,
         device: 0xfe << 32 | 1,
         inode,
-        kind: Kind::File,
         name: b"/file".to_vec(),
-        allocator: None,
-        thread: None,
         resident: Some(Resident { rss: size, anonymous: 0x1000, ..Resident::default() }),
-        detail: None,
+        ..Mapping::bare(start, start + size, crate::event::permission::READ, Kind::File)
     }
 }
 

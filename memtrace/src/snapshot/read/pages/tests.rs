@@ -6,20 +6,7 @@ use proptest::prelude::*;
 const PAGE: u64 = 4096;
 
 fn mapping(start: u64, pages: u64, kind: Kind, permissions: u8) -> Mapping {
-    Mapping {
-        start,
-        end: start + pages * PAGE,
-        permissions: READ | WRITE | permissions,
-        offset: 0,
-        device: 0,
-        inode: 0,
-        kind,
-        name: Vec::new(),
-        allocator: None,
-        thread: None,
-        resident: None,
-        detail: None,
-    }
+    Mapping::bare(start, start + pages * PAGE, READ | WRITE | permissions, kind)
 }
 
 /// With so many pages resident, swapped and shared, as smaps says.

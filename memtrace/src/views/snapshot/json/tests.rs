@@ -1,6 +1,6 @@
 use super::*;
 use crate::snapshot::stored::{Error, read};
-use crate::snapshot::{Allocator, Source};
+use crate::snapshot::{Allocator, Detail, Resident, Source};
 use crate::statement::Kind;
 use crate::views::snapshot::sample;
 use proptest::prelude::*;
