@@ -319,6 +319,12 @@ pub enum Source {
 }
 
 impl Source {
+    /// Reading it holds the target's mmap_lock (maps: before Linux 6.17).
+    #[must_use]
+    pub const fn holds_lock(self) -> bool {
+        matches!(self, Self::Maps | Self::Smaps | Self::Rollup | Self::PagemapScan | Self::Pagemap)
+    }
+
     /// All of them.
     pub const ALL: [Self; 10] = [
         Self::Status,
