@@ -306,9 +306,13 @@ fn largest_private_files(mappings: &[Mapping]) -> Option<String> {
 fn adds_up(process: &Process, total: &Sums, sheet: &mut Sheet) {
     let Some((counters, rss)) = process.counters.zip(total.rss()) else { return };
     let difference = difference(counters.res(), rss);
+    let why = match process.counters_after {
+        Some(after) if after == counters => "the kernel's counters and its page tables differ",
+        _ => "it changed while it was read",
+    };
     let text = match difference {
         0 => "resident adds up to RES, to the byte".to_owned(),
-        _ => format!("resident adds up to RES {}: it changed while it was read", signed_size(difference)),
+        _ => format!("resident adds up to RES {}: {why}", signed_size(difference)),
     };
     sheet.line(&[(Look::Faint, &text)]);
 }
