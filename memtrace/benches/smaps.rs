@@ -49,7 +49,8 @@ fn smaps(criterion: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::new("whole snapshot, memtrace", count), |bench| {
             let subject = Subject::Pids(vec![std::process::id()]);
-            let options = ReadOptions { max_hold: Duration::from_millis(50), full: true, page_map: false };
+            let options =
+                ReadOptions { max_hold: Duration::from_millis(50), full: true, page_map: false, for_diff: false };
             bench.iter(|| snapshot::read::read(&subject, &options).expect("we can be read"));
         });
         group.bench_function(BenchmarkId::new("maps: read and parse, memtrace", count), |bench| {

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-const OPTIONS: ReadOptions = ReadOptions { max_hold: Duration::from_millis(50), full: false, page_map: false };
+const OPTIONS: ReadOptions =
+    ReadOptions { max_hold: Duration::from_millis(50), full: false, page_map: false, for_diff: false };
 
 /// A child that is killed and reaped whatever happens.
 struct Guard(Child);

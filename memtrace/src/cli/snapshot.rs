@@ -52,6 +52,8 @@ pub struct ReadOptions {
     pub full: bool,
     /// Read what pictures need.
     pub page_map: bool,
+    /// Read only what is compared: neither files nor what several processes share.
+    pub for_diff: bool,
 }
 
 impl ReadOptions {
@@ -247,6 +249,7 @@ impl SnapshotArgs {
                 max_hold: Duration::from_millis(self.max_snapshot_ms),
                 full: self.full,
                 page_map: self.picture || self.svg.is_some(),
+                for_diff: false,
             },
             watch: self.watch,
             duration: self.duration,

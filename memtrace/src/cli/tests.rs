@@ -147,14 +147,20 @@ fn snapshots_have_useful_defaults_and_every_flag_arrives() {
     };
     let plain = options("memtrace snapshot --pid 7 --pid 9 --pid 7");
     assert_eq!(plain.subject, Subject::Pids(vec![7, 9]), "named twice is meant once");
-    assert_eq!(plain.reading, ReadOptions { max_hold: Duration::from_millis(50), full: false, page_map: false });
+    assert_eq!(
+        plain.reading,
+        ReadOptions { max_hold: Duration::from_millis(50), full: false, page_map: false, for_diff: false }
+    );
     assert_eq!((plain.show.format, plain.show.by, plain.show.top), (Format::Text, None, Some(20)));
     let other = options(
         "memtrace snapshot --name postgres --by mapping --sort swap --filter lib --top 0 --picture --scale linear \
          --svg a.svg -o b.txt --force --full --max-snapshot-ms 9 --color never",
     );
     assert_eq!(other.subject, Subject::Name("postgres".into()));
-    assert_eq!(other.reading, ReadOptions { max_hold: Duration::from_millis(9), full: true, page_map: true });
+    assert_eq!(
+        other.reading,
+        ReadOptions { max_hold: Duration::from_millis(9), full: true, page_map: true, for_diff: false }
+    );
     assert_eq!((other.show.by, other.show.sort, other.show.top), (Some(By::Mapping), Sort::Swap, None));
     assert_eq!((other.show.filter.as_deref(), other.show.scale), (Some("lib"), PictureScale::Linear));
     assert!(other.force && other.svg == Some("a.svg".into()) && other.file == Some("b.txt".into()));

@@ -20,6 +20,7 @@ mod spawn;
 mod watch;
 
 pub use doctor::doctor;
+pub use own::raise_file_limit;
 pub use watch::{Outcome, Sink, Stop, watch};
 
 use crate::cli::Request;

@@ -104,11 +104,16 @@ fn identify(name: &File, place: &Place) -> Result<Option<OpenedFile>, NotOpened>
     if !meta.is_file() {
         return if same { Err(NotOpened::NotAFile) } else { Ok(None) };
     }
+    let system = system_of(name);
+    // To open a file has effects of its own, so only where that may still tell that it is the one.
+    if !same && !system.is_some_and(numbers_twice) {
+        return Ok(None);
+    }
     let file = open_name(name).ok();
     if !same && !file.as_ref().is_some_and(|file| maps_as(file, place)) {
         return Ok(None);
     }
-    Ok(Some(OpenedFile { size: meta.len(), system: file_system_of(name), file }))
+    Ok(Some(OpenedFile { size: meta.len(), system: FileSystem::of(system), file }))
 }
 
 fn device_of(meta: &Metadata) -> u64 {
@@ -150,19 +155,32 @@ fn open_at(directory: &File, path: Vec<u8>, flags: i32) -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
-fn file_system_of(file: &File) -> FileSystem {
-    const RAMFS_MAGIC: i64 = 0x8584_58f6;
-    const FUSE_SUPER_MAGIC: i64 = 0x6573_5546;
+const FUSE_SUPER_MAGIC: i64 = 0x6573_5546;
+
+impl FileSystem {
+    /// By the number that statfs(2) has for it.
+    fn of(magic: Option<i64>) -> Self {
+        const RAMFS_MAGIC: i64 = 0x8584_58f6;
+        match magic {
+            Some(libc::TMPFS_MAGIC | RAMFS_MAGIC) => Self::Memory,
+            Some(libc::HUGETLBFS_MAGIC) => Self::Huge,
+            Some(libc::OVERLAYFS_SUPER_MAGIC | FUSE_SUPER_MAGIC) => Self::Stacked,
+            _ => Self::Disk,
+        }
+    }
+}
+
+/// What stat says of its files is not what maps says of their mappings: another device for each subvolume, or the numbers
+/// of a file below.
+fn numbers_twice(magic: i64) -> bool {
+    matches!(magic, libc::BTRFS_SUPER_MAGIC | libc::OVERLAYFS_SUPER_MAGIC | FUSE_SUPER_MAGIC)
+}
+
+fn system_of(file: &File) -> Option<i64> {
     let mut stat = MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: the kernel fills the struct, for which zeros are valid as well.
     let (outcome, stat) = unsafe { (libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()), stat.assume_init()) };
-    match stat.f_type {
-        _ if outcome != 0 => FileSystem::Disk,
-        libc::TMPFS_MAGIC | RAMFS_MAGIC => FileSystem::Memory,
-        libc::HUGETLBFS_MAGIC => FileSystem::Huge,
-        libc::OVERLAYFS_SUPER_MAGIC | FUSE_SUPER_MAGIC => FileSystem::Stacked,
-        _ => FileSystem::Disk,
-    }
+    (outcome == 0).then_some(stat.f_type)
 }
 
 #[cfg(test)]

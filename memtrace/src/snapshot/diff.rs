@@ -175,15 +175,27 @@ pub fn diff<'a>(before: &'a Process, after: &'a Process) -> Diff<'a> {
     Diff { before, after, detail, rows, unexplained: whole.map(|whole| whole.minus(explained)) }
 }
 
-/// What makes two mappings the same one, besides where they are.
-type Identity<'a> = (Kind, &'a [u8], u64, u64);
+/// What makes two mappings the same one, besides where they are: the file, whatever it is called now (the kernel appends
+/// ` (deleted)`); else the kind and name that the kernel gives.
+type Identity<'a> = (Option<Kind>, &'a [u8], u64, u64);
+
+fn identity(mapping: &Mapping) -> Identity<'_> {
+    if mapping.inode != 0 {
+        return (None, &[], mapping.device, mapping.inode);
+    }
+    let kind = match mapping.kind {
+        // Recognised by what lies beside it, or by the thread that happens to sleep in it: the mapping is the same.
+        Kind::ThreadStack | Kind::Arena | Kind::Guard => Kind::Anon,
+        kind => kind,
+    };
+    (Some(kind), &mapping.name, mapping.device, 0)
+}
 
 fn rows<'a>(before: &'a [Mapping], after: &'a [Mapping]) -> Vec<Row<'a>> {
     let mut same: BTreeMap<Identity<'a>, Vec<(&'a Mapping, bool)>> = BTreeMap::new();
     for (mappings, is_after) in [(before, false), (after, true)] {
         for mapping in mappings {
-            let identity = (mapping.kind, mapping.name.as_slice(), mapping.device, mapping.inode);
-            same.entry(identity).or_default().push((mapping, is_after));
+            same.entry(identity(mapping)).or_default().push((mapping, is_after));
         }
     }
     let mut rows: Vec<Row<'a>> = same.into_values().flat_map(overlapping).filter(has_changed).collect();

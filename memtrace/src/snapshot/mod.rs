@@ -41,7 +41,8 @@ pub struct Process {
     pub page_size: u64,
     /// `R`, `S`, `T`, …; see proc(5).
     pub state: u8,
-    /// The kernel's counters: exact, and readable for everyone. `None`: no address space (zombie, kernel thread).
+    /// The kernel's counters: exact since Linux 6.16 and in its stable series (else to some pages per CPU), and readable for
+    /// everyone. `None`: no address space (zombie, kernel thread).
     pub counters: Option<Counters>,
     /// The counters again, after everything else was read. What differs happened meanwhile: the bound of every sum below.
     pub counters_after: Option<Counters>,
@@ -344,6 +345,12 @@ pub enum Source {
 }
 
 impl Source {
+    /// Reading it holds the target's mmap_lock (maps: before Linux 6.17).
+    #[must_use]
+    pub const fn holds_lock(self) -> bool {
+        matches!(self, Self::Maps | Self::Smaps | Self::Rollup | Self::PagemapScan | Self::Pagemap)
+    }
+
     /// All of them.
     pub const ALL: [Self; 10] = [
         Self::Status,

@@ -16,6 +16,8 @@ const WIDTH: usize = 100;
 
 /// `code`: the status to exit with, also when the reader of the output goes away.
 pub(super) fn look(options: &SnapshotOptions, code: &mut ExitCode) -> Result<()> {
+    // Each process keeps some of its files open until all are read.
+    crate::live::raise_file_limit();
     let snapshot = crate::snapshot::read::read(&options.subject, &options.reading)?;
     // A file that may not be overwritten is said before anything is written.
     let svg = options.svg.as_ref().map(|path| create(path, options.force)).transpose()?;

@@ -55,6 +55,19 @@ fn the_same_mapping_is_followed_through_what_the_kernel_does_to_it() {
 }
 
 #[test]
+fn what_is_only_recognised_or_called_otherwise_is_the_same() {
+    let stack = |kind| vec![mapping(Kind::Guard, 9, 1, 0, 0), mapping(kind, 10, 256, 3, 0)];
+    assert_eq!(told(stack(Kind::Anon), stack(Kind::ThreadStack)), [], "its thread sleeps now");
+    let arena = |used, kind| vec![mapping(kind, 10, used, used, 0), mapping(kind, 10 + used, 9 - used, 0, 0)];
+    let grown = told(arena(3, Kind::Arena), arena(5, Kind::Anon));
+    assert_eq!(grown.iter().map(|row| row.1).sum::<i64>(), 2);
+    assert!(grown.iter().all(|row| row.2 > 0 && row.3 > 0), "{grown:?}");
+    let file =
+        |name: &[u8]| vec![Mapping { inode: 7, device: 1, name: name.to_vec(), ..mapping(Kind::File, 10, 4, 0, 4) }];
+    assert_eq!(told(file(b"/tmp/x"), file(b"/tmp/x (deleted)")), []);
+}
+
+#[test]
 fn what_cannot_be_compared_by_mapping_stays_unexplained() {
     let known = process(vec![mapping(Kind::Anon, 10, 9, 5, 0)]);
     let mut only_maps = process(vec![mapping(Kind::Anon, 10, 12, 7, 1)]);

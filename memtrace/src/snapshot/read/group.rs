@@ -134,7 +134,8 @@ fn read_readable(
             Err(Refused { process: Some(process), given_up })
                 if matches!(given_up.reason, Reason::Gone | Reason::NotPermitted { .. }) && attempt < ATTEMPTS =>
             {
-                readable.retain(|&index| index != process);
+                // Whoever else has ended by now would cost another walk over all.
+                readable.retain(|&index| index != process && has_memory(&read[index].0));
                 left_out = Some(given_up);
             }
             Err(Refused { given_up, .. }) => return Err(given_up),
@@ -328,7 +329,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     const OPTIONS: ReadOptions =
-        ReadOptions { max_hold: std::time::Duration::from_secs(60), full: false, page_map: false };
+        ReadOptions { max_hold: std::time::Duration::from_secs(60), full: false, page_map: false, for_diff: false };
 
     /// A program that waits until it is dropped.
     struct Waits(Child);

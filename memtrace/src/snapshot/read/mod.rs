@@ -45,7 +45,7 @@ pub fn read(subject: &Subject, options: &ReadOptions) -> Result<Snapshot> {
     if read.is_empty() {
         return Err(select::none(subject));
     }
-    let Pages { page_maps, group } = read_pages(&mut read, options);
+    let Pages { page_maps, group } = if options.for_diff { Pages::default() } else { read_pages(&mut read, options) };
     snapshot.processes = read.into_iter().map(|(_, process)| process).collect();
     snapshot.page_maps = page_maps;
     snapshot.group = group;

@@ -224,7 +224,9 @@ impl<V: FnMut(usize, Range<u64>, Found) -> ControlFlow<()>> Walk<'_, V> {
         let page_size = self.page_size;
         let mut rest = wanted;
         while let Some(first) = rest.first() {
-            let near = |pair: &&[Wanted]| pair[1].addresses.start - pair[0].addresses.end <= READ_GAP_PAGES * page_size;
+            let near = |pair: &&[Wanted]| {
+                pair[1].addresses.start.saturating_sub(pair[0].addresses.end) <= READ_GAP_PAGES * page_size
+            };
             let (together, behind) = rest.split_at(1 + rest.windows(2).take_while(near).count());
             rest = behind;
             let end = together.last().map_or(first.addresses.end, |last| last.addresses.end);

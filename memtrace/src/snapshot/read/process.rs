@@ -90,9 +90,11 @@ impl Reading {
         if let Some(given_up) = threads::name_stacks(&self.files, &mut mappings, &mut self.costs) {
             self.process.given_up.push(given_up);
         }
-        let (files, given_up) = read_files(&self.files, &mappings, &mut self.costs);
-        self.process.files = Some(files);
-        self.process.given_up.extend(given_up);
+        if !options.for_diff {
+            let (files, given_up) = read_files(&self.files, &mappings, &mut self.costs);
+            self.process.files = Some(files);
+            self.process.given_up.extend(given_up);
+        }
         self.process.mappings = Some(mappings);
     }
 

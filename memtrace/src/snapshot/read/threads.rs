@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 const TIME_CAP: Duration = Duration::from_millis(200);
 /// How often a thread that was on a CPU is looked at.
 const TRIES: usize = 4;
+/// The largest mapping without a guard that is taken for a stack: above, it is an allocator's, and one of its pieces is a
+/// coroutine's stack.
+const UNGUARDED_BYTES: u64 = 16 << 20;
 
 /// Names the stacks among `mappings`, which are sorted; the main thread's too. What was left out, if anything.
 pub(super) fn name_stacks(files: &ProcessFiles, mappings: &mut [Mapping], costs: &mut Costs) -> Option<GivenUp> {
@@ -43,6 +46,10 @@ fn find_stacks(files: &ProcessFiles, mappings: &mut [Mapping], begin: Instant) -
     let tids: Vec<u32> = files.read_threads()?.into_iter().filter(|&tid| tid != main).collect();
     // Which thread points into a mapping; `None` for several.
     let mut claims: BTreeMap<usize, Option<u32>> = BTreeMap::new();
+    // A main thread that runs a coroutine stands in memory that is no stack of another thread.
+    if let Some(index) = read_stack_pointer(files, main)?.and_then(|pointer| index_of(mappings, pointer)) {
+        claims.insert(index, None);
+    }
     let mut looked_at = 0;
     for &tid in &tids {
         if begin.elapsed() > TIME_CAP {
@@ -57,9 +64,12 @@ fn find_stacks(files: &ProcessFiles, mappings: &mut [Mapping], begin: Instant) -
     for (index, tid) in claims.into_iter().filter_map(|(index, claim)| Some((index, claim?))) {
         let Some(stack) = mappings.get(index).filter(|mapping| may_be_stack(mapping)) else { continue };
         let start = stack.start;
-        let Some(comm) = of_thread(files, files.read_thread_comm(tid))? else { continue };
         let guard =
             index.checked_sub(1).filter(|&below| mappings.get(below).is_some_and(|below| is_guard(below, start)));
+        if guard.is_none() && stack.kind != Kind::ThreadStack && stack.size() > UNGUARDED_BYTES {
+            continue;
+        }
+        let Some(comm) = of_thread(files, files.read_thread_comm(tid))? else { continue };
         for at in guard.into_iter().chain([index]) {
             if let Some(mapping) = mappings.get_mut(at) {
                 mapping.kind = Kind::ThreadStack;

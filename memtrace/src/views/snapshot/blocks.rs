@@ -24,6 +24,8 @@ const NAME: usize = 200;
 pub(super) struct Block<'a> {
     /// Their indices in [`Process::mappings`], and themselves.
     pub(super) mappings: Vec<(usize, &'a Mapping)>,
+    /// The mapping that gives the block its name: not the guard before it.
+    chief: &'a Mapping,
     /// First address.
     pub(super) start: u64,
     /// Address after the last.
@@ -47,10 +49,22 @@ impl<'a> Block<'a> {
             None => (parts[Part::Unknown] == 0).then(|| parts[Part::Private].saturating_add(parts[Part::Shared])),
         };
         let (start, end) = (mapping.start, mapping.end);
-        Self { mappings: vec![(index, mapping)], start, end, size: mapping.size(), gap, parts, resident }
+        Self {
+            mappings: vec![(index, mapping)],
+            chief: mapping,
+            start,
+            end,
+            size: mapping.size(),
+            gap,
+            parts,
+            resident,
+        }
     }
 
     fn join(&mut self, next: Self) {
+        if is_bare(self.chief) && !is_bare(next.chief) {
+            self.chief = next.chief;
+        }
         self.mappings.extend(next.mappings);
         self.end = next.end;
         self.size = self.size.saturating_add(next.size);
@@ -58,22 +72,14 @@ impl<'a> Block<'a> {
         self.resident = self.resident.zip(next.resident).map(|(a, b)| a.saturating_add(b));
     }
 
-    /// The mapping that gives the block its name: not the guard before it.
-    fn chief(&self) -> Option<&'a Mapping> {
-        let all = || self.mappings.iter().map(|&(_, mapping)| mapping);
-        all().find(|mapping| !is_bare(mapping)).or_else(|| all().next())
-    }
-
     fn is_one_thing(&self) -> bool {
-        let Some(chief) = self.chief() else { return false };
-        self.mappings.iter().all(|(_, mapping)| is_part_of(chief, mapping))
+        self.mappings.iter().all(|(_, mapping)| is_part_of(self.chief, mapping))
     }
 
     /// What it is, escaped, in at most so many columns: `libc.so.6`, `libraries, anonymous (25)`.
     pub(super) fn label(&self, width: usize) -> String {
-        let Some(chief) = self.chief() else { return String::new() };
         if self.is_one_thing() {
-            return Label::of_mapping(chief).fit(width);
+            return Label::of_mapping(self.chief).fit(width);
         }
         let count = format!(" ({})", human::count(self.mappings.len() as u64));
         format!("{}{count}", cut(&self.kinds().join(", "), width.saturating_sub(columns(&count))))
@@ -81,16 +87,17 @@ impl<'a> Block<'a> {
 
     /// What it is, with its whole path, escaped.
     pub(super) fn full_label(&self) -> String {
-        match self.chief() {
-            Some(chief) if self.is_one_thing() && chief.name.starts_with(b"/") => escape(&chief.name, NAME),
-            _ => self.label(NAME),
+        if self.is_one_thing() && self.chief.name.starts_with(b"/") {
+            escape(&self.chief.name, NAME)
+        } else {
+            self.label(NAME)
         }
     }
 
     /// The kinds it holds, that with most memory first; guards are told only where there is nothing else.
     fn kinds(&self) -> Vec<&'static str> {
         let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
-        let nothing_else = self.chief().is_some_and(|chief| chief.kind == Kind::Guard);
+        let nothing_else = self.chief.kind == Kind::Guard;
         for (_, mapping) in self.mappings.iter().filter(|(_, mapping)| nothing_else || mapping.kind != Kind::Guard) {
             let sum = sums.entry(kind_words(mapping.kind)).or_default();
             *sum = sum.saturating_add(mapping.resident.map_or(0, |r| r.rss.saturating_add(r.swap)));
@@ -184,7 +191,7 @@ pub(super) fn blocks<'a>(process: &'a Process, map: &PageMap, filter: Option<&st
         }
         let next = Block::of(index, mapping, gap, map);
         match blocks.last_mut() {
-            Some(last) if last.chief().is_some_and(|chief| is_one(chief, last.end, mapping)) => last.join(next),
+            Some(last) if is_one(last.chief, last.end, mapping) => last.join(next),
             _ => blocks.push(next),
         }
     }
@@ -261,7 +268,7 @@ fn cost(a: &Block<'_>, b: &Block<'_>) -> u32 {
         here.saturating_add(block.size / 256).max(1).ilog2()
     };
     // Guards are at home everywhere.
-    let kind = |block: &Block<'_>| block.chief().map(|chief| chief.kind).filter(|&kind| kind != Kind::Guard);
+    let kind = |block: &Block<'_>| Some(block.chief.kind).filter(|&kind| kind != Kind::Guard);
     let other = u32::from(kind(a).zip(kind(b)).is_some_and(|(a, b)| a != b));
     let far = u32::from(b.gap >= FAR);
     weight(a).max(weight(b)) + STEP * (other + 2 * far)

@@ -4,7 +4,7 @@
 use super::text::{Page, name};
 use crate::cli::ExitCode;
 use crate::snapshot::diff::difference;
-use crate::snapshot::{Counters, GivenUp, Process, Reason, Snapshot, Source, SourceCost};
+use crate::snapshot::{Counters, GivenUp, Process, Reason, Snapshot, SourceCost};
 use crate::views::escape::escape;
 use crate::views::human::{counted, duration, signed_size, size};
 use crate::views::sheet::{Look, Sheet};
@@ -87,11 +87,6 @@ fn changed(before: Counters, after: Counters, sheet: &mut Sheet) {
     sheet.wrapped((Look::Alarm, "changed     "), INDENT, (Look::Plain, &text));
 }
 
-/// Sources for whose calls the kernel holds the target's mmap_lock.
-const fn holds(source: Source) -> bool {
-    matches!(source, Source::Maps | Source::Smaps | Source::Rollup | Source::PagemapScan | Source::Pagemap)
-}
-
 pub(super) fn cost(sources: &[SourceCost], sheet: &mut Sheet) {
     if sources.is_empty() {
         return;
@@ -104,7 +99,7 @@ pub(super) fn cost(sources: &[SourceCost], sheet: &mut Sheet) {
         })
         .collect();
     let mut text = told.join(" · ");
-    if let Some(longest) = sources.iter().filter(|s| holds(s.source)).map(|s| s.longest_call_ns).max() {
+    if let Some(longest) = sources.iter().filter(|s| s.source.holds_lock()).map(|s| s.longest_call_ns).max() {
         text.push_str(&format!(". No call held its mmap_lock longer than {}", duration(longest)));
     }
     sheet.wrapped((Look::Faint, "cost        "), INDENT, (Look::Faint, &text));

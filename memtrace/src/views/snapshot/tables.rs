@@ -55,6 +55,13 @@ pub(super) struct Chosen<T> {
     pub(super) rest: Vec<T>,
 }
 
+impl<T> Chosen<T> {
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &T> {
+        self.shown.iter().chain(&self.rest)
+    }
+}
+
 /// Sums by kind, mapping or permissions; `None` when not even the mappings are known.
 pub(super) fn rows<'a>(process: &'a Process, by: By, show: &ShowOptions) -> Option<Chosen<Row<'a>>> {
     let mappings = process.mappings.as_deref()?;

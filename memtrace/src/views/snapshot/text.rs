@@ -14,6 +14,7 @@ use crate::views::escape::escape;
 use crate::views::human::{count, counted, or_unknown, percent, signed_size, size};
 use crate::views::sheet::{Look, Sheet};
 use crate::views::{Clock, words};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use time::UtcOffset;
@@ -305,9 +306,13 @@ fn largest_private_files(mappings: &[Mapping]) -> Option<String> {
 fn adds_up(process: &Process, total: &Sums, sheet: &mut Sheet) {
     let Some((counters, rss)) = process.counters.zip(total.rss()) else { return };
     let difference = difference(counters.res(), rss);
+    let why = match process.counters_after {
+        Some(after) if after == counters => "the kernel's counters and its page tables differ",
+        _ => "it changed while it was read",
+    };
     let text = match difference {
         0 => "resident adds up to RES, to the byte".to_owned(),
-        _ => format!("resident adds up to RES {}: it changed while it was read", signed_size(difference)),
+        _ => format!("resident adds up to RES {}: {why}", signed_size(difference)),
     };
     sheet.line(&[(Look::Faint, &text)]);
 }
@@ -352,18 +357,24 @@ fn files(process: &Process, show: &ShowOptions, sheet: &mut Sheet) {
     let Some(chosen) = tables::files(process, &few).filter(|files| !files.shown.is_empty()) else { return };
     sheet.line(&[]);
     tables::print_files(&chosen, show, sheet);
-    let dirty: Vec<String> = process
-        .files
-        .iter()
-        .flatten()
+    let mut dirty: Vec<_> = chosen
+        .all()
         .filter(|file| file.writable_shared)
         .filter_map(|file| Some((file, file.dirty?)))
         .filter(|&(_, dirty)| dirty > 0)
-        .take(3)
-        .map(|(file, dirty)| format!("{} of {}", size(dirty), Label::name(&file.path).fit(48)))
         .collect();
+    dirty.sort_by_key(|&(_, dirty)| Reverse(dirty));
     if !dirty.is_empty() {
-        let text = format!("not yet on disk: {}", dirty.join(", "));
+        let (most, rest) = dirty.split_at(dirty.len().min(3));
+        let mut of: Vec<String> = most
+            .iter()
+            .map(|(file, dirty)| format!("{} of {}", size(*dirty), Label::name(&file.path).fit(48)))
+            .collect();
+        if !rest.is_empty() {
+            let sum = rest.iter().fold(0_u64, |sum, (_, dirty)| sum.saturating_add(*dirty));
+            of.push(format!("{} of {}", size(sum), counted(rest.len() as u64, "other", "others")));
+        }
+        let text = format!("not yet on disk: {}", of.join(", "));
         sheet.wrapped((Look::Plain, ""), 2, (Look::Plain, &text));
     }
     if !chosen.rest.is_empty() {

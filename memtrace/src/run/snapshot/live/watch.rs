@@ -1,11 +1,11 @@
 //! `--watch`: what changed since the last look, again and again, until the time is over, everyone has ended, or ^C.
 
-use crate::cli::{SnapshotOptions, Subject};
+use crate::cli::{ReadOptions, SnapshotOptions, Subject};
 use crate::hints::Failure;
 use crate::run::snapshot::Output;
 use crate::snapshot::read::read;
 use crate::snapshot::{Process, Snapshot};
-use crate::views::escape;
+use crate::views::{escape, human};
 use anyhow::{Context as _, Result};
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -13,6 +13,9 @@ use signal_hook::low_level::{pipe, unregister};
 use std::io::{self, Read as _};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+
+/// A reading is followed by a wait of so many times its cost, as between the live tracer's audits.
+const WAIT_PER_COST: u32 = 50;
 
 pub(super) fn watch(
     first: Snapshot,
@@ -23,10 +26,19 @@ pub(super) fn watch(
     let mut signals = Signals::catch().context("failed to catch signals")?;
     let begin = Instant::now();
     let mut subject = options.subject.clone();
+    let reading = ReadOptions { for_diff: true, ..options.reading };
     let mut before = first.processes;
-    for turn in 1.. {
-        // From the beginning, so that the time which reading takes does not add up.
-        let due = interval.saturating_mul(turn);
+    let mut stretched = false;
+    loop {
+        let spent = if reading.full { Duration::ZERO } else { longest_reading(&before) };
+        let due = next_turn(begin.elapsed(), interval, spent);
+        if spent.saturating_mul(WAIT_PER_COST) > interval && !std::mem::replace(&mut stretched, true) {
+            eprintln!(
+                "memtrace: reading one of them takes {}, so that looks are further apart than {} (--full: as asked)",
+                human::duration(nanos(spent)),
+                human::duration(nanos(interval))
+            );
+        }
         if options.duration.is_some_and(|duration| due > duration) {
             signals.wait(options.duration.unwrap_or_default().saturating_sub(begin.elapsed()))?;
             break;
@@ -34,7 +46,7 @@ pub(super) fn watch(
         if signals.wait(due.saturating_sub(begin.elapsed()))? {
             break;
         }
-        let after = look_again(&mut subject, &before, options)?;
+        let after = look_again(&mut subject, &before, &reading)?;
         output.changes(&before, after.as_deref().unwrap_or_default())?;
         match after {
             Some(after) => before = after,
@@ -44,13 +56,34 @@ pub(super) fn watch(
     Ok(())
 }
 
+/// The first multiple of the interval, from the beginning, that is not over and leaves the processes in peace for long
+/// enough after a reading that took so long: a turn that was missed is not made up for.
+fn next_turn(now: Duration, interval: Duration, spent: Duration) -> Duration {
+    let earliest = nanos(now.saturating_add(spent.saturating_mul(WAIT_PER_COST)));
+    let interval = nanos(interval).max(1);
+    Duration::from_nanos((earliest / interval).saturating_add(1).saturating_mul(interval))
+}
+
+/// Of the process that took longest: wall time of the sources whose reading may keep it waiting.
+fn longest_reading(processes: &[Process]) -> Duration {
+    let of = |process: &Process| {
+        let held = process.sources.iter().filter(|cost| cost.source.holds_lock());
+        held.map(|cost| cost.cost_ns).fold(0, u64::saturating_add)
+    };
+    Duration::from_nanos(processes.iter().map(of).max().unwrap_or(0))
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Those of the processes that are still there; `None` when none is. Who was asked for by number is told of as it ends.
-fn look_again(subject: &mut Subject, before: &[Process], options: &SnapshotOptions) -> Result<Option<Vec<Process>>> {
+fn look_again(subject: &mut Subject, before: &[Process], reading: &ReadOptions) -> Result<Option<Vec<Process>>> {
     loop {
         if matches!(subject, Subject::Pids(pids) if pids.is_empty()) {
             return Ok(None);
         }
-        let ended = match read(subject, &options.reading) {
+        let ended = match read(subject, reading) {
             Ok(snapshot) => {
                 let reused = snapshot.processes.iter().find(|now| {
                     let same = before.iter().find(|then| then.pid == now.pid);
@@ -136,5 +169,20 @@ impl Drop for Signals {
         for &handler in &self.handlers {
             unregister(handler);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_that_were_missed_are_not_made_up_for() {
+        let ms = Duration::from_millis;
+        assert_eq!(next_turn(ms(0), ms(100), ms(0)), ms(100));
+        assert_eq!(next_turn(ms(130), ms(100), ms(0)), ms(200));
+        assert_eq!(next_turn(ms(8_050), ms(100), ms(1)), ms(8_200));
+        assert_eq!(next_turn(ms(10), ms(100), ms(20)), ms(1_100));
+        assert_eq!(next_turn(Duration::MAX, ms(1), ms(1)), Duration::from_nanos(u64::MAX));
     }
 }
