@@ -8,10 +8,12 @@
 mod cause;
 pub mod nr;
 mod state;
+mod time;
 mod wire;
 
 pub use cause::Cause;
 pub use state::*;
+pub use time::*;
 pub use wire::*;
 
 /// Number of counters in `mm->rss_stat`.

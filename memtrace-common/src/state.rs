@@ -70,6 +70,8 @@ pub struct Control {
     pub epoch: u32,
     /// Process to look for when the task iterator runs.
     pub attach_tgid: u32,
+    /// When the current interval began: time before it has been told (see [`crate::Clock`]).
+    pub epoch_ns: u64,
 }
 
 /// Ranges of a slot's address space, by hash, that are told apart when something is unmapped.
@@ -257,4 +259,6 @@ pub struct Losses {
     pub mms: u64,
     /// Copies of stacks that had no room.
     pub stacks: u64,
+    /// Spans of time that had no room.
+    pub times: u64,
 }

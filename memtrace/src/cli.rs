@@ -112,6 +112,8 @@ pub struct TraceOptions {
     pub no_bpf: bool,
     /// Copy and unwind call stacks.
     pub stacks: bool,
+    /// Also where the threads' time goes.
+    pub time: bool,
     /// `-v`s given.
     pub verbose: u8,
 }
@@ -401,6 +403,7 @@ impl TraceArgs {
             bpf_stats: !self.no_bpf_stats,
             no_bpf: self.no_bpf,
             stacks: !self.no_stacks && !self.no_bpf,
+            time: false,
             verbose: talk.verbose,
         }
     }

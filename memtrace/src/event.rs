@@ -3,6 +3,10 @@
 //! Amounts are in pages, times in nanoseconds of `CLOCK_MONOTONIC` unless a field says otherwise.
 //! Everything that an output shows must come from an Event: the model has no clock, no file, no environment.
 
+mod time;
+
+pub use time::*;
+
 use crate::units::Amounts;
 use memtrace_common::{Cause, HIST_BUCKETS};
 use serde::{Deserialize, Serialize};
@@ -53,6 +57,14 @@ pub enum Event {
     Syscall(Syscall),
     /// Merged counter changes and page faults.
     Change(Change),
+    /// Where the time of an mm's threads went in the interval that ends.
+    Times(Times),
+    /// One look at a thread that does not run.
+    Wait(Wait),
+    /// What surrounds the process.
+    Surroundings(Box<Surroundings>),
+    /// What a database server's backend says of itself.
+    Backend(Box<Backend>),
     /// An interval ends. Each mm that is open (or was closed in this interval) has its closing counters here.
     Tick(Tick),
     /// Last event of a session.
@@ -584,6 +596,22 @@ mod cause_code {
     }
 }
 
+mod optional_cause_code {
+    use memtrace_common::Cause;
+    use serde::{Deserialize, Deserializer, Serialize as _, Serializer, de::Error};
+
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    pub fn serialize<S: Serializer>(cause: &Option<Cause>, serializer: S) -> Result<S::Ok, S::Error> {
+        cause.map(|cause| cause as u8).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cause>, D::Error> {
+        let code = Option::<u8>::deserialize(deserializer)?;
+        code.map(|code| Cause::from_code(code).ok_or_else(|| D::Error::custom(format!("unknown cause {code}"))))
+            .transpose()
+    }
+}
+
 /// What could not be observed since the session began: one counter per cause of loss. All zero is the normal case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
@@ -601,6 +629,8 @@ pub struct Lost {
     pub undecodable: u64,
     /// Copies of stacks that had no room: the amounts are complete, of their stacks one frame is known.
     pub stacks: u64,
+    /// Spans of threads' time that had no room: what a thread's states lack of the window.
+    pub times: u64,
 }
 
 impl Lost {
@@ -614,6 +644,7 @@ impl Lost {
             .saturating_add(self.mms)
             .saturating_add(self.undecodable)
             .saturating_add(self.stacks)
+            .saturating_add(self.times)
     }
 }
 
@@ -628,6 +659,7 @@ impl std::ops::Add for Lost {
             mms: self.mms.saturating_add(other.mms),
             undecodable: self.undecodable.saturating_add(other.undecodable),
             stacks: self.stacks.saturating_add(other.stacks),
+            times: self.times.saturating_add(other.times),
         }
     }
 }

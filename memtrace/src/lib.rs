@@ -28,6 +28,8 @@ pub mod stacks;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod statement;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod stuck;
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod syscalls;
 pub mod trace;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]

@@ -3,6 +3,7 @@
 //! Amounts are in pages (views multiply by [`crate::event::Meta::page_size`]), times in nanoseconds of `CLOCK_MONOTONIC`.
 
 use crate::event::{End, Latency, Lost, Meta, MmId, Overview, Own, StackEnd, StackId, Symbol, Task};
+use crate::stuck::Stuck;
 use crate::units::Amounts;
 use memtrace_common::Cause;
 use std::collections::BTreeMap;
@@ -46,6 +47,8 @@ pub enum Report {
     },
     /// The session's answer for one mm, sum of all its statements. One per mm, at the end (or when the mm is gone).
     Closing(ClosingStatement),
+    /// Why the process does not move: for the last seconds while the session lasts, for all of it at its end.
+    Stuck(Box<Stuck>),
     /// The session ended: the answer for the process that was asked for (and, with `follow`, its children).
     End(Box<EndReport>),
 }

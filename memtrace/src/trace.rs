@@ -27,7 +27,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// Version of the frames and of the events in them. It changes with the meaning or the order of any event's field.
-pub const FORMAT_VERSION: u16 = 3;
+pub const FORMAT_VERSION: u16 = 4;
 
 const MAGIC: [u8; 8] = *b"MEMTRACE";
 const FILE_HEADER: usize = MAGIC.len() + 2;

@@ -31,6 +31,7 @@ fn watching_a_process_has_useful_defaults() {
             bpf_stats: true,
             no_bpf: false,
             stacks: true,
+            time: false,
             verbose: 0,
         }
     );

@@ -185,6 +185,8 @@ pub struct Probes {
     /// What could not be hung up, with the reason.
     pub missing: Vec<(String, String)>,
     epoch: u32,
+    /// When the current interval began.
+    epoch_ns: u64,
     stacks: bool,
 }
 
@@ -249,6 +251,7 @@ impl Probes {
             moments: [map_data(take("MOMENTS_0")?)?, map_data(take("MOMENTS_1")?)?],
             missing: Vec::new(),
             epoch: 0,
+            epoch_ns: 0,
             stacks: options.stacks,
             ebpf,
         };
@@ -307,7 +310,7 @@ impl Probes {
     /// The kernel refuses the task iterator.
     pub fn attach_to(&mut self, tgid: u32) -> Result<()> {
         self.control
-            .set(0, Wire(Control { epoch: self.epoch, attach_tgid: tgid }), 0)
+            .set(0, Wire(Control { epoch: self.epoch, attach_tgid: tgid, epoch_ns: self.epoch_ns }), 0)
             .context("failed to write the control map")?;
         self.iterate("attach")
     }
@@ -354,7 +357,7 @@ impl Probes {
     pub fn next_epoch(&mut self) -> Result<()> {
         self.epoch += 1;
         self.control
-            .set(0, Wire(Control { epoch: self.epoch, attach_tgid: 0 }), 0)
+            .set(0, Wire(Control { epoch: self.epoch, attach_tgid: 0, epoch_ns: self.epoch_ns }), 0)
             .context("failed to write the control map")?;
         Ok(())
     }

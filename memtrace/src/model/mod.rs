@@ -120,6 +120,7 @@ impl Model {
                     books.change(change);
                 }
             }
+            Event::Times(_) | Event::Wait(_) | Event::Surroundings(_) | Event::Backend(_) => {}
             Event::Tick(tick) => self.tick(tick, out),
             Event::End(end) => {
                 self.exited.clear();
@@ -280,5 +281,6 @@ fn since(now: Lost, before: Lost) -> Lost {
         mms: now.mms.saturating_sub(before.mms),
         undecodable: now.undecodable.saturating_sub(before.undecodable),
         stacks: now.stacks.saturating_sub(before.stacks),
+        times: now.times.saturating_sub(before.times),
     }
 }

@@ -147,6 +147,7 @@ impl App {
                 self.see(meta.ts_ns);
                 self.meta = Some(meta.clone());
             }
+            Report::Stuck(_) => {}
             Report::Overview(overview) => {
                 self.see(overview.ts_ns);
                 if let Some(pid) = self.pid_of(overview.mm) {

@@ -284,7 +284,7 @@ pub(in crate::views) fn audit(differs: bool) -> Audit {
 }
 
 pub(in crate::views) const LOST: Lost =
-    Lost { records: 12, ring: 0, skipped: 1, threads: 0, mms: 0, undecodable: 0, stacks: 0 };
+    Lost { records: 12, ring: 0, skipped: 1, threads: 0, mms: 0, undecodable: 0, stacks: 0, times: 0 };
 
 pub(in crate::views) fn task(what: TaskWhat) -> Task {
     Task { mm: Some(MM), ts_ns: BEGIN + 4_950 * MS, pid: PID, tid: PID, what, comm: b"postgres".to_vec() }

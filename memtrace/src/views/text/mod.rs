@@ -167,7 +167,7 @@ impl Session {
             Report::Mapping(change) => self.mapping(change),
             Report::Process(change) => self.process(&change.task),
             Report::Audit(audit) => self.audit(audit),
-            Report::Stack(_) | Report::Residency(_) | Report::Tick { .. } => {}
+            Report::Stack(_) | Report::Residency(_) | Report::Stuck(_) | Report::Tick { .. } => {}
             Report::Burst(burst) => self.burst(burst),
             Report::Loss { ts_ns, lost } => self.loss(*ts_ns, *lost),
             Report::Closing(closing) => {

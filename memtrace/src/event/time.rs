@@ -1,0 +1,300 @@
+//! Where threads' time goes, and what they wait for: the events of `memtrace stuck` and of the screen's pane.
+
+use super::MmId;
+use super::StackId;
+use memtrace_common::{Cause, Doing};
+use serde::{Deserialize, Serialize};
+
+/// What the threads of an mm did in the interval that ends. The sum of a thread's `ns` is the interval, or the part of it
+/// that the thread lived in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Times {
+    /// The mm.
+    pub mm: MmId,
+    /// When the interval began.
+    pub begin_ns: u64,
+    /// When it ended.
+    pub ts_ns: u64,
+    /// Distance of the samples that are taken of what runs on a CPU.
+    pub sample_ns: u64,
+    /// By thread.
+    pub spans: Vec<TimeSpan>,
+    /// Who held mmap_lock.
+    pub holds: Vec<LockHold>,
+}
+
+/// What a thread did for how long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TimeSpan {
+    /// Thread.
+    pub tid: u32,
+    /// What.
+    #[serde(with = "doing_code")]
+    pub doing: Doing,
+    /// For a fault: the cause that it was booked under; `None` where it moved no counter or is not over.
+    #[serde(with = "super::optional_cause_code")]
+    pub cause: Option<Cause>,
+    /// System call in progress.
+    pub nr: Option<u32>,
+    /// The call's first argument; for a fault, the start of the mapping.
+    pub object: u64,
+    /// The call's second argument, where that tells objects apart.
+    pub detail: u64,
+    /// It began before we looked.
+    pub before: bool,
+    /// It goes on as the interval ends.
+    pub open: bool,
+    /// How long, within the interval.
+    pub ns: u64,
+    /// The longest, whole, whatever interval it began in.
+    pub max_ns: u64,
+    /// How many of them ended.
+    pub count: u64,
+    /// Samples on a CPU.
+    pub samples: u64,
+    /// For faults: the address of the last one.
+    pub address: u64,
+}
+
+/// A thread held mmap_lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockHold {
+    /// Thread; not always the target's.
+    pub tid: u32,
+    /// Its name.
+    pub comm: Vec<u8>,
+    /// For writing.
+    pub write: bool,
+    /// How long in all.
+    pub ns: u64,
+    /// The longest.
+    pub max_ns: u64,
+    /// How often.
+    pub count: u64,
+}
+
+/// One look at a thread that does not run: from /proc, and the call stack that it waits with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Wait {
+    /// The mm.
+    pub mm: MmId,
+    /// When.
+    pub ts_ns: u64,
+    /// Process.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Its name.
+    pub comm: Vec<u8>,
+    /// Letter of its state as /proc prints it.
+    pub state: u8,
+    /// System call that it waits in; `None` for none (a fault, a stop).
+    pub nr: Option<u32>,
+    /// That call's arguments.
+    pub args: [u64; 6],
+    /// What it waits for, as far as /proc tells.
+    pub object: WaitObject,
+    /// Functions of the kernel that it waits in, innermost first; empty where we may not see them.
+    pub kernel: Vec<Vec<u8>>,
+    /// Where its own code waits.
+    pub stack: Option<StackId>,
+    /// The first look at this thread of the session.
+    pub at_attach: bool,
+}
+
+/// What a thread waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WaitObject {
+    /// Not known, or nothing that could be named.
+    #[default]
+    Unknown,
+    /// A file, by the descriptor that the call names.
+    File {
+        /// Descriptor.
+        fd: i32,
+        /// Path as /proc/PID/fd has it: any bytes.
+        path: Vec<u8>,
+        /// Where in it, bytes, where that is known.
+        offset: Option<u64>,
+    },
+    /// A lock on a file.
+    FileLock {
+        /// Descriptor.
+        fd: i32,
+        /// Path.
+        path: Vec<u8>,
+        /// Who holds it, where /proc/locks tells.
+        holder: Option<(u32, Vec<u8>)>,
+    },
+    /// A socket.
+    Socket {
+        /// Descriptor.
+        fd: i32,
+        /// `tcp`, `tcp6`, `udp`, `unix` …
+        protocol: String,
+        /// Own address or path.
+        local: Vec<u8>,
+        /// The other side's.
+        peer: Vec<u8>,
+        /// The process at the other side, where it is on this machine and can be found.
+        process: Option<(u32, Vec<u8>)>,
+        /// Bytes that wait to be sent and to be read.
+        queued: Option<(u64, u64)>,
+    },
+    /// A pipe or FIFO.
+    Pipe {
+        /// Descriptor.
+        fd: i32,
+        /// Inode.
+        inode: u64,
+        /// Processes at the other end, as far as they can be found.
+        others: Vec<(u32, Vec<u8>)>,
+    },
+    /// A futex.
+    Futex {
+        /// Address.
+        address: u64,
+        /// In which mapping, as maps has it.
+        mapping: Vec<u8>,
+        /// Thread of the same process that the C library's mutex at this address names as its owner.
+        owner: Option<u32>,
+    },
+    /// A set of System V semaphores, or a message queue.
+    SystemV {
+        /// Identifier.
+        id: u64,
+    },
+    /// Several descriptors at once (poll, select, epoll).
+    Descriptors {
+        /// Descriptor and path of each, as far as they are known; capped.
+        of: Vec<(i32, Vec<u8>)>,
+        /// How many in all.
+        total: u32,
+        /// It also waits for a time that it set itself.
+        timeout_ns: Option<u64>,
+    },
+    /// A child's end.
+    Child {
+        /// Which; 0 for any.
+        pid: u32,
+    },
+    /// A time.
+    Timer {
+        /// How long it asked to sleep, where that could be read.
+        ns: Option<u64>,
+    },
+    /// A page of a file that is being read in.
+    FilePage {
+        /// Path as maps has it.
+        path: Vec<u8>,
+        /// Where in it, bytes.
+        offset: u64,
+    },
+    /// A debugger's leave.
+    Tracer {
+        /// The debugger.
+        pid: u32,
+        /// Its name.
+        comm: Vec<u8>,
+    },
+}
+
+/// What surrounds a process: read when the window begins and when it ends. Amounts in bytes, times in nanoseconds; counters
+/// since boot or since the cgroup was made: what counts is their difference.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Surroundings {
+    /// When.
+    pub ts_ns: u64,
+    /// Process.
+    pub pid: u32,
+    /// CPUs that are online.
+    pub cpus: u32,
+    /// CPUs that the process may use.
+    pub allowed_cpus: u32,
+    /// Processes that are ready to run or run, on the whole machine (`/proc/loadavg`).
+    pub running: u32,
+    /// Minor and major faults of the process since it began (`/proc/PID/stat`).
+    pub faults: (u64, u64),
+    /// Bytes that it had read from and written to devices (`/proc/PID/io`).
+    pub io: Option<(u64, u64)>,
+    /// Pages swapped in and out on the whole machine (`pswpin`, `pswpout`).
+    pub swapped: Option<(u64, u64)>,
+    /// Pressure on the whole machine.
+    pub machine: Pressures,
+    /// Its cgroup's.
+    pub cgroup: Option<Cgroup>,
+}
+
+/// Pressure stall times (`some`, `full`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pressures {
+    /// CPU.
+    pub cpu: Option<(u64, u64)>,
+    /// Memory.
+    pub memory: Option<(u64, u64)>,
+    /// I/O.
+    pub io: Option<(u64, u64)>,
+}
+
+/// A process's cgroup, of whichever version; what the nearest limiting ancestor says, where the group itself says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cgroup {
+    /// Path within the memory hierarchy: any bytes.
+    pub path: Vec<u8>,
+    /// Memory in use and the limit, `None` for no limit.
+    pub memory: Option<(u64, Option<u64>)>,
+    /// How often the limit was hit (`memory.failcnt`, `memory.events: max`).
+    pub limit_hits: Option<u64>,
+    /// Time that its processes were kept from the CPU, and CPU time allowed per period, where limited.
+    pub throttled: Option<(u64, Option<(u64, u64)>)>,
+    /// It is frozen.
+    pub frozen: Option<bool>,
+    /// Other processes in the group, the largest by RES first: pid, name, RES; capped.
+    pub others: Vec<(u32, Vec<u8>, u64)>,
+    /// Pressure in the group.
+    pub pressure: Pressures,
+}
+
+/// What a database server's backend says of itself, read from its memory without its help.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// When.
+    pub ts_ns: u64,
+    /// Process.
+    pub pid: u32,
+    /// `postgresql`, `mariadb` …
+    pub server: String,
+    /// Major version, where known.
+    pub version: Option<u32>,
+    /// Type of the backend, as the server names it (`client backend`, `autovacuum worker`, …).
+    pub backend_type: Option<String>,
+    /// State (`active`, `idle in transaction` …).
+    pub state: Option<String>,
+    /// Text of the statement, the current or the last one; any bytes, capped.
+    pub query: Option<Vec<u8>>,
+    /// When it began, nanoseconds since the Unix epoch.
+    pub query_start_ns: Option<i64>,
+    /// When its transaction began, likewise.
+    pub transaction_start_ns: Option<i64>,
+    /// Wait events seen since the last such event (type, name) and how often; `None` for no wait. By count.
+    pub waits: Vec<(Option<(String, String)>, u64)>,
+    /// Processes that it waits for, where the server was asked (`--pg`).
+    pub blocked_by: Option<Vec<u32>>,
+    /// What could not be read, and why; empty when all is well.
+    pub refused: String,
+}
+
+mod doing_code {
+    use memtrace_common::Doing;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    pub fn serialize<S: Serializer>(doing: &Doing, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(*doing as u8)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Doing, D::Error> {
+        let code = u8::deserialize(deserializer)?;
+        Doing::from_code(code).ok_or_else(|| D::Error::custom(format!("unknown doing {code}")))
+    }
+}

@@ -1,0 +1,145 @@
+//! Why a process does not move: its threads' time in a window, what they wait for, and one verdict. Pure: a function of
+//! events. When the evidence does not decide, the verdict says between what.
+
+use crate::event::{Backend, StackEnd, Surroundings, WaitObject};
+use crate::statement::Stack;
+use std::sync::Arc;
+
+macro_rules! states {
+    ($($variant:ident = $name:literal, $doc:literal;)*) => {
+        /// Where a thread's time goes; names are the NDJSON contract's classes.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum State { $(#[doc = $doc] $variant,)* }
+
+        impl State {
+            /// Every one, in the order of the outputs.
+            pub const ALL: &'static [State] = &[$(State::$variant,)*];
+
+            /// Name in the outputs.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(State::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+states! {
+    CpuUser = "cpu.user", "On a CPU, in its own code.";
+    CpuKernel = "cpu.kernel", "On a CPU, in the kernel.";
+    Cpu = "cpu", "On a CPU, too shortly for a sample to say where.";
+    FaultMinor = "fault.minor", "In page faults that needed no device.";
+    FaultFileRead = "fault.file_read", "In page faults that read a file.";
+    FaultSwapin = "fault.swapin", "In page faults that read from swap.";
+    FaultCow = "fault.cow", "In page faults that copied a page.";
+    FaultThp = "fault.thp", "In page faults that cleared a huge page.";
+    MmapLock = "mmap_lock", "Waiting for the lock on its address space.";
+    ReclaimDirect = "reclaim.direct", "Reclaiming memory: the machine has none.";
+    ReclaimMemcg = "reclaim.memcg", "Reclaiming memory: its cgroup is at the limit.";
+    Runnable = "runnable", "Ready to run, without a CPU.";
+    Throttled = "throttled", "Ready to run, but its cgroup has used up its CPU time.";
+    BlockedFutex = "blocked.futex", "Waiting for a mutex or condition of its own or shared memory.";
+    BlockedSemaphore = "blocked.semaphore", "Waiting for a semaphore.";
+    BlockedFileIo = "blocked.file_io", "Waiting for a read or write of a file.";
+    BlockedSocket = "blocked.socket", "Waiting for the other side of a connection.";
+    BlockedPipe = "blocked.pipe", "Waiting for the other end of a pipe.";
+    BlockedFlock = "blocked.flock", "Waiting for a lock on a file.";
+    BlockedPoll = "blocked.poll", "Waiting for any of several descriptors: often there is nothing to do.";
+    BlockedSleep = "blocked.sleep", "Asleep for a time that it set itself.";
+    BlockedChild = "blocked.child", "Waiting for a child.";
+    BlockedOther = "blocked.other", "Waiting in another system call.";
+    Stopped = "stopped", "Stopped by a signal.";
+    Traced = "traced", "Stopped for a debugger.";
+    Frozen = "frozen", "Its cgroup is frozen.";
+    Uninterruptible = "uninterruptible", "Waiting in the kernel, for something that no signal ends.";
+    Unaccounted = "unaccounted", "Not observed: what the others lack of the window.";
+}
+
+/// One state of a thread, and the object that it concerned where that tells states apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Share {
+    /// What.
+    pub state: State,
+    /// System call.
+    pub nr: Option<u32>,
+    /// What it waited for.
+    pub object: WaitObject,
+    /// How long in the window.
+    pub ns: u64,
+    /// By how much `ns` may be wrong either way: 0 where it was measured and not sampled.
+    pub bound_ns: u64,
+    /// How many times it ended in the window.
+    pub count: u64,
+    /// The longest, whole.
+    pub max_ns: u64,
+    /// It has lasted since before the window.
+    pub since_attach: bool,
+}
+
+/// Where a thread was seen waiting.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Waiting {
+    /// Functions of the kernel, innermost first.
+    pub kernel: Vec<Vec<u8>>,
+    /// Its own.
+    pub stack: Option<Arc<Stack>>,
+    /// In so many of the looks at this thread.
+    pub seen: u64,
+    /// Looks at this thread.
+    pub looks: u64,
+}
+
+/// A thread's time in the window.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ThreadTimes {
+    /// Thread.
+    pub tid: u32,
+    /// Its name.
+    pub comm: Vec<u8>,
+    /// The window, or the part of it that the thread lived in: the sum of `shares`.
+    pub total_ns: u64,
+    /// Largest first.
+    pub shares: Vec<Share>,
+    /// Where it waits, most often seen first; capped.
+    pub waits: Vec<Waiting>,
+}
+
+/// How sure and what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// What it is; `None` when the evidence lies between several.
+    pub state: Option<State>,
+    /// Memory is the cause; `None` when that is not known.
+    pub memory: Option<bool>,
+    /// One sentence.
+    pub sentence: String,
+    /// What supports it, one fact each.
+    pub evidence: Vec<String>,
+    /// The candidates, when the evidence does not decide.
+    pub between: Vec<State>,
+    /// What to do or to run next.
+    pub next: Vec<String>,
+}
+
+/// The answer for a window.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stuck {
+    /// Process.
+    pub pid: u32,
+    /// Its name.
+    pub comm: Vec<u8>,
+    /// When the window began.
+    pub start_ns: u64,
+    /// When it ended.
+    pub ts_ns: u64,
+    /// Threads, those that decided first.
+    pub threads: Vec<ThreadTimes>,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What surrounded it at the begin and at the end.
+    pub surroundings: Option<(Surroundings, Surroundings)>,
+    /// What its database server says.
+    pub backend: Option<Backend>,
+    /// Stacks that ended before the thread's first frame, by reason.
+    pub incomplete: Vec<(StackEnd, u64)>,
+}
