@@ -17,6 +17,7 @@ pub(crate) mod rights;
 mod session;
 mod source;
 mod spawn;
+mod times;
 mod watch;
 
 pub use doctor::doctor;

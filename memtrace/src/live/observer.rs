@@ -6,6 +6,7 @@ use super::copies::{Copies, Cost};
 use super::own;
 use super::probes::{Options, Probes, Wire};
 use super::reading;
+use super::times;
 use crate::decode::{Decoder, Raw};
 use crate::event::{Closing, CodeId, Event, Lost, Maps, MmId, Own, Smaps, Tick, Why};
 use crate::procfs::{ProcessFiles, monotonic_ns, parse_maps};
@@ -92,6 +93,7 @@ impl Observer {
     /// The kernel refuses.
     pub fn attach(&mut self, pid: u32) -> Result<bool> {
         self.probes.attach_to(pid)?;
+        self.begin_times()?;
         self.read_ring();
         Ok(self.opened.iter().any(|(_, event)| matches!(event, Event::MmOpened(opened) if opened.pid == pid)))
     }
@@ -102,7 +104,12 @@ impl Observer {
     /// The kernel refuses.
     pub fn attach_at_exec(&mut self, pid: u32) -> Result<()> {
         self.probes.attach_to(0)?;
+        self.begin_times()?;
         self.probes.await_exec_of(pid)
+    }
+
+    fn begin_times(&mut self) -> Result<()> {
+        if self.probes.books_time() { times::begin(&mut self.probes) } else { Ok(()) }
     }
 
     /// Something waits in the rings for which they will not become readable.
@@ -189,6 +196,9 @@ impl Observer {
         let before = monotonic_ns();
         self.probes.next_epoch()?;
         let now = monotonic_ns();
+        if self.probes.books_time() {
+            times::wait_for_begin(&self.probes);
+        }
         own::wait_for_running_programs();
         self.read_ring();
         let losses = self.probes.losses()?;
@@ -206,6 +216,10 @@ impl Observer {
         self.copies.hand_over(now, &self.decoder, &mut self.stacks);
         self.decode_ring_until(before, now, &mut timed);
         self.drain_records(ended, &mut timed)?;
+        if self.probes.books_time() {
+            let raw = times::take(&mut self.probes, ended)?;
+            timed.extend(self.decoder.decode_times(&raw).into_iter().map(|event| (raw.end_ns, event)));
+        }
         self.learn_paths();
         let overflowed = losses.records != self.losses.records;
         if overflowed || self.overflowed {
@@ -236,6 +250,7 @@ impl Observer {
             mms: losses.mms,
             undecodable: self.decoder.undecodable(),
             stacks: losses.stacks + self.copies.lost(),
+            times: losses.times,
         };
         events.push(Event::Tick(Tick { ts_ns: now, closings, lost, own }));
         Ok(events)
@@ -324,6 +339,9 @@ impl Observer {
                 let first = first_change.entry(change.mm).or_insert(*ts);
                 *first = (*first).min(*ts);
                 tids.insert(change.tid);
+            }
+            if let Event::Times(times) = event {
+                tids.extend(times.spans.iter().map(|span| span.tid));
             }
         }
         for (ts, event) in &mut timed {
