@@ -6,6 +6,7 @@ use super::copies::{Copies, Cost};
 use super::own;
 use super::probes::{Options, Probes, Wire};
 use super::reading;
+use super::times;
 use super::waits::{self, Waits};
 use crate::decode::{Decoder, Raw};
 use crate::event::{Closing, CodeId, Event, Lost, Maps, MmId, Own, Smaps, Tick, Wait, Why};
@@ -98,6 +99,7 @@ impl Observer {
     /// The kernel refuses.
     pub fn attach(&mut self, pid: u32) -> Result<bool> {
         self.probes.attach_to(pid)?;
+        self.begin_times()?;
         self.read_ring();
         Ok(self.opened.iter().any(|(_, event)| matches!(event, Event::MmOpened(opened) if opened.pid == pid)))
     }
@@ -108,7 +110,12 @@ impl Observer {
     /// The kernel refuses.
     pub fn attach_at_exec(&mut self, pid: u32) -> Result<()> {
         self.probes.attach_to(0)?;
+        self.begin_times()?;
         self.probes.await_exec_of(pid)
+    }
+
+    fn begin_times(&mut self) -> Result<()> {
+        if self.probes.books_time() { times::begin(&mut self.probes) } else { Ok(()) }
     }
 
     /// Something waits in the rings for which they will not become readable.
@@ -190,7 +197,13 @@ impl Observer {
     pub fn look(&mut self) {
         let processes = self.processes.iter().map(|(mm, process)| (*mm, &process.files));
         let stacks = self.probes.copies_stacks().then_some(&mut self.stacks);
-        self.looks.extend(self.waits.look(processes, &mut HashMap::new, stacks));
+        let mut registers = || {
+            let registers = self.probes.waiting_registers();
+            registers
+                .inspect_err(|error| log::info!("registers of threads cannot be had: {error:#}"))
+                .unwrap_or_default()
+        };
+        self.looks.extend(self.waits.look(processes, &mut registers, stacks));
     }
 
     /// Ends an interval: everything that happened in it, the readings that it calls for, and the tick.
@@ -202,6 +215,9 @@ impl Observer {
         let before = monotonic_ns();
         self.probes.next_epoch()?;
         let now = monotonic_ns();
+        if self.probes.books_time() {
+            times::wait_for_begin(&self.probes);
+        }
         own::wait_for_running_programs();
         self.read_ring();
         let losses = self.probes.losses()?;
@@ -219,6 +235,10 @@ impl Observer {
         self.copies.hand_over(now, &self.decoder, &mut self.stacks);
         self.decode_ring_until(before, now, &mut timed);
         self.drain_records(ended, &mut timed)?;
+        if self.probes.books_time() {
+            let raw = times::take(&mut self.probes, ended)?;
+            timed.extend(self.decoder.decode_times(&raw).into_iter().map(|event| (raw.end_ns, event)));
+        }
         self.learn_paths();
         timed.extend(self.looks.drain(..).map(|wait| (wait.ts_ns, Event::Wait(wait))));
         let overflowed = losses.records != self.losses.records;
@@ -340,6 +360,9 @@ impl Observer {
                 let first = first_change.entry(change.mm).or_insert(*ts);
                 *first = (*first).min(*ts);
                 tids.insert(change.tid);
+            }
+            if let Event::Times(times) = event {
+                tids.extend(times.spans.iter().map(|span| span.tid));
             }
         }
         for (ts, event) in &mut timed {

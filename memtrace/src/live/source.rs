@@ -34,7 +34,7 @@ impl Source {
         if !super::namespace::is_initial().unwrap_or(true) {
             return Err(Failure::PidNamespace.into());
         }
-        let mut observer = Observer::new(Options::of(options.follow, options.stacks), options.bpf_stats)?;
+        let mut observer = Observer::new(Options::of(options.follow, options.stacks, options.time), options.bpf_stats)?;
         for (name, reason) in &observer.probes_mut().missing {
             log::info!("{name} cannot be had here ({reason}): what it tells is missing");
         }

@@ -88,7 +88,7 @@ impl Waits {
     pub fn look<'a>(
         &mut self,
         processes: impl Iterator<Item = (MmId, &'a ProcessFiles)>,
-        registers: &mut dyn FnMut() -> HashMap<u32, Registers>,
+        registers: &mut dyn FnMut() -> Vec<(u32, Registers)>,
         mut stacks: Option<&mut Stacks>,
     ) -> Vec<Wait> {
         let begin = monotonic_ns();
@@ -123,7 +123,9 @@ impl Waits {
                 self.find_object(draft);
             }
         }
-        let registers = if drafts.is_empty() || stacks.is_none() { HashMap::new() } else { registers() };
+        let wanted = !drafts.is_empty() && stacks.is_some();
+        let registers: HashMap<u32, Registers> =
+            if wanted { registers().into_iter().collect() } else { HashMap::new() };
         for draft in drafts {
             waits.push(self.finish(draft, &registers, stacks.as_deref_mut()));
         }

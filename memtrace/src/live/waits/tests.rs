@@ -90,7 +90,7 @@ impl Drop for Child {
 fn look(waits: &mut Waits, files: &ProcessFiles) -> Vec<Wait> {
     // A search may need several turns where there are many processes.
     for _ in 0..100 {
-        let seen = waits.look([(MM, files)].into_iter(), &mut HashMap::new, None);
+        let seen = waits.look([(MM, files)].into_iter(), &mut Vec::new, None);
         if !waits.threads.values().any(|seen| seen.read_ns == 0) {
             return seen;
         }
@@ -513,7 +513,7 @@ fn looking_brings_nothing_in() {
     let mut stacks = Stacks::new();
     for _ in 0..200 {
         let mut waits = Waits::default();
-        let seen = waits.look([(MM, &files)].into_iter(), &mut HashMap::new, Some(&mut stacks));
+        let seen = waits.look([(MM, &files)].into_iter(), &mut Vec::new, Some(&mut stacks));
         assert_eq!(seen[0].object, WaitObject::Descriptors { of: Vec::new(), total: 1, timeout_ns: None });
         assert!(seen[0].stack.is_some());
     }
@@ -538,7 +538,7 @@ fn the_stack_is_followed_without_all_registers() {
         std::thread::yield_now();
     }
     let mut stacks = Stacks::new();
-    let seen = Waits::default().look([(MM, &files)].into_iter(), &mut HashMap::new, Some(&mut stacks));
+    let seen = Waits::default().look([(MM, &files)].into_iter(), &mut Vec::new, Some(&mut stacks));
     let events = stacks.take_events();
     child.kill().unwrap();
     child.wait().unwrap();
