@@ -463,6 +463,36 @@ fn a_stop_and_a_debugger() {
 }
 
 #[test]
+fn a_call_that_a_stop_had_interrupted() {
+    let _alone = alone();
+    let stop_and_go = |child: Child| {
+        // SAFETY: signals to our own child.
+        unsafe { libc::kill(child.pid.cast_signed(), libc::SIGSTOP) };
+        let child = child.until(|directory| state(directory) == b'T');
+        // SAFETY: as above.
+        unsafe { libc::kill(child.pid.cast_signed(), libc::SIGCONT) };
+        child.waits_in("restart_syscall")
+    };
+    let time = libc::timespec { tv_sec: 1000, tv_nsec: 7 };
+    let address = (&raw const time) as u64;
+    for (nr, arguments) in [
+        (libc::SYS_nanosleep, [address, 0, 0, 0, 0, 0]),
+        (libc::SYS_clock_nanosleep, [1, 0, address, 0, 0, 0]),
+    ] {
+        let child = Child::start(|| call(nr, arguments)).until(|directory| state(directory) == b'S');
+        assert_eq!(stop_and_go(child).object(), WaitObject::Timer { ns: Some(1_000_000_000_007) }, "{nr}");
+    }
+    let page = shared_page();
+    let arguments = [page as u64, libc::FUTEX_WAIT as u64, 0, address, 0, 0];
+    let child = Child::start(|| call(libc::SYS_futex, arguments)).waits_in("futex");
+    let object = stop_and_go(child).object();
+    assert!(matches!(object, WaitObject::Futex { address, .. } if address == page as u64), "{object:?}");
+    let child = Child::start(|| call(libc::SYS_poll, [0, 0, 60_000, 0, 0, 0])).waits_in("poll");
+    let expected = WaitObject::Descriptors { of: Vec::new(), total: 0, timeout_ns: Some(60_000_000_000) };
+    assert_eq!(stop_and_go(child).object(), expected);
+}
+
+#[test]
 fn a_thread_that_did_not_run_is_counted_and_read_once() {
     let _alone = alone();
     let child = Child::start(|| {
