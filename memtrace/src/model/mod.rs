@@ -296,6 +296,7 @@ impl Model {
             pid: meta.pid,
             page_size: meta.page_size,
             epoch: (meta.ts_ns, meta.wall_ns),
+            lost: self.lost,
             comms: &self.comms,
             code: &self.code,
         };

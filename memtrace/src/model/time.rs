@@ -5,7 +5,7 @@
 use super::address_space::AddressSpace;
 use super::code::CodeTable;
 use crate::event::{
-    Backend, Change, LockHold, MmOpened, StackEnd, StackId, Surroundings, TimeSpan, Times, Wait, WaitObject,
+    Backend, Change, LockHold, Lost, MmOpened, StackEnd, StackId, Surroundings, TimeSpan, Times, Wait, WaitObject,
 };
 use crate::statement::Kind;
 use crate::stuck::{self, Look, Memory, Share, Span, State, Stuck, ThreadTimes, Verdict, Waiting};
@@ -226,6 +226,7 @@ pub(super) struct Context<'a> {
     pub(super) page_size: u64,
     /// Monotonic and wall time of the session's begin.
     pub(super) epoch: (u64, i64),
+    pub(super) lost: Lost,
     pub(super) comms: &'a BTreeMap<u32, Vec<u8>>,
     pub(super) code: &'a CodeTable,
 }
@@ -292,6 +293,7 @@ impl Process {
             page_size: context.page_size,
             memory: Some(memory),
             holds,
+            lost: context.lost,
             ended: self.ended,
             threads,
             verdict: Verdict::default(),

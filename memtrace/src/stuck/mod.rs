@@ -9,8 +9,9 @@ pub(crate) use classify::{Look, Span, is_memory_wait, of_fault_on_cpu, state_of,
 pub(crate) use sampling::split;
 pub(crate) use verdict::order;
 pub use verdict::verdict;
+pub(crate) use verdict::waiting;
 
-use crate::event::{Backend, LockHold, StackEnd, Surroundings, WaitObject};
+use crate::event::{Backend, LockHold, Lost, StackEnd, Surroundings, WaitObject};
 use crate::statement::{Faults, Stack};
 use crate::units::Amounts;
 use std::sync::Arc;
@@ -187,6 +188,8 @@ pub struct Stuck {
     pub memory: Option<Memory>,
     /// Who held the lock on its address space, longest first; capped.
     pub holds: Vec<LockHold>,
+    /// What was lost since the session began.
+    pub lost: Lost,
     /// The process ended within the window.
     pub ended: bool,
     /// Threads, those that decided first.

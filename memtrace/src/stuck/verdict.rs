@@ -8,6 +8,8 @@ mod phrase;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use evidence::waiting;
+
 use super::{Share, State, Stuck, ThreadTimes, Verdict};
 use crate::event::WaitObject;
 use crate::syscalls;
