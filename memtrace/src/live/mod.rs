@@ -3,6 +3,7 @@
 mod batch;
 pub mod btf;
 mod copies;
+mod database;
 mod doctor;
 mod failure;
 mod lag;
@@ -19,6 +20,7 @@ mod source;
 mod spawn;
 mod watch;
 
+pub use database::read_backend;
 pub use doctor::doctor;
 pub use own::raise_file_limit;
 pub use watch::{Outcome, Sink, Stop, watch};

@@ -236,6 +236,7 @@ impl Observer {
             mms: losses.mms,
             undecodable: self.decoder.undecodable(),
             stacks: losses.stacks + self.copies.lost(),
+            times: losses.times,
         };
         events.push(Event::Tick(Tick { ts_ns: now, closings, lost, own }));
         Ok(events)
