@@ -475,10 +475,9 @@ fn a_call_that_a_stop_had_interrupted() {
     };
     let time = libc::timespec { tv_sec: 1000, tv_nsec: 7 };
     let address = (&raw const time) as u64;
-    for (nr, arguments) in [
-        (libc::SYS_nanosleep, [address, 0, 0, 0, 0, 0]),
-        (libc::SYS_clock_nanosleep, [1, 0, address, 0, 0, 0]),
-    ] {
+    for (nr, arguments) in
+        [(libc::SYS_nanosleep, [address, 0, 0, 0, 0, 0]), (libc::SYS_clock_nanosleep, [1, 0, address, 0, 0, 0])]
+    {
         let child = Child::start(|| call(nr, arguments)).until(|directory| state(directory) == b'S');
         assert_eq!(stop_and_go(child).object(), WaitObject::Timer { ns: Some(1_000_000_000_007) }, "{nr}");
     }
