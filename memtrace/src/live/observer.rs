@@ -7,8 +7,9 @@ use super::own;
 use super::probes::{Options, Probes, Wire};
 use super::reading;
 use super::times;
+use super::waits::{self, Waits};
 use crate::decode::{Decoder, Raw};
-use crate::event::{Closing, CodeId, Event, Lost, Maps, MmId, Own, Smaps, Tick, Why};
+use crate::event::{Closing, CodeId, Event, Lost, Maps, MmId, Own, Smaps, Tick, Wait, Why};
 use crate::procfs::{ProcessFiles, monotonic_ns, parse_maps};
 use crate::stacks::Stacks;
 use crate::stacks::names::NewCode;
@@ -48,6 +49,9 @@ pub struct Observer {
     overflowed: bool,
     buffer: Vec<u8>,
     reader: own::Reader,
+    waits: Waits,
+    /// What was seen of threads that wait, in the interval that is not over.
+    looks: Vec<Wait>,
 }
 
 impl Observer {
@@ -79,6 +83,8 @@ impl Observer {
             overflowed: false,
             buffer: Vec::new(),
             reader,
+            waits: Waits::default(),
+            looks: Vec::new(),
         })
     }
 
@@ -187,6 +193,19 @@ impl Observer {
         self.processes.get(&mm).map(|process| &process.files)
     }
 
+    /// Looks at the threads that wait; the interval's end tells what was seen.
+    pub fn look(&mut self) {
+        let processes = self.processes.iter().map(|(mm, process)| (*mm, &process.files));
+        let stacks = self.probes.copies_stacks().then_some(&mut self.stacks);
+        let mut registers = || {
+            let registers = self.probes.waiting_registers();
+            registers
+                .inspect_err(|error| log::info!("registers of threads cannot be had: {error:#}"))
+                .unwrap_or_default()
+        };
+        self.looks.extend(self.waits.look(processes, &mut registers, stacks));
+    }
+
     /// Ends an interval: everything that happened in it, the readings that it calls for, and the tick.
     ///
     /// # Errors
@@ -221,6 +240,7 @@ impl Observer {
             timed.extend(self.decoder.decode_times(&raw).into_iter().map(|event| (raw.end_ns, event)));
         }
         self.learn_paths();
+        timed.extend(self.looks.drain(..).map(|wait| (wait.ts_ns, Event::Wait(wait))));
         let overflowed = losses.records != self.losses.records;
         if overflowed || self.overflowed {
             self.drain_overflow(ended, now, &mut timed)?;
@@ -241,7 +261,8 @@ impl Observer {
         self.processes.retain(|mm, _| observed.contains(mm));
         self.decoder.next_interval();
         let Cost { copies, bytes: copied_bytes, ns: unwind_ns } = self.copies.cost();
-        let own = Own { copies, copied_bytes, unwind_ns, ..self.reader.read() };
+        let waits::Cost { looks, ns: look_ns, unseen, unsearched } = self.waits.cost();
+        let own = Own { copies, copied_bytes, unwind_ns, looks, look_ns, unseen, unsearched, ..self.reader.read() };
         let lost = Lost {
             records: losses.records,
             ring: losses.ring,

@@ -132,6 +132,13 @@ impl Source {
         }
     }
 
+    /// Looks at the threads that wait; the interval's end tells what was seen.
+    pub fn look(&mut self) {
+        if let Self::Probes(observer) = self {
+            observer.look();
+        }
+    }
+
     /// Some mm is still under observation.
     #[must_use]
     pub fn observes_any(&self) -> bool {
