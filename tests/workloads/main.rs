@@ -21,6 +21,7 @@ mod shrink;
 mod sights;
 mod stage;
 mod storm;
+mod times;
 
 use stage::Stage;
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ const ROOMS: &[&[(&str, Scene)]] = &[
     sights::SCENES,
     page_cache::SCENES,
     sharing::SCENES,
+    times::SCENES,
 ];
 
 /// Far beyond what any test plays for.
