@@ -67,9 +67,10 @@ pub struct Waits {
 #[derive(Debug)]
 struct Seen {
     wait: Wait,
+    call: CurrentCall,
     /// schedstat then; empty on a kernel that does not count.
     schedstat: Vec<u8>,
-    /// When object and stack were read.
+    /// When its object was read.
     read_ns: u64,
 }
 
@@ -82,6 +83,13 @@ struct Draft {
     ran: bool,
     /// What it waits for is to be found out still.
     missing: bool,
+}
+
+impl Draft {
+    /// A thread that has not run has the stack that it had.
+    const fn wants_stack(&self) -> bool {
+        self.ran || self.wait.stack.is_none()
+    }
 }
 
 impl Waits {
@@ -126,7 +134,7 @@ impl Waits {
                 self.find_object(draft);
             }
         }
-        let wanted = !drafts.is_empty() && stacks.is_some();
+        let wanted = stacks.is_some() && drafts.iter().any(Draft::wants_stack);
         let registers: HashMap<u32, Registers> =
             if wanted { registers().into_iter().collect() } else { HashMap::new() };
         for draft in drafts {
@@ -193,18 +201,18 @@ impl Waits {
         }
         let seen = self.threads.get_mut(&tid).filter(|seen| seen.wait.mm == mm);
         let at_attach = seen.is_none();
-        let mut ran = true;
         if let Some(seen) = seen
             && seen.wait.state == stat.state
             && counts_runs(&schedstat)
             && seen.schedstat == schedstat
         {
-            ran = false;
             seen.wait.ts_ns = ts_ns;
             seen.wait.at_attach = false;
+            let wait = seen.wait.clone();
             if ts_ns.saturating_sub(seen.read_ns) < OBJECT_BELIEVED_NS {
-                return Some(Ok(seen.wait.clone()));
+                return Some(Ok(wait));
             }
+            return Some(Err(Draft { wait, call: seen.call, schedstat, ran: false, missing: true }));
         }
         process.directory.read(&format!("task/{tid}/syscall"), 512, &mut self.buffer).ok();
         // It runs, or we may not know: whoever may not see this sees neither memory nor descriptors.
@@ -228,7 +236,7 @@ impl Waits {
             stack: None,
             at_attach,
         };
-        Some(Err(Draft { wait, call, schedstat, ran, missing: true }))
+        Some(Err(Draft { wait, call, schedstat, ran: true, missing: true }))
     }
 
     fn read_kernel(&mut self, mm: MmId, tid: u32) -> Vec<Vec<u8>> {
@@ -257,15 +265,17 @@ impl Waits {
     }
 
     fn finish(&mut self, draft: Draft, registers: &HashMap<u32, Registers>, stacks: Option<&mut Stacks>) -> Wait {
+        let wants_stack = draft.wants_stack();
         let Draft { mut wait, call, schedstat, missing, .. } = draft;
-        if let Some(process) = self.processes.get(&wait.mm)
+        if wants_stack
+            && let Some(process) = self.processes.get(&wait.mm)
             && let Some(stacks) = stacks
         {
             wait.stack = stack::read(wait.mm, process, wait.tid, &call, registers.get(&wait.tid), stacks);
         }
         // What is missing is asked for at the next look again.
         let read_ns = if missing { 0 } else { wait.ts_ns };
-        self.threads.insert(wait.tid, Seen { wait: wait.clone(), schedstat, read_ns });
+        self.threads.insert(wait.tid, Seen { wait: wait.clone(), call, schedstat, read_ns });
         wait
     }
 }
