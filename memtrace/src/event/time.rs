@@ -108,11 +108,11 @@ pub enum WaitObject {
     /// Not known, or nothing that could be named.
     #[default]
     Unknown,
-    /// A file, by the descriptor that the call names.
+    /// A file, by the descriptor or the path that the call names.
     File {
-        /// Descriptor.
+        /// Descriptor; −1 for a call that names a path.
         fd: i32,
-        /// Path as /proc/PID/fd has it: any bytes.
+        /// Path as /proc/PID/fd has it, or as the call names it: any bytes.
         path: Vec<u8>,
         /// Where in it, bytes, where that is known.
         offset: Option<u64>,
@@ -166,7 +166,7 @@ pub enum WaitObject {
     },
     /// Several descriptors at once (poll, select, epoll).
     Descriptors {
-        /// Descriptor and path of each, as far as they are known; capped.
+        /// Descriptor and path of each, as far as they are known; capped. Of a socket, its addresses in words.
         of: Vec<(i32, Vec<u8>)>,
         /// How many in all.
         total: u32,

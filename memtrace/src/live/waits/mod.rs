@@ -32,7 +32,7 @@ pub const DISTANCE: Duration = Duration::from_millis(250);
 const THREADS_MAX: usize = 256;
 /// Threads of one process that are counted.
 const TASKS_MAX: usize = 65_536;
-/// A look may take so long: then it is over, and the next one goes on there.
+/// Reading of threads may take so long, and all of a look twice as long: then it is over, and the next one goes on there.
 const LOOK_NS: u64 = 50_000_000;
 /// A thread that has not run waits for the same thing; what belongs to that (who holds a lock, what is queued) is read anew
 /// after this time.
@@ -125,12 +125,18 @@ impl Waits {
                 process.leave_memory_alone();
             }
         }
+        // What there is no time for now is found at the next look: it is missing until then.
+        let over = || monotonic_ns().saturating_sub(begin) > 2 * LOOK_NS;
         for draft in &mut drafts {
-            self.find_object(draft);
+            if over() {
+                self.cost.unseen += 1;
+            } else {
+                self.find_object(draft);
+            }
         }
         if drafts.iter().any(|draft| draft.missing) {
             self.world.search.run();
-            for draft in drafts.iter_mut().filter(|draft| draft.missing) {
+            for draft in drafts.iter_mut().filter(|draft| draft.missing && !over()) {
                 self.find_object(draft);
             }
         }
@@ -138,7 +144,8 @@ impl Waits {
         let registers: HashMap<u32, Registers> =
             if wanted { registers().into_iter().collect() } else { HashMap::new() };
         for draft in drafts {
-            waits.push(self.finish(draft, &registers, stacks.as_deref_mut()));
+            let stacks = stacks.as_deref_mut().filter(|_| !over());
+            waits.push(self.finish(draft, &registers, stacks));
         }
         self.threads.retain(|_, seen| begin.saturating_sub(seen.wait.ts_ns) < 60_000_000_000);
         self.cost.unsearched = self.world.search.cut();

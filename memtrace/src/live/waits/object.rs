@@ -308,16 +308,33 @@ impl Look<'_> {
         Some(WaitObject::Descriptors { of, total: info.watched_count, timeout_ns })
     }
 
-    /// What a descriptor is, in a few words: a path; of a socket its protocol and addresses.
+    /// What a descriptor is, in a few words: a path; of a socket its protocol, addresses, who is at the other end, and
+    /// what is queued: `tcp 127.0.0.1:5432 to 127.0.0.1:40112 (pid 4711 psql), 65536 bytes to be sent`.
     fn describe(self, fd: i32, world: &mut World) -> Vec<u8> {
         let Some(link) = self.link(fd) else { return Vec::new() };
         let Link::Socket(inode) = parse_link(&link) else { return link };
-        let Some(found) = world.sockets.find(self.directory(), self.tid, inode) else { return link };
-        let mut words = found.protocol.as_bytes().to_vec();
-        for (before, address) in [(&b" "[..], found.local), (b" to ", found.peer)] {
+        let WaitObject::Socket { protocol, local, peer, process, queued, .. } = self.socket(fd, inode, world) else {
+            return link;
+        };
+        if protocol.is_empty() {
+            return link;
+        }
+        let mut words = protocol.into_bytes();
+        for (before, address) in [(&b" "[..], local), (b" to ", peer)] {
             if !address.is_empty() {
                 words.extend_from_slice(before);
                 words.extend_from_slice(&address);
+            }
+        }
+        if let Some((pid, comm)) = process {
+            words.extend_from_slice(format!(" (pid {pid} ").as_bytes());
+            words.extend_from_slice(&comm);
+            words.push(b')');
+        }
+        let (to_send, to_read) = queued.unwrap_or_default();
+        for (bytes, what) in [(to_send, "sent"), (to_read, "read")] {
+            if bytes > 0 {
+                words.extend_from_slice(format!(", {bytes} bytes to be {what}").as_bytes());
             }
         }
         words

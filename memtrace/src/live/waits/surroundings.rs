@@ -108,7 +108,12 @@ impl Reader {
                 .or_else(|| throttled_2(version2.as_ref()?)),
             frozen: self.frozen(&groups, version2.as_ref()),
             others: others.unwrap_or_default(),
-            pressure: match version2.as_ref().and_then(Chain::own) {
+            // The hierarchy's root has no events; what it says of pressure is the machine's.
+            pressure: match version2
+                .as_ref()
+                .filter(|chain| chain.read_own("cgroup.events").is_some())
+                .and_then(Chain::own)
+            {
                 Some(own) => pressures(|what| own.join(format!("{what}.pressure"))),
                 None => Pressures::default(),
             },

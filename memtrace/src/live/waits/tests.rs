@@ -2,7 +2,7 @@
 
 use super::surroundings::Reader;
 use super::*;
-use crate::event::Cgroup;
+use crate::event::{Cgroup, Pressures};
 use crate::procfs::{CgroupMount, Directory};
 use std::ffi::CString;
 use std::fs::File;
@@ -280,7 +280,19 @@ fn a_connection_and_the_process_at_its_other_end() {
     let arguments = [server.as_raw_fd() as u64, chunk.as_ptr() as u64, chunk.len() as u64, 0, 0, 0];
     let writer = Child::start(|| call(libc::SYS_write, arguments)).waits_in("write");
     let WaitObject::Socket { queued, .. } = writer.object() else { panic!("{:?}", writer.object()) };
-    assert!(queued.is_some_and(|(to_send, _)| to_send > 0), "{queued:?}");
+    let to_send = queued.map_or(0, |(to_send, _)| to_send);
+    assert!(to_send > 0, "{queued:?}");
+    drop(writer);
+    let polled = libc::pollfd { fd: server.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    let arguments = [(&raw const polled) as u64, 1, u64::MAX, 0, 0, 0];
+    let polling = Child::start(|| call(libc::SYS_poll, arguments)).waits_in("poll");
+    let WaitObject::Descriptors { of, .. } = polling.object() else { panic!("{:?}", polling.object()) };
+    let (from, to) = (server.local_addr().unwrap(), server.peer_addr().unwrap());
+    let name = String::from_utf8(name_of(me)).unwrap();
+    let said = String::from_utf8_lossy(&of[0].1);
+    assert!(said.starts_with(&format!("tcp {from} to {to} (pid {me} {name}), ")), "{said}");
+    assert!(said.ends_with(" bytes to be sent"), "{said}");
+    drop(polling);
 
     let accepting =
         Child::start(|| call(libc::SYS_accept4, [listener.as_raw_fd() as u64, 0, 0, 0, 0, 0])).waits_in("accept4");
@@ -686,13 +698,15 @@ fn groups_of_version_2() {
 }
 
 #[test]
-fn at_the_root_nobody_is_called_another_member() {
+fn what_the_root_says_is_said_of_the_machine() {
     let tree = Tree::new(&[
-        ("process/cgroup", "4:memory:/\n"),
+        ("process/cgroup", "4:memory:/\n0::/\n"),
+        ("unified/memory.pressure", "some total=12\nfull total=3\n"),
         ("memory/memory.usage_in_bytes", "999\n"),
         ("memory/memory.limit_in_bytes", "9223372036854771712\n"),
         ("memory/cgroup.procs", &format!("{}\n", std::process::id())),
     ]);
-    let found = tree.cgroup(&["memory"]);
+    let found = tree.cgroup(&["memory", ""]);
     assert_eq!((found.memory, found.others), (Some((999, None)), Vec::new()));
+    assert_eq!(found.pressure, Pressures::default());
 }
