@@ -1,0 +1,124 @@
+//! What surrounds a process: against the system's own files, and on trees of files that stand for cgroups.
+
+use super::super::surroundings::Reader;
+use super::*;
+use crate::event::{Cgroup, Pressures};
+use crate::procfs::CgroupMount;
+
+#[test]
+fn the_surroundings_are_those_that_other_files_tell() {
+    let _alone = alone();
+    let child = Child::start(|| {
+        // SAFETY: a system call.
+        unsafe { libc::pause() };
+    })
+    .waits_in("pause");
+    let found = Reader::new(&child.files()).expect("the child lives").read();
+    // SAFETY: no pointers.
+    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    assert_eq!(i64::from(found.cpus), online);
+    assert!((1..=found.cpus).contains(&found.allowed_cpus));
+    assert_eq!(found.pid, child.pid);
+    assert!(found.faults.0 > 0);
+    if let Some(cgroup) = found.cgroup {
+        assert!(
+            std::fs::read(format!("/proc/{}/cgroup", child.pid))
+                .is_ok_and(|text| { memchr::memmem::find(&text, &cgroup.path).is_some() })
+        );
+        assert_ne!(cgroup.frozen, Some(true));
+        assert!(cgroup.others.iter().all(|(pid, ..)| *pid != child.pid));
+        assert!(cgroup.others.is_sorted_by(|a, b| a.2 >= b.2));
+    }
+}
+
+/// A tree of files that stands for cgroups and a process in them.
+struct Tree(tempfile::TempDir);
+
+impl Tree {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let tree = Self(tempfile::tempdir().unwrap());
+        for (name, text) in files {
+            let path = tree.0.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        tree
+    }
+
+    fn cgroup(&self, mounts: &[&'static str]) -> Cgroup {
+        let root = self.0.path();
+        let mounted = |name: &&'static str| {
+            let point = root.join(if name.is_empty() { "unified" } else { name });
+            (*name, CgroupMount { root: b"/".to_vec(), point })
+        };
+        let process = Directory::open(&format!("{}/process", root.display())).unwrap();
+        Reader::with(7, process, mounts.iter().map(mounted).collect()).read().cgroup.expect("it is in a group")
+    }
+}
+
+#[test]
+fn groups_of_version_1() {
+    let me = std::process::id();
+    let procs = format!("7\n0\nx\n{me}\n");
+    let tree = Tree::new(&[
+        ("process/cgroup", "4:memory:/a/b\n3:cpu,cpuacct:/c\n2:freezer:/f\n0::/u\n"),
+        ("memory/memory.usage_in_bytes", "999999999\n"),
+        ("memory/memory.limit_in_bytes", "9223372036854771712\n"),
+        ("memory/a/memory.usage_in_bytes", "1000\n"),
+        ("memory/a/memory.limit_in_bytes", "4096000\n"),
+        ("memory/a/memory.failcnt", "17\n"),
+        ("memory/a/b/memory.usage_in_bytes", "500\n"),
+        ("memory/a/b/memory.limit_in_bytes", "9223372036854771712\n"),
+        ("memory/a/b/memory.failcnt", "0\n"),
+        ("memory/a/b/cgroup.procs", "7\n"),
+        ("memory/a/other/cgroup.procs", &procs),
+        ("cpu/c/cpu.stat", "nr_periods 3\nnr_throttled 2\nthrottled_time 81000\n"),
+        ("cpu/c/cpu.cfs_quota_us", "50000\n"),
+        ("cpu/c/cpu.cfs_period_us", "100000\n"),
+        ("freezer/f/freezer.state", "FROZEN\n"),
+    ]);
+    let found = tree.cgroup(&["memory", "cpu", "freezer", ""]);
+    assert_eq!(found.path, b"/a/b");
+    assert_eq!((found.memory, found.limit_hits), (Some((1000, Some(4_096_000))), Some(17)));
+    assert_eq!(found.throttled, Some((81_000, Some((50_000_000, 100_000_000)))));
+    assert_eq!(found.frozen, Some(true));
+    assert_eq!(found.others.iter().map(|(pid, ..)| *pid).collect::<Vec<_>>(), [me]);
+    assert!(found.others[0].2 > 0);
+}
+
+#[test]
+fn groups_of_version_2() {
+    let tree = Tree::new(&[
+        ("process/cgroup", "0::/a/b\n"),
+        ("unified/a/memory.current", "2000\n"),
+        ("unified/a/memory.max", "max\n"),
+        ("unified/a/memory.high", "8192\n"),
+        ("unified/a/memory.events", "low 0\nhigh 5\nmax 1\n"),
+        ("unified/a/cpu.stat", "usage_usec 5\nthrottled_usec 81\n"),
+        ("unified/a/cpu.max", "max 100000\n"),
+        ("unified/a/b/memory.current", "500\n"),
+        ("unified/a/b/memory.max", "max\n"),
+        ("unified/a/b/cgroup.events", "populated 1\nfrozen 0\n"),
+        ("unified/a/b/memory.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=12\nfull avg10=0.00 total=3\n"),
+    ]);
+    let found = tree.cgroup(&[""]);
+    assert_eq!((found.path.as_slice(), found.frozen), (&b"/a/b"[..], Some(false)));
+    assert_eq!((found.memory, found.limit_hits), (Some((2000, Some(8192))), Some(5)));
+    assert_eq!(found.throttled, Some((81_000, None)));
+    assert_eq!((found.pressure.memory, found.pressure.io), (Some((12_000, 3_000)), None));
+    assert_eq!(found.others, []);
+}
+
+#[test]
+fn what_the_root_says_is_said_of_the_machine() {
+    let tree = Tree::new(&[
+        ("process/cgroup", "4:memory:/\n0::/\n"),
+        ("unified/memory.pressure", "some total=12\nfull total=3\n"),
+        ("memory/memory.usage_in_bytes", "999\n"),
+        ("memory/memory.limit_in_bytes", "9223372036854771712\n"),
+        ("memory/cgroup.procs", &format!("{}\n", std::process::id())),
+    ]);
+    let found = tree.cgroup(&["memory", ""]);
+    assert_eq!((found.memory, found.others), (Some((999, None)), Vec::new()));
+    assert_eq!(found.pressure, Pressures::default());
+}
