@@ -27,6 +27,7 @@ pub(super) fn evidence(case: &Case<'_>, found: &Finding) -> Vec<(&'static str, S
     tell("where", place(case));
     tell("object", object(case, &states));
     tell("threads", threads(case));
+    tell("kept", kept(case));
     tell("memory", memory(case));
     if is(&[State::MmapLock]) {
         tell("held by", holders(case));
@@ -134,6 +135,16 @@ fn threads(case: &Case<'_>) -> Option<String> {
     states.sort_by_key(|&(name, n)| (std::cmp::Reverse(n), name));
     let shown: Vec<String> = states.iter().take(6).map(|(name, n)| format!("{} {name}", count(*n))).collect();
     Some(format!("{}: {}", count(all.len() as u64), shown.join(", ")))
+}
+
+/// Threads that wait for a mutex of the deciding one.
+fn kept(case: &Case<'_>) -> Option<String> {
+    let waiters = case.stuck.threads.iter().filter(|thread| super::waits_for(thread) == Some(case.lead.tid));
+    let names: Vec<String> = waiters.map(|thread| named(thread.tid, &thread.comm)).collect();
+    let shown = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    let more = names.len().saturating_sub(3);
+    let rest = if more > 0 { format!(" and {} more", count(more as u64)) } else { String::new() };
+    (!names.is_empty()).then(|| format!("waiting for a mutex that it holds: thread {shown}{rest}"))
 }
 
 /// What the ledger says of the window.
