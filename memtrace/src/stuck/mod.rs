@@ -16,7 +16,7 @@ pub use verdict::verdict;
 pub(crate) use verdict::waiting;
 
 use crate::event::{Backend, LockHold, Lost, StackEnd, Surroundings, WaitObject};
-use crate::statement::{Faults, Stack};
+use crate::statement::{Faults, MappingRef, Stack};
 use crate::units::Amounts;
 use std::sync::Arc;
 
@@ -97,6 +97,8 @@ pub struct Share {
     pub nr: Option<u32>,
     /// What it waited for.
     pub object: WaitObject,
+    /// For page faults: in which mapping.
+    pub mapping: Option<Arc<MappingRef>>,
     /// How long in the window.
     pub ns: u64,
     /// By how much `ns` may be wrong either way: 0 where it was measured and not sampled.
