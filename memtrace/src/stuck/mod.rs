@@ -6,7 +6,7 @@ mod sampling;
 #[cfg(test)]
 pub(crate) mod scenes;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verdict;
 
 pub(crate) use classify::{Look, Span, is_memory_wait, of_fault_on_cpu, state_of, takes_descriptor, throttled};

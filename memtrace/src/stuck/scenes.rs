@@ -26,6 +26,7 @@ pub(crate) struct Scene {
     surroundings: Option<(Surroundings, Surroundings)>,
     backend: Option<Backend>,
     late: Vec<Event>,
+    last: Vec<TimeSpan>,
     swap: i64,
     stacks: u32,
 }
@@ -180,6 +181,12 @@ impl Scene {
         self
     }
 
+    /// Spans of the last second only.
+    pub(crate) fn last(mut self, spans: impl IntoIterator<Item = TimeSpan>) -> Self {
+        self.last.extend(spans);
+        self
+    }
+
     pub(crate) fn in_swap(mut self, pages: i64) -> Self {
         self.swap = pages;
         self
@@ -240,12 +247,13 @@ impl Scene {
                 events.extend(self.backend.iter().map(|backend| Event::Backend(Box::new(backend.clone()))));
                 events.extend(self.late.iter().cloned());
             }
+            let last = if second + 1 == SECONDS { self.last.as_slice() } else { &[] };
             events.push(Event::Times(Times {
                 mm: MM,
                 begin_ns,
                 ts_ns,
                 sample_ns: 1_003_009,
-                spans: self.spans.clone(),
+                spans: self.spans.iter().chain(last).cloned().collect(),
                 holds: self.holds.clone(),
             }));
             let closings = vec![Closing { mm: MM, counters, virt: Some(100_000) }];

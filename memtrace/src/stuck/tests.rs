@@ -5,7 +5,7 @@ use super::*;
 use crate::event::{Pressures, WaitObject};
 use crate::statement::Report;
 use crate::units::Amounts;
-use crate::views::sample::{MS, PID};
+use crate::views::sample::{BEGIN, MM, MS, PID};
 use crate::views::{JsonView, TextOptions, TextView, View};
 use memtrace_common::{Cause, Doing};
 
@@ -530,10 +530,15 @@ fn each_second_has_an_answer_of_its_own() {
     }
 }
 
-#[test]
-fn hostile_names_are_text() {
+/// The stall of this name.
+pub(crate) fn stall(name: &str) -> Scene {
+    stalls().into_iter().find(|(known, ..)| *known == name).map(|(.., scene)| scene).expect("a stall of this name")
+}
+
+/// Every name in it could drive a terminal.
+pub(crate) fn hostile() -> Scene {
     let bad = b"a\x1b[2J\xff\xe2\x80\xae\n".repeat(200);
-    let scene = Scene::default()
+    Scene::default()
         .spans([blocked(PID, "flock", 3), blocked(WORKER, "recvfrom", 5)])
         .wait(
             PID,
@@ -564,7 +569,50 @@ fn hostile_names_are_text() {
             group.path = bad.clone();
             group.limit_hits = Some(9_999);
             group.pressure = Pressures { memory: Some((u64::MAX, u64::MAX)), ..group.pressure };
-        });
+        })
+}
+
+#[test]
+fn a_thread_has_the_time_that_it_lived() {
+    use crate::event::{Event, Task, TaskWhat};
+    let task = |what, tid, ms| {
+        Event::Task(Task { mm: Some(MM), ts_ns: BEGIN + ms * MS, pid: PID, tid, what, comm: b"late".to_vec() })
+    };
+    // The last interval begins at 4000 ms; there is nothing of this thread in those before.
+    let scene = Scene::default()
+        .spans([blocked(PID, "pause", 0)])
+        .event(task(TaskWhat::ThreadStarted { child: OTHER }, PID, 4_250))
+        .last([span(OTHER, Doing::Running, 700), samples(OTHER, Doing::User, 700)]);
+    let stuck = scene.stuck();
+    let thread = stuck.threads.iter().find(|thread| thread.tid == OTHER).expect("it lived");
+    assert_eq!((thread.total_ns, thread.comm.as_slice()), (750 * MS, &b"late"[..]));
+    let lost = thread.shares.iter().find(|share| share.state == State::Unaccounted).expect("50 ms are not known");
+    assert_eq!(lost.ns, 50 * MS);
+    assert!(!stuck.ended);
+}
+
+#[test]
+fn an_end_is_told() {
+    use crate::event::{Event, Task, TaskWhat};
+    let what = TaskWhat::ProcessExited { code: 0 };
+    let scene = Scene::default().spans([blocked(PID, "pause", 0)]).event(Event::Task(Task {
+        mm: Some(MM),
+        ts_ns: BEGIN + 4_900 * MS,
+        pid: PID,
+        tid: PID,
+        what,
+        comm: b"server".to_vec(),
+    }));
+    let verdict = scene.stuck().verdict;
+    assert_eq!(
+        (verdict.state, verdict.sentence.as_str()),
+        (Some(State::BlockedOther), "The process ended after 5.0 s")
+    );
+}
+
+#[test]
+fn hostile_names_are_text() {
+    let scene = hostile();
     for verbose in [false, true] {
         for width in [40, 80, 100, 160] {
             let said = text(&scene.reports(), TextOptions { verbose, width, ..TextOptions::default() });

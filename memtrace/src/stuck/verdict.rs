@@ -62,7 +62,7 @@ struct Finding {
 }
 
 /// Rules before the shares, in order. Each says what only several facts together do.
-const RULES: [fn(&Case<'_>) -> Option<Finding>; 5] = [unobserved, ended, deadlock, database, held];
+const RULES: [fn(&Case<'_>) -> Option<Finding>; 6] = [unobserved, ended, deadlock, database, held, nobody_left];
 
 /// The facts that rules look at.
 struct Case<'a> {
@@ -289,6 +289,38 @@ fn held(case: &Case<'_>) -> Option<Finding> {
             case.window(),
             named(owner.tid, &owner.comm)
         ),
+        ..Finding::default()
+    })
+}
+
+/// Several threads, and each of them waits without end for another one.
+fn nobody_left(case: &Case<'_>) -> Option<Finding> {
+    let threads = &case.stuck.threads;
+    let waits = |thread: &ThreadTimes| {
+        thread.shares.first().is_some_and(|share| {
+            let for_another = matches!(share.state, State::BlockedFutex | State::BlockedSemaphore);
+            // A worker that waits for work is woken by who gives it some.
+            for_another && share.count == 0 && share.ns == thread.total_ns && !is_below(thread, CONDITIONS)
+        })
+    };
+    if threads.len() < 2 || !threads.iter().all(waits) {
+        return None;
+    }
+    let top = case.top()?;
+    // The one that waits for another's end waits for the others.
+    let about = threads.iter().find(|thread| !is_below(thread, JOINS)).map(|thread| thread.tid);
+    Some(Finding {
+        state: Some(top.state),
+        memory: Some(false),
+        sentence: format!(
+            "All {} threads wait for a mutex or semaphore 100 % of {}{}, and none is left to wake them: a deadlock, unless \
+             another process or a signal does",
+            threads.len(),
+            case.window(),
+            since(case, top.state)
+        ),
+        next: vec![format!("memtrace stuck --pid {} -v        where each thread waits", case.stuck.pid)],
+        about,
         ..Finding::default()
     })
 }

@@ -46,7 +46,12 @@ pub(super) fn evidence(case: &Case<'_>, found: &Finding) -> Vec<(&'static str, S
     if is(&[State::Runnable, State::Throttled]) {
         tell("machine", load(case));
     }
-    tell("pressure", pressure(case));
+    let kinds = [
+        ("memory", of_memory),
+        ("I/O", of_memory || is(&[State::BlockedFileIo, State::Uninterruptible])),
+        ("CPU", is(&[State::Runnable, State::Throttled])),
+    ];
+    tell("pressure", pressure(case, &kinds));
     facts
 }
 
@@ -276,8 +281,8 @@ fn load(case: &Case<'_>) -> Option<String> {
 /// Stall times, some and full.
 type Stalls = (u64, u64);
 
-/// Pressure in the window, of the cgroup or else of the machine.
-fn pressure(case: &Case<'_>) -> Option<String> {
+/// Pressure in the window of the kinds that matter, of the cgroup or else of the machine.
+fn pressure(case: &Case<'_>, wanted: &[(&str, bool)]) -> Option<String> {
     let (first, last) = case.stuck.surroundings.as_ref()?;
     let window = last.ts_ns.saturating_sub(first.ts_ns);
     let of = |before: &Pressures, now: &Pressures| -> Vec<String> {
@@ -287,7 +292,7 @@ fn pressure(case: &Case<'_>) -> Option<String> {
             ("CPU", before.cpu.zip(now.cpu)),
         ];
         let tell = |(name, pair): (&str, Option<(Stalls, Stalls)>)| {
-            let (then, now) = pair?;
+            let (then, now) = pair.filter(|_| wanted.contains(&(name, true)))?;
             let (some, full) = (now.0.saturating_sub(then.0), now.1.saturating_sub(then.1));
             let pressed = u128::from(some) * 1000 >= u128::from(window) * u128::from(PRESSED);
             let share = |ns: u64| percent(ns.min(window), window).unwrap_or_default();
