@@ -18,6 +18,8 @@ pub(crate) mod rights;
 mod session;
 mod source;
 mod spawn;
+mod times;
+mod waits;
 mod watch;
 
 pub use database::read_backend;
@@ -31,6 +33,7 @@ use crate::cli::Request;
 pub fn start_log(request: &Request) {
     let verbose = match request {
         Request::Watch { trace, .. } | Request::Record { trace, .. } => trace.verbose,
+        Request::Stuck(options) => options.trace.verbose,
         Request::Replay { .. } | Request::Snapshot(_) | Request::Doctor { .. } => 0,
     };
     let level = match verbose {
