@@ -1,4 +1,4 @@
-//! System calls of x86-64 that move memory, by number, and those of their arguments that decide what they do.
+//! System calls of x86-64 that move memory or wait, by number, and those of their arguments that decide what they do.
 //!
 //! Both sides speak of calls by these numbers; a target of another architecture would be translated where it enters.
 
@@ -24,6 +24,8 @@ numbers! {
     CLONE = 56;
     EXECVE = 59;
     SHMDT = 67;
+    FCNTL = 72;
+    FLOCK = 73;
     TRUNCATE = 76;
     FTRUNCATE = 77;
     CREAT = 85;
@@ -32,6 +34,7 @@ numbers! {
     MLOCKALL = 151;
     PRCTL = 157;
     SWAPOFF = 168;
+    FUTEX = 202;
     REMAP_FILE_PAGES = 216;
     OPENAT = 257;
     FALLOCATE = 285;

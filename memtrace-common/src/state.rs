@@ -60,6 +60,11 @@ layout! {
     cpus: "possible CPUs",
     follow: "1: children are traced too",
     stacks: "1: stacks are copied",
+    time: "1: threads' time is booked",
+    task_state: "`task_struct.__state`",
+    task_on_cpu: "`task_struct.on_cpu`",
+    task_jobctl: "`task_struct.jobctl`",
+    lock_memcg: "1: the tracepoints of mmap_lock have a path for their second argument",
 }
 
 /// What the program tells the probes while they run; one element.
@@ -70,8 +75,10 @@ pub struct Control {
     pub epoch: u32,
     /// Process to look for when the task iterator runs.
     pub attach_tgid: u32,
-    /// When the current interval began: time before it has been told (see [`crate::Clock`]).
-    pub epoch_ns: u64,
+    /// When the latest even and the latest odd interval of [`crate::Clock`]s begins. That may be in a moment: the interval
+    /// at any time is the one of the two that began last before it. So an interval's begin is one number, set before it
+    /// comes, whoever reads it when.
+    pub begins_ns: [u64; 2],
 }
 
 /// Ranges of a slot's address space, by hash, that are told apart when something is unmapped.
@@ -148,6 +155,8 @@ pub mod thread {
     pub const MAJOR: u32 = 32;
     /// `vma_start..vma_end` is a file's or shared memory's.
     pub const VMA_HAS_OPS: u32 = 64;
+    /// Time of it stands in the thread's [`crate::Clock`].
+    pub const WAITED: u32 = 128;
 }
 
 /// One thread of a traced mm: its fault in progress (or the last one), and the VMA that it hit.

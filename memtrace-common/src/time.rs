@@ -1,9 +1,11 @@
 //! Where threads' time goes.
 //!
 //! Each thread of a traced mm has a clock in the probes. At each change (on a CPU, off it, woken) the time since the last
-//! one is added to a record keyed by what the thread was doing; two maps take turns as for changes of counters. What is
-//! not over when an interval ends stands in the clock itself: the program adds it, from [`Clock::since_ns`] or the
-//! interval's begin, whichever is later, and the probes book only what lies after [`crate::Control::epoch_ns`].
+//! one is added to a record keyed by what the thread was doing; two maps take turns as for changes of counters, the times
+//! of [`crate::Control::begins_ns`] decide which. The probes book only what lies after the interval's begin. What was not
+//! over at that moment stands in the clock, either because it still goes on, or because the first change afterwards has
+//! left it there ([`Clock::cut_key`]): the program adds it to the interval that ended, so that the sum of a thread's
+//! records is the interval to the nanosecond.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -86,24 +88,80 @@ pub struct TimeValue {
     pub address: u64,
 }
 
-/// A thread's clock: what it is doing now.
+/// A thread's clock: what it is doing now. The probes write the last field first and the first one last: a copy in which
+/// `done` and `begun` are equal was not written meanwhile.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Clock {
+    /// Changes that are complete.
+    pub done: u64,
     /// What it is doing, as the record that the time will be added to.
     pub key: TimeKey,
     /// Since when.
     pub since_ns: u64,
-    /// Time off the CPU in the fault in progress, which has not been booked yet.
-    pub fault_ns: u64,
-    /// Samples of the fault in progress, not booked yet.
-    pub fault_samples: u64,
+    /// What it was doing when the interval began that began at `cut_ns`.
+    pub cut_key: TimeKey,
+    /// Since when it did that.
+    pub cut_since_ns: u64,
+    /// The interval's begin; 0 for none yet.
+    pub cut_ns: u64,
     /// The mm.
     pub mm: u64,
+    /// Time off the CPU in the fault in progress, booked under `fault_cause` in the interval that began at
+    /// `fault_begin_ns`: to be moved when the fault tells another cause.
+    pub fault_ns: u64,
+    /// Samples likewise.
+    pub fault_samples: u64,
+    /// See `fault_ns`.
+    pub fault_begin_ns: u64,
+    /// Address of the fault.
+    pub fault_address: u64,
+    /// [`TimeKey::object`] of those records.
+    pub fault_object: u64,
+    /// Spans likewise.
+    pub fault_spans: u32,
+    /// [`TimeKey::nr`] of those records.
+    pub fault_nr: i16,
+    /// Their [`TimeKey::cause`].
+    pub fault_cause: u8,
+    /// 1: the thread has ended; what it was doing when the interval began is still to be added.
+    pub ended: u8,
     /// Process.
     pub tgid: u32,
     /// 1: between mmap_lock's `start_locking` and `acquire_returned`.
     pub locking: u32,
+    /// Changes that were begun.
+    pub begun: u64,
+}
+
+/// Who holds mmap_lock of which mm.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct HolderKey {
+    /// The kernel's pointer.
+    pub mm: u64,
+    /// Thread.
+    pub tid: u64,
+}
+
+/// Since when.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Holder {
+    /// When it got the lock.
+    pub since_ns: u64,
+    /// 1: for writing.
+    pub write: u64,
+}
+
+/// User registers of a thread that is off the CPU, as the iterator `registers` writes them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct WaitingRegisters {
+    /// Thread.
+    pub tid: u64,
+    /// As [`crate::StackRecord::regs`].
+    pub regs: [u64; 21],
 }
 
 /// Who held mmap_lock of a slot's mm.

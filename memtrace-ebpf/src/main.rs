@@ -10,6 +10,7 @@
 #![feature(asm_experimental_arch)]
 #![allow(clippy::missing_safety_doc)]
 
+mod clock;
 mod kernel;
 mod maps;
 mod probes;

@@ -6,8 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
 };
 use memtrace_common::{
-    Cause, Control, Cpu, Losses, MomentKey, Overflow, Reclaimer, RecordKey, RecordValue, Slot, StackKey, StackPath,
-    Thread,
+    Cause, Clock, Control, Cpu, HoldKey, HoldValue, Holder, HolderKey, Losses, MomentKey, Overflow, Reclaimer, RecordKey,
+    RecordValue, Slot, StackKey, StackPath, Thread, TimeKey, TimeValue,
 };
 
 /// Interval number and whom to attach to.
@@ -55,6 +55,24 @@ pub static RECORDS_1: HashMap<RecordKey, RecordValue> = HashMap::with_max_entrie
 /// Amounts whose record had no room: `(slot × causes + cause) × 2 + parity`.
 #[map]
 pub static OVERFLOW: Array<Overflow> = Array::with_max_entries(1024 * Cause::COUNT as u32 * 2, 0);
+/// Clocks of the threads of traced mms.
+#[map]
+pub static CLOCKS: HashMap<u32, Clock> = HashMap::with_max_entries(16384, 0);
+/// Threads' time in even intervals.
+#[map]
+pub static TIMES_0: HashMap<TimeKey, TimeValue> = HashMap::with_max_entries(32768, 0);
+/// Threads' time in odd intervals.
+#[map]
+pub static TIMES_1: HashMap<TimeKey, TimeValue> = HashMap::with_max_entries(32768, 0);
+/// Who holds mmap_lock of a traced mm. A lock that another thread gives back would stay: those not met for long make room.
+#[map]
+pub static HOLDERS: LruHashMap<HolderKey, Holder> = LruHashMap::with_max_entries(1024, 0);
+/// Who held it, in even intervals.
+#[map]
+pub static HOLDS_0: HashMap<HoldKey, HoldValue> = HashMap::with_max_entries(4096, 0);
+/// Who held it, in odd intervals.
+#[map]
+pub static HOLDS_1: HashMap<HoldKey, HoldValue> = HashMap::with_max_entries(4096, 0);
 /// Mapping calls and lives of tasks.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);

@@ -9,10 +9,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 mod snapshot;
+mod stuck;
 mod values;
 
 use snapshot::SnapshotArgs;
 pub use snapshot::{By, Format, PictureScale, ReadOptions, ShowOptions, SnapshotOptions, Sort, Subject};
+use stuck::StuckArgs;
+pub use stuck::StuckOptions;
 use values::{parse_bytes, parse_duration, parse_interval};
 
 /// How the program ends. A command started by memtrace passes its own status through instead.
@@ -75,6 +78,8 @@ pub enum Request {
     },
     /// `memtrace snapshot`: where the memory is now.
     Snapshot(Box<SnapshotOptions>),
+    /// `memtrace stuck`: why a process does not move.
+    Stuck(StuckOptions),
     /// `memtrace doctor`: what this machine allows.
     Doctor {
         /// As one JSON object.
@@ -114,6 +119,8 @@ pub struct TraceOptions {
     pub stacks: bool,
     /// Also where the threads' time goes.
     pub time: bool,
+    /// The screen may do so without being asked.
+    pub may_time: bool,
     /// `-v`s given.
     pub verbose: u8,
 }
@@ -135,10 +142,19 @@ pub struct OutputOptions {
     pub fail_on_loss: bool,
     /// More lines in the text.
     pub verbose: bool,
-    /// Print bursts and nothing else.
-    pub bursts_only: bool,
+    /// Print these reports and nothing else.
+    pub only: Option<Only>,
     /// On a terminal, text instead of the screen.
     pub no_screen: bool,
+}
+
+/// Reports that may be asked for alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Only {
+    /// Bursts.
+    Bursts,
+    /// Where the threads' time went, of the whole session.
+    Stuck,
 }
 
 /// When to colour.
@@ -171,7 +187,7 @@ impl ColorChoice {
 #[command(
     name = "memtrace",
     version,
-    override_usage = "memtrace [OPTIONS] --pid <PID>\n       memtrace [OPTIONS] -- <COMMAND>...\n       memtrace <record|replay|snapshot|doctor> ...",
+    override_usage = "memtrace [OPTIONS] --pid <PID>\n       memtrace [OPTIONS] -- <COMMAND>...\n       memtrace <record|replay|snapshot|stuck|doctor> ...",
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     after_help = AFTER_HELP
@@ -202,6 +218,9 @@ enum Sub {
         /// Overwrite the file if it is there.
         #[arg(long)]
         force: bool,
+        /// Also record where the threads' time goes.
+        #[arg(long, conflicts_with = "no_bpf")]
+        time: bool,
         #[command(flatten)]
         target: TargetArgs,
         #[command(flatten)]
@@ -224,6 +243,8 @@ enum Sub {
         override_usage = "memtrace snapshot [OPTIONS] --pid <PID> [--pid <PID>...]\n       memtrace snapshot [OPTIONS] --name <NAME>\n       memtrace snapshot [OPTIONS] --cgroup <PATH>\n       memtrace snapshot [OPTIONS] --diff <BEFORE> <AFTER>"
     )]
     Snapshot(Box<SnapshotArgs>),
+    /// Say why a process does not move: where its threads' time goes, what they wait for, and whether memory is the reason.
+    Stuck(StuckArgs),
     /// Say what this machine allows, and what to type if it does not.
     Doctor {
         /// One JSON object on standard output.
@@ -269,6 +290,12 @@ struct TraceArgs {
     /// Load no probes: say how RES changes from /proc alone, without the causes. Needs no rights for one's own processes.
     #[arg(long, conflicts_with = "follow")]
     no_bpf: bool,
+    /// Also keep where the threads' time goes and what they wait for: the answer of `memtrace stuck`, at the end.
+    #[arg(long, conflicts_with_all = ["no_time", "no_bpf"])]
+    time: bool,
+    /// On the screen: do not watch where the threads' time goes.
+    #[arg(long)]
+    no_time: bool,
     /// Do not copy call stacks: of the code that touched memory only the instruction is known.
     #[arg(long)]
     no_stacks: bool,
@@ -316,6 +343,7 @@ Examples:
   memtrace --pid 4711                     why the RES of process 4711 changes, as it happens
   memtrace -- ./server --port 80          the same from the program's start
   memtrace record -o run.memtrace --pid 4711   keep it; then: memtrace replay run.memtrace
+  memtrace stuck --pid 4711               why it does not move, and whether memory is the reason
 
 Exit codes:
   0 done, 1 failure, 2 usage, 3 no such target, 4 not permitted, 5 kernel not usable,
@@ -338,9 +366,9 @@ where
             trace: trace.options(&talk),
             output: output.options(&talk),
         },
-        Some(Sub::Record { file, force, target, trace, talk }) => Request::Record {
+        Some(Sub::Record { file, force, time, target, trace, talk }) => Request::Record {
             target: target.target("memtrace record -o FILE")?,
-            trace: trace.options(&talk),
+            trace: TraceOptions { time, ..trace.options(&talk) },
             file,
             force,
             output: OutputArgs { no_screen: true, ..OutputArgs::default() }.options(&talk),
@@ -352,6 +380,7 @@ where
             Request::Replay { file, output: output.options(&talk) }
         }
         Some(Sub::Snapshot(arguments)) => Request::Snapshot(Box::new(arguments.options()?)),
+        Some(Sub::Stuck(arguments)) => Request::Stuck(arguments.options()?),
         Some(Sub::Doctor { json, color }) => Request::Doctor { json, color },
     })
 }
@@ -403,7 +432,8 @@ impl TraceArgs {
             bpf_stats: !self.no_bpf_stats,
             no_bpf: self.no_bpf,
             stacks: !self.no_stacks && !self.no_bpf,
-            time: false,
+            time: self.time,
+            may_time: !self.no_time && !self.no_bpf,
             verbose: talk.verbose,
         }
     }
@@ -419,7 +449,7 @@ impl OutputArgs {
             threshold_bytes: self.threshold,
             fail_on_loss: talk.fail_on_loss,
             verbose: talk.verbose > 0,
-            bursts_only: self.burst_only,
+            only: self.burst_only.then_some(Only::Bursts),
             no_screen: self.no_screen,
         }
     }

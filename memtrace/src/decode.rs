@@ -3,6 +3,10 @@
 //! Knows which mm sits in which slot of the probes, and joins what only makes sense together: amounts that a mapping
 //! call populated before its address was known, and the call's return.
 
+mod time;
+
+pub use time::RawTimes;
+
 use crate::event::{
     Change, Event, Latency, MmClosed, MmId, MmOpened, Pace, Place, StackId, Syscall, Task, TaskWhat, Why,
 };

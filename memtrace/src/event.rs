@@ -682,6 +682,14 @@ pub struct Own {
     pub copied_bytes: u64,
     /// Time that it took to read and unwind them; in `cpu_ns` too.
     pub unwind_ns: u64,
+    /// Looks at threads that may wait.
+    pub looks: u64,
+    /// Time that these took; in `cpu_ns` too.
+    pub look_ns: u64,
+    /// Threads that a look had no time or room for, each time counted: the next one began with them.
+    pub unseen: u64,
+    /// Searches for the process at the other end of something that were not over when their look was: until then, it is unknown.
+    pub unsearched: u64,
 }
 
 /// What an mm's counters said when an interval ended.

@@ -2,6 +2,8 @@
 //! knows everyone.
 
 mod snapshot;
+#[cfg(feature = "live")]
+mod stuck;
 
 use crate::cli::{ExitCode, OutputOptions, Request};
 #[cfg(feature = "live")]
@@ -40,8 +42,12 @@ pub fn run(request: Request) -> Result<u8> {
         }
         #[cfg(feature = "live")]
         Request::Doctor { json, color } => crate::live::doctor(json, colored(color, true)),
+        #[cfg(feature = "live")]
+        Request::Stuck(options) => stuck::run(&options),
         #[cfg(not(feature = "live"))]
-        Request::Watch { .. } | Request::Record { .. } | Request::Doctor { .. } => Err(Failure::NoLiveFeature.into()),
+        Request::Watch { .. } | Request::Record { .. } | Request::Stuck(_) | Request::Doctor { .. } => {
+            Err(Failure::NoLiveFeature.into())
+        }
         Request::Replay { file, output } => replay(&file, &output),
         Request::Snapshot(options) => snapshot::run(&options),
     }
@@ -78,13 +84,13 @@ impl Books {
         };
         let out = BufWriter::with_capacity(1 << 16, out);
         let view: Box<dyn View> = if output.json {
-            Box::new(if output.bursts_only { JsonView::of_bursts(out) } else { JsonView::new(out) })
+            Box::new(JsonView::only(out, output.only))
         } else {
             let options = TextOptions {
                 color: colored(output.color, output.file.is_none()),
                 threshold_bytes: output.threshold_bytes,
                 closing_only,
-                bursts_only: output.bursts_only,
+                only: output.only,
                 verbose: output.verbose,
                 width: width(output.file.is_none(), TextOptions::default().width),
                 ..TextOptions::default()
@@ -180,7 +186,7 @@ fn replay(path: &Path, output: &OutputOptions) -> Result<u8> {
 
 /// A screen can be shown, and nothing else was asked for.
 fn on_screen(output: &OutputOptions) -> bool {
-    let text = output.json || output.file.is_some() || output.bursts_only || output.no_screen || output.verbose;
+    let text = output.json || output.file.is_some() || output.only.is_some() || output.no_screen || output.verbose;
     !text && screen::is_possible()
 }
 
@@ -260,6 +266,7 @@ fn replay_on_screen(recording: Recording, output: &OutputOptions) -> Result<u8> 
 #[cfg(feature = "live")]
 fn watch_on_screen(target: &Target, options: &TraceOptions, output: &OutputOptions) -> Result<u8> {
     let stop = crate::live::Stop::default();
+    let options = &TraceOptions { time: options.time || options.may_time, ..options.clone() };
     let shown = on_the_screen(
         screen::Options { color: colored(output.color, true), replay: false },
         || stop.stop(),

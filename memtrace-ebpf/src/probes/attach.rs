@@ -10,8 +10,8 @@ use memtrace_common::why;
 /// The iterator's context: `{ meta, task }`, both pointers.
 #[repr(C)]
 pub struct IterTask {
-    meta: *const u8,
-    task: *const u8,
+    pub meta: *const u8,
+    pub task: *const u8,
 }
 
 #[unsafe(no_mangle)]

@@ -4,7 +4,8 @@
 //! process on the machine 110 ns a fault. What a fault did is booked by `rss_stat`; a fault that did nothing to the
 //! counters is booked when its thread starts the next one.
 
-use crate::kernel::{PF_EXITING, Regs, Task, exchange};
+use crate::clock;
+use crate::kernel::{PF_EXITING, Regs, Task, exchange, layout};
 use crate::maps::{MMS, SLOTS, THREADS, emit, epoch, lose, maybe_traced};
 use crate::slot::head;
 use crate::{record, stack, vma};
@@ -164,6 +165,9 @@ pub fn page_fault_major(_ctx: PerfEventContext) -> u32 {
             key.cause = Cause::FaultFileRead as u8;
             record::shift(epoch, &from, &key, (*th).ip, (FILE, (*th).last_pages, 1));
             (*th).last_cause = u16::from(key.cause);
+            if layout!(time) != 0 && (*th).state & thread::WAITED != 0 {
+                clock::settle(th, key.tid, key.cause);
+            }
         }
         if let Some(record) = record::at(epoch, &key, (*th).ip) {
             (*record).major += 1;

@@ -2,7 +2,9 @@
 
 mod attach;
 mod fault;
+mod lock;
 mod mapping;
 mod process;
 mod reclaim;
-mod rss;
+pub(crate) mod rss;
+mod time;

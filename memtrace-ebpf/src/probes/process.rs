@@ -1,5 +1,6 @@
 //! Lives of tasks and of mms.
 
+use crate::clock;
 use crate::kernel::{Task, layout, load, peek};
 use crate::maps::{MMS, PROCESSES, RECLAIMERS, THREADS, emit, maybe_traced};
 use crate::probes::fault::book_unchanged;
@@ -61,12 +62,19 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
 pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let task = task_of(&ctx, 0);
     let tgid = task.tgid();
+    // A thread that is not the leader takes over the leader's id with its execve.
+    let old_tid: u32 = ctx.arg(1);
+    let tid = task.pid();
+    // Not only of those that are followed: a child of vfork has had the time of its parent's mm.
+    if layout!(time) != 0 {
+        clock::end(old_tid);
+        if tid != old_tid {
+            clock::end(tid);
+        }
+    }
     if PROCESSES.get_ptr(&tgid).is_none() {
         return 0;
     }
-    let tid = task.pid();
-    // A thread that is not the leader takes over the leader's id with its execve.
-    let old_tid: u32 = ctx.arg(1);
     let left = match THREADS.get_ptr(&old_tid) {
         Some(th) => unsafe { (*th).slot },
         None => u32::from(NO_SLOT),
@@ -78,6 +86,9 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let slot = slot::open(task.mm(), &opening);
     if slot == u32::from(NO_SLOT) {
         warn!(&ctx, "no slot for the new mm of process {}: not followed", tgid);
+    }
+    if layout!(time) != 0 {
+        clock::start_running(task);
     }
     emit(TaskRecord {
         head: head(kind::EXECED, slot, tid, tgid),
@@ -97,6 +108,9 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     let tid = task.pid();
     let tgid = task.tgid();
     let mut slot = u32::from(NO_SLOT);
+    if layout!(time) != 0 {
+        clock::end(tid);
+    }
     if let Some(th) = THREADS.get_ptr_mut(tid) {
         unsafe {
             slot = (*th).slot;

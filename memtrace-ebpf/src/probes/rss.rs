@@ -1,5 +1,6 @@
 //! `rss_stat`: every change of a counter of a traced mm, by whomever.
 
+use crate::clock;
 use crate::kernel::{Task, layout, peek};
 use crate::maps::{MMS, SLOTS, THREADS, epoch, maybe_traced};
 use crate::probes::{fault, reclaim};
@@ -80,7 +81,7 @@ pub fn rss_stat(ctx: BtfTracePointContext) -> i32 {
 /// The fault that the thread started is not over. The kernel counts a fault when it has succeeded; one that ended in a
 /// signal or in EFAULT is never counted, but then the thread has gone on to somewhere else.
 #[inline(always)]
-unsafe fn is_in_fault(task: Task, th: *const Thread) -> bool {
+pub unsafe fn is_in_fault(task: Task, th: *const Thread) -> bool {
     unsafe {
         if (*th).state & thread::STARTED == 0 || (*th).fault_count != task.fault_count() {
             return false;
@@ -197,6 +198,9 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
         (*th).last_place = key.place;
         (*th).last_place_kind = u16::from(key.place_kind);
         (*th).state |= thread::BOOKED;
+        if layout!(time) != 0 && (*th).state & thread::WAITED != 0 {
+            clock::settle(th, tid, key.cause);
+        }
         let Some(record) = record else { return };
         fault::widen(record, th, place.end);
         if first {

@@ -32,6 +32,7 @@ fn watching_a_process_has_useful_defaults() {
             no_bpf: false,
             stacks: true,
             time: false,
+            may_time: true,
             verbose: 0,
         }
     );
@@ -59,7 +60,7 @@ fn every_flag_arrives() {
             threshold_bytes: Some(1 << 20),
             fail_on_loss: true,
             verbose: true,
-            bursts_only: true,
+            only: Some(Only::Bursts),
             no_screen: true,
         }
     );

@@ -1,4 +1,4 @@
-//! Draining a hash map in few system calls. aya reads element by element; a busy interval holds thousands.
+//! Reading and draining a hash map in few system calls. aya reads element by element; a busy interval holds thousands.
 
 use aya::maps::MapData;
 use bytemuck::Pod;
@@ -7,6 +7,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 
 /// `BPF_MAP_LOOKUP_AND_DELETE_BATCH` of `enum bpf_cmd`.
 const BPF_MAP_LOOKUP_AND_DELETE_BATCH: libc::c_long = 25;
+/// `BPF_MAP_LOOKUP_BATCH` of `enum bpf_cmd`.
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// Elements per call. A hash bucket must fit whole.
 const BATCH: usize = 4096;
 
@@ -28,7 +30,19 @@ struct Batch {
 ///
 /// # Errors
 /// The kernel refuses the batch operation.
-pub fn drain<K: Pod, V: Pod>(map: &MapData, mut visit: impl FnMut(&K, &V)) -> io::Result<()> {
+pub fn drain<K: Pod, V: Pod>(map: &MapData, visit: impl FnMut(&K, &V)) -> io::Result<()> {
+    batches(map, BPF_MAP_LOOKUP_AND_DELETE_BATCH, visit)
+}
+
+/// Reads everything in a hash map. Elements that come or go meanwhile may be missing.
+///
+/// # Errors
+/// The kernel refuses the batch operation.
+pub fn look<K: Pod, V: Pod>(map: &MapData, visit: impl FnMut(&K, &V)) -> io::Result<()> {
+    batches(map, BPF_MAP_LOOKUP_BATCH, visit)
+}
+
+fn batches<K: Pod, V: Pod>(map: &MapData, command: libc::c_long, mut visit: impl FnMut(&K, &V)) -> io::Result<()> {
     let mut keys = vec![K::zeroed(); BATCH];
     let mut values = vec![V::zeroed(); BATCH];
     let (mut cursor, mut next) = (0u64, 0u64);
@@ -45,8 +59,7 @@ pub fn drain<K: Pod, V: Pod>(map: &MapData, mut visit: impl FnMut(&K, &V)) -> io
         };
         // SAFETY: `attr` is the kernel's layout of the batch command, its pointers are to buffers of `count` elements
         // of the map's key and value sizes, and to cursors of eight bytes (a hash map's cursor is four).
-        let result =
-            unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_AND_DELETE_BATCH, &raw mut attr, size_of::<Batch>()) };
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of::<Batch>()) };
         let error = io::Error::last_os_error();
         let done = result < 0 && error.raw_os_error() == Some(libc::ENOENT);
         if result < 0 && !done {

@@ -22,6 +22,7 @@ macro_rules! fields {
             Ok(KernelLayout {
                 $($field: types.offset($type, $path)?,)*
                 counter_size: types.size("percpu_counter")?,
+                lock_memcg: u32::from(types.tracepoint_arguments("mmap_lock_start_locking") == Some(3)),
                 ..KernelLayout::default()
             })
         }
@@ -71,6 +72,9 @@ fields! {
     inode_sb: "inode" "i_sb",
     sb_dev: "super_block" "s_dev",
     array_pptrs: "bpf_array" "pptrs",
+    task_state: "task_struct" "__state",
+    task_on_cpu: "task_struct" "on_cpu",
+    task_jobctl: "task_struct" "jobctl",
 }
 
 /// Whether a tracepoint is there with as many arguments as the probes read.

@@ -17,6 +17,8 @@ pub(crate) mod rights;
 mod session;
 mod source;
 mod spawn;
+mod times;
+mod waits;
 mod watch;
 
 pub use doctor::doctor;

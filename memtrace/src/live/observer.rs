@@ -6,8 +6,10 @@ use super::copies::{Copies, Cost};
 use super::own;
 use super::probes::{Options, Probes, Wire};
 use super::reading;
+use super::times;
+use super::waits::{self, Waits};
 use crate::decode::{Decoder, Raw};
-use crate::event::{Closing, CodeId, Event, Lost, Maps, MmId, Own, Smaps, Tick, Why};
+use crate::event::{Closing, CodeId, Event, Lost, Maps, MmId, Own, Smaps, Tick, Wait, Why};
 use crate::procfs::{ProcessFiles, monotonic_ns, parse_maps};
 use crate::stacks::Stacks;
 use crate::stacks::names::NewCode;
@@ -47,6 +49,9 @@ pub struct Observer {
     overflowed: bool,
     buffer: Vec<u8>,
     reader: own::Reader,
+    waits: Waits,
+    /// What was seen of threads that wait, in the interval that is not over.
+    looks: Vec<Wait>,
 }
 
 impl Observer {
@@ -78,6 +83,8 @@ impl Observer {
             overflowed: false,
             buffer: Vec::new(),
             reader,
+            waits: Waits::default(),
+            looks: Vec::new(),
         })
     }
 
@@ -92,6 +99,7 @@ impl Observer {
     /// The kernel refuses.
     pub fn attach(&mut self, pid: u32) -> Result<bool> {
         self.probes.attach_to(pid)?;
+        self.begin_times()?;
         self.read_ring();
         Ok(self.opened.iter().any(|(_, event)| matches!(event, Event::MmOpened(opened) if opened.pid == pid)))
     }
@@ -102,7 +110,12 @@ impl Observer {
     /// The kernel refuses.
     pub fn attach_at_exec(&mut self, pid: u32) -> Result<()> {
         self.probes.attach_to(0)?;
+        self.begin_times()?;
         self.probes.await_exec_of(pid)
+    }
+
+    fn begin_times(&mut self) -> Result<()> {
+        if self.probes.books_time() { times::begin(&mut self.probes) } else { Ok(()) }
     }
 
     /// Something waits in the rings for which they will not become readable.
@@ -180,6 +193,19 @@ impl Observer {
         self.processes.get(&mm).map(|process| &process.files)
     }
 
+    /// Looks at the threads that wait; the interval's end tells what was seen.
+    pub fn look(&mut self) {
+        let processes = self.processes.iter().map(|(mm, process)| (*mm, &process.files));
+        let stacks = self.probes.copies_stacks().then_some(&mut self.stacks);
+        let mut registers = || {
+            let registers = self.probes.waiting_registers();
+            registers
+                .inspect_err(|error| log::info!("registers of threads cannot be had: {error:#}"))
+                .unwrap_or_default()
+        };
+        self.looks.extend(self.waits.look(processes, &mut registers, stacks));
+    }
+
     /// Ends an interval: everything that happened in it, the readings that it calls for, and the tick.
     ///
     /// # Errors
@@ -189,6 +215,9 @@ impl Observer {
         let before = monotonic_ns();
         self.probes.next_epoch()?;
         let now = monotonic_ns();
+        if self.probes.books_time() {
+            times::wait_for_begin(&self.probes);
+        }
         own::wait_for_running_programs();
         self.read_ring();
         let losses = self.probes.losses()?;
@@ -206,7 +235,12 @@ impl Observer {
         self.copies.hand_over(now, &self.decoder, &mut self.stacks);
         self.decode_ring_until(before, now, &mut timed);
         self.drain_records(ended, &mut timed)?;
+        if self.probes.books_time() {
+            let raw = times::take(&mut self.probes, ended)?;
+            timed.extend(self.decoder.decode_times(&raw).into_iter().map(|event| (raw.end_ns, event)));
+        }
         self.learn_paths();
+        timed.extend(self.looks.drain(..).map(|wait| (wait.ts_ns, Event::Wait(wait))));
         let overflowed = losses.records != self.losses.records;
         if overflowed || self.overflowed {
             self.drain_overflow(ended, now, &mut timed)?;
@@ -227,7 +261,8 @@ impl Observer {
         self.processes.retain(|mm, _| observed.contains(mm));
         self.decoder.next_interval();
         let Cost { copies, bytes: copied_bytes, ns: unwind_ns } = self.copies.cost();
-        let own = Own { copies, copied_bytes, unwind_ns, ..self.reader.read() };
+        let waits::Cost { looks, ns: look_ns, unseen, unsearched } = self.waits.cost();
+        let own = Own { copies, copied_bytes, unwind_ns, looks, look_ns, unseen, unsearched, ..self.reader.read() };
         let lost = Lost {
             records: losses.records,
             ring: losses.ring,
@@ -236,6 +271,7 @@ impl Observer {
             mms: losses.mms,
             undecodable: self.decoder.undecodable(),
             stacks: losses.stacks + self.copies.lost(),
+            times: losses.times,
         };
         events.push(Event::Tick(Tick { ts_ns: now, closings, lost, own }));
         Ok(events)
@@ -324,6 +360,9 @@ impl Observer {
                 let first = first_change.entry(change.mm).or_insert(*ts);
                 *first = (*first).min(*ts);
                 tids.insert(change.tid);
+            }
+            if let Event::Times(times) = event {
+                tids.extend(times.spans.iter().map(|span| span.tid));
             }
         }
         for (ts, event) in &mut timed {

@@ -1,15 +1,19 @@
 //! Loading the BPF object and hanging its programs on their hooks. Everything is detached when [`Probes`] is dropped
 //! or the process dies, whichever way: links and events are file descriptors.
 
+use super::batch;
 use super::btf::Types;
 use super::layout;
+use crate::procfs::monotonic_ns;
 use anyhow::{Context as _, Result, anyhow};
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, Queue, RingBuf};
+use aya::maps::{Array, HashMap, IterableMap as _, MapData, MapError, PerCpuArray, Queue, RingBuf};
 use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
 use aya::programs::{BtfTracePoint, Iter, PerfEvent, Program, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 use bytemuck::Pod;
-use memtrace_common::{Cause, Control, Cpu, KernelLayout, Losses, NO_SLOT, Overflow, StackKey, StackPath};
+use memtrace_common::{
+    Cause, Clock, Control, Cpu, KernelLayout, Losses, NO_SLOT, Overflow, StackKey, StackPath, WaitingRegisters,
+};
 use std::fmt;
 use std::io::Read as _;
 
@@ -17,6 +21,13 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MEMTRACE_BPF_OBJECT_PAT
 
 /// `BPF_EXIST`: an element is changed, none is made.
 const BPF_EXIST: u64 = 2;
+
+/// How often what runs on a CPU is looked at: not in step with timers that run a thousand times a second.
+pub const SAMPLES_PER_SECOND: u64 = 997;
+/// An interval of threads' time begins so much later than is decided, and all probes agree when.
+const LEAD_NS: u64 = 200_000;
+/// Tries to read a clock that is being written.
+const READ_AGAIN: u32 = 8;
 
 /// A wire struct as a map's key or value.
 #[repr(transparent)]
@@ -41,18 +52,21 @@ pub struct Sizes {
     pub paths: u32,
     /// Bytes of the ring of copied stacks; a power of two.
     pub copies_bytes: u32,
+    /// Records of threads' time per interval; without time hardly any.
+    pub times: u32,
 }
 
 impl Sizes {
-    /// For one process, or a process and its children; with or without stacks.
+    /// For one process, or a process and its children; with or without stacks and threads' time.
     #[must_use]
-    pub const fn of(follow: bool, stacks: bool) -> Self {
+    pub const fn of(follow: bool, stacks: bool, time: bool) -> Self {
         // Many children that begin at once copy many stacks at once.
         let (slots, records, ring_bytes, paths, copies_bytes) =
             if follow { (4096, 65536, 8 << 20, 131_072, 32 << 20) } else { (8, 32768, 4 << 20, 65536, 16 << 20) };
         // The kernel wants at least a page, and something in the table.
         let (paths, copies_bytes) = if stacks { (paths, copies_bytes) } else { (64, 4096) };
-        Self { slots, threads: 16384, records, ring_bytes, paths, copies_bytes }
+        let times = if time { 32768 } else { 1 };
+        Self { slots, threads: 16384, records, ring_bytes, paths, copies_bytes, times }
     }
 }
 
@@ -63,6 +77,8 @@ pub struct Options {
     pub follow: bool,
     /// Copy stacks.
     pub stacks: bool,
+    /// Book threads' time.
+    pub time: bool,
     /// Map sizes.
     pub sizes: Sizes,
 }
@@ -70,8 +86,8 @@ pub struct Options {
 impl Options {
     /// What a session loads, and what the doctor therefore tries.
     #[must_use]
-    pub const fn of(follow: bool, stacks: bool) -> Self {
-        Self { follow, stacks, sizes: Sizes::of(follow, stacks) }
+    pub const fn of(follow: bool, stacks: bool, time: bool) -> Self {
+        Self { follow, stacks, time, sizes: Sizes::of(follow, stacks, time) }
     }
 }
 
@@ -86,6 +102,8 @@ pub enum HookKind {
     MajorFaults,
     /// The task iterator; the program has this name. It is loaded with the rest and runs when it is needed.
     TaskIterator,
+    /// The software clock of each CPU, so many times a second.
+    Samples,
 }
 
 /// A hook of the kernel and what memtrace learns there.
@@ -99,6 +117,8 @@ pub struct Hook {
     pub needed: bool,
     /// What it tells.
     pub tells: &'static str,
+    /// It tells of threads' time, and is loaded where that is asked for. The books do without it.
+    pub time: bool,
 }
 
 impl fmt::Display for Hook {
@@ -108,24 +128,30 @@ impl fmt::Display for Hook {
             HookKind::CallReturn => write!(f, "syscalls:sys_exit_{}", self.name),
             HookKind::MajorFaults => write!(f, "perf_event/{}", self.name),
             HookKind::TaskIterator => write!(f, "iter/task ({})", self.name),
+            HookKind::Samples => write!(f, "perf_event/{}", self.name),
         }
     }
 }
 
 const fn needed(kind: HookKind, name: &'static str, tells: &'static str) -> Hook {
-    Hook { kind, name, needed: true, tells }
+    Hook { kind, name, needed: true, tells, time: false }
 }
 
 const fn optional(kind: HookKind, name: &'static str, tells: &'static str) -> Hook {
-    Hook { kind, name, needed: false, tells }
+    Hook { kind, name, needed: false, tells, time: false }
+}
+
+const fn time(hook: Hook) -> Hook {
+    Hook { time: true, ..hook }
 }
 
 /// Every hook, in the order in which programs are hung up: counters after what they need to know of a task.
 pub const HOOKS: &[Hook] = &{
-    use HookKind::{CallReturn, MajorFaults, TaskIterator, Tracepoint};
+    use HookKind::{CallReturn, MajorFaults, Samples, TaskIterator, Tracepoint};
     const RECLAIM: &str = "who takes pages away: direct reclaim";
     const MEMCG: &str = "who takes pages away: the cgroup's limit";
     const NODE: &str = "who takes pages away: node reclaim";
+    const LOCK: &str = "who waits for the lock on the address space";
     [
         needed(Tracepoint, "sched_process_exit", "a thread or process ends"),
         needed(Tracepoint, "sched_process_exec", "a process becomes another program"),
@@ -154,6 +180,15 @@ pub const HOOKS: &[Hook] = &{
         needed(MajorFaults, "major-faults", "which faults the kernel counts as major"),
         needed(TaskIterator, "attach", "the address space of a process that sleeps"),
         needed(TaskIterator, "flush", "the last fault of each thread"),
+        time(needed(Tracepoint, "sched_switch", "who runs and who does not, and why")),
+        time(needed(Tracepoint, "sched_wakeup", "who waits for a CPU")),
+        time(needed(Tracepoint, "sched_wakeup_new", "new threads that wait for a CPU")),
+        time(optional(Samples, "cpu-clock", "what threads do on a CPU")),
+        time(optional(Tracepoint, "mmap_lock_start_locking", LOCK)),
+        time(optional(Tracepoint, "mmap_lock_acquire_returned", LOCK)),
+        time(optional(Tracepoint, "mmap_lock_released", "who holds the lock on the address space")),
+        time(needed(TaskIterator, "clocks", "what threads do that have done so since before")),
+        time(optional(TaskIterator, "registers", "where threads wait")),
     ]
 };
 
@@ -182,12 +217,19 @@ pub struct Probes {
     pub records: [MapData; 2],
     /// Sampled faults by moment, of even and of odd intervals.
     pub moments: [MapData; 2],
+    /// Clocks of threads.
+    clocks: HashMap<MapData, u32, Wire<Clock>>,
+    /// Threads' time in even and in odd intervals.
+    pub times: [MapData; 2],
+    /// Who held mmap_lock in even and in odd intervals.
+    pub holds: [MapData; 2],
     /// What could not be hung up, with the reason.
     pub missing: Vec<(String, String)>,
     epoch: u32,
-    /// When the current interval began.
-    epoch_ns: u64,
+    /// When the latest even and the latest odd interval of threads' time begins.
+    begins_ns: [u64; 2],
     stacks: bool,
+    time: bool,
 }
 
 impl Probes {
@@ -199,7 +241,7 @@ impl Probes {
         let layout = layout::find(&Types::read()?)?;
         let btf = kernel_btf()?;
         let mut probes = Self::open(options, layout, &btf)?;
-        for hook in HOOKS {
+        for hook in HOOKS.iter().filter(|hook| options.time || !hook.time) {
             match probes.hang(hook, &btf) {
                 Err(error) if hook.needed => return Err(error),
                 Err(error) => probes.missing.push((hook.to_string(), format!("{error:#}"))),
@@ -217,6 +259,7 @@ impl Probes {
         layout.cpus = u32::try_from(aya::util::nr_cpus().map_err(|(path, error)| anyhow!(error).context(path))?)?;
         layout.follow = u32::from(options.follow);
         layout.stacks = u32::from(options.stacks);
+        layout.time = u32::from(options.time);
         let sizes = options.sizes;
         let mut ebpf = EbpfLoader::new()
             .btf(Some(btf))
@@ -231,6 +274,9 @@ impl Probes {
             .map_max_entries("PROCESSES", sizes.threads)
             .map_max_entries("RECORDS_0", sizes.records)
             .map_max_entries("RECORDS_1", sizes.records)
+            .map_max_entries("CLOCKS", if options.time { sizes.threads } else { 1 })
+            .map_max_entries("TIMES_0", sizes.times)
+            .map_max_entries("TIMES_1", sizes.times)
             .map_max_entries("EVENTS", sizes.ring_bytes)
             .map_max_entries("STACKS", sizes.paths)
             .map_max_entries("STACK_COPIES", sizes.copies_bytes)
@@ -249,10 +295,14 @@ impl Probes {
             processes: HashMap::try_from(take("PROCESSES")?)?,
             records: [map_data(take("RECORDS_0")?)?, map_data(take("RECORDS_1")?)?],
             moments: [map_data(take("MOMENTS_0")?)?, map_data(take("MOMENTS_1")?)?],
+            clocks: HashMap::try_from(take("CLOCKS")?)?,
+            times: [map_data(take("TIMES_0")?)?, map_data(take("TIMES_1")?)?],
+            holds: [map_data(take("HOLDS_0")?)?, map_data(take("HOLDS_1")?)?],
             missing: Vec::new(),
             epoch: 0,
-            epoch_ns: 0,
+            begins_ns: [0; 2],
             stacks: options.stacks,
+            time: options.time,
             ebpf,
         };
         for slot in 0..sizes.slots.min(u32::from(NO_SLOT)) {
@@ -300,6 +350,20 @@ impl Probes {
                 let program: &mut Iter = program(&mut self.ebpf, hook.name)?;
                 program.load("task", btf).with_context(refuses)?;
             }
+            HookKind::Samples => {
+                let program: &mut PerfEvent = program(&mut self.ebpf, "cpu_clock")?;
+                program.load().with_context(refuses)?;
+                for cpu in aya::util::online_cpus().map_err(|(path, error)| anyhow!(error).context(path))? {
+                    program
+                        .attach(
+                            PerfEventConfig::Software(SoftwareEvent::CpuClock),
+                            PerfEventScope::AllProcessesOneCpu { cpu },
+                            SamplePolicy::Frequency(SAMPLES_PER_SECOND),
+                            false,
+                        )
+                        .with_context(|| format!("failed to attach to {hook} on CPU {cpu}"))?;
+                }
+            }
         }
         Ok(())
     }
@@ -309,10 +373,87 @@ impl Probes {
     /// # Errors
     /// The kernel refuses the task iterator.
     pub fn attach_to(&mut self, tgid: u32) -> Result<()> {
-        self.control
-            .set(0, Wire(Control { epoch: self.epoch, attach_tgid: tgid, epoch_ns: self.epoch_ns }), 0)
-            .context("failed to write the control map")?;
-        self.iterate("attach")
+        self.write_control(tgid)?;
+        self.iterate("attach")?;
+        if self.time {
+            self.iterate("clocks")?;
+        }
+        Ok(())
+    }
+
+    fn write_control(&mut self, attach_tgid: u32) -> Result<()> {
+        let control = Control { epoch: self.epoch, attach_tgid, begins_ns: self.begins_ns };
+        self.control.set(0, Wire(control), 0).context("failed to write the control map")
+    }
+
+    /// Begins the first interval of threads' time, in a moment: see [`Self::begins_ns`]. Until then time goes to an odd
+    /// interval that is nobody's.
+    ///
+    /// # Errors
+    /// The control map cannot be written.
+    pub fn begin_times(&mut self) -> Result<()> {
+        self.begins_ns = [monotonic_ns() + LEAD_NS, 0];
+        self.write_control(0)
+    }
+
+    /// When the latest even and the latest odd interval of threads' time begins. The last one set may be in a moment.
+    #[must_use]
+    pub const fn begins_ns(&self) -> [u64; 2] {
+        self.begins_ns
+    }
+
+    /// Whether threads' time is booked.
+    #[must_use]
+    pub const fn books_time(&self) -> bool {
+        self.time
+    }
+
+    /// Every thread's clock. One that was written while it was read is read again.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn clocks(&self) -> Result<Vec<Clock>> {
+        let mut clocks = Vec::new();
+        batch::look::<u32, Clock>(self.clocks.map(), |_, clock| clocks.push(*clock))
+            .context("failed to read the clocks")?;
+        for clock in &mut clocks {
+            for _ in 0..READ_AGAIN {
+                if clock.done == clock.begun {
+                    break;
+                }
+                match self.clocks.get(&clock.key.tid, 0) {
+                    Ok(Wire(read)) => *clock = read,
+                    Err(MapError::KeyNotFound) => break,
+                    Err(error) => return Err(error).context("failed to read a clock"),
+                }
+            }
+        }
+        Ok(clocks)
+    }
+
+    /// Forgets the clock of a thread that has ended.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn forget_clock(&mut self, tid: u32) -> Result<()> {
+        match self.clocks.remove(&tid) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error).context("failed to remove a clock"),
+        }
+    }
+
+    /// User registers of each traced thread that is off the CPU, in the order of `struct pt_regs`, by thread. A thread may
+    /// run again by the time that they are used.
+    ///
+    /// # Errors
+    /// The kernel refuses the task iterator.
+    pub fn waiting_registers(&mut self) -> Result<Vec<(u32, [u64; 21])>> {
+        let output = self.iterate("registers")?;
+        let records = output.chunks_exact(size_of::<WaitingRegisters>());
+        Ok(records
+            .map(bytemuck::pod_read_unaligned::<WaitingRegisters>)
+            .filter_map(|record| Some((u32::try_from(record.tid).ok()?, record.regs)))
+            .collect())
     }
 
     /// Books every thread's last fault if that is over and changed no counter.
@@ -320,11 +461,11 @@ impl Probes {
     /// # Errors
     /// The kernel refuses the task iterator.
     pub fn flush(&mut self) -> Result<()> {
-        self.iterate("flush")
+        self.iterate("flush").map(drop)
     }
 
-    /// Runs a program on every task.
-    fn iterate(&mut self, name: &str) -> Result<()> {
+    /// Runs a program on every task. What it writes is returned.
+    fn iterate(&mut self, name: &str) -> Result<Vec<u8>> {
         let iterator: &mut Iter = program(&mut self.ebpf, name)?;
         let link = iterator.attach().context("failed to create the task iterator")?;
         let link = iterator.take_link(link).context("failed to take the task iterator's link")?;
@@ -333,7 +474,7 @@ impl Probes {
             .context("failed to open the task iterator")?
             .read_to_end(&mut output)
             .context("failed to run the task iterator")?;
-        Ok(())
+        Ok(output)
     }
 
     /// Traces a process from its next execve on.
@@ -356,10 +497,10 @@ impl Probes {
     /// The control map cannot be written.
     pub fn next_epoch(&mut self) -> Result<()> {
         self.epoch += 1;
-        self.control
-            .set(0, Wire(Control { epoch: self.epoch, attach_tgid: 0, epoch_ns: self.epoch_ns }), 0)
-            .context("failed to write the control map")?;
-        Ok(())
+        if self.time {
+            self.begins_ns[(self.epoch & 1) as usize] = monotonic_ns() + LEAD_NS;
+        }
+        self.write_control(0)
     }
 
     /// Tells the probes where the return addresses of these code paths lie, so that they see when another path comes to
@@ -403,6 +544,7 @@ impl Probes {
             sum.threads += cpu.threads;
             sum.mms += cpu.mms;
             sum.stacks += cpu.stacks;
+            sum.times += cpu.times;
         }
         Ok(sum)
     }

@@ -4,6 +4,8 @@ use super::failure::recognise;
 use super::own;
 use super::source::Source;
 use super::spawn::Waiting;
+use super::waits;
+use super::waits::surroundings;
 use super::watch::{Interval, Intervals, Outcome, Stop};
 use crate::cli::{Target, TraceOptions};
 use crate::event::{End, EndReason, Event, Meta, MmId, Mode, TaskWhat};
@@ -37,6 +39,8 @@ pub(super) struct Session {
     child: Option<Child>,
     opening: Vec<Event>,
     budgets: HashMap<MmId, SmapsBudget>,
+    /// What surrounds the target, when time is asked for.
+    surroundings: Option<surroundings::Reader>,
     /// Exit code of the target, once seen.
     code: Option<u32>,
     /// The command has been given a signal to answer.
@@ -141,8 +145,11 @@ impl Session {
         options: &TraceOptions,
         (pid, pidfd): (u32, OwnedFd),
         child: Option<Child>,
-        opening: Vec<Event>,
+        mut opening: Vec<Event>,
     ) -> Self {
+        let files = source.mm_of(pid).and_then(|mm| source.files(mm)).filter(|_| options.time);
+        let surroundings = files.map(surroundings::Reader::new);
+        opening.extend(surroundings.as_ref().map(|reader| Event::Surroundings(Box::new(reader.read()))));
         Self {
             source,
             options: options.clone(),
@@ -151,6 +158,7 @@ impl Session {
             child,
             opening,
             budgets: HashMap::new(),
+            surroundings,
             code: None,
             told: false,
         }
@@ -166,6 +174,7 @@ impl Session {
             EndReason::OutputClosed
         };
         let mut last = self.source.last_tick()?;
+        self.add_surroundings(&mut last);
         self.note_exit(&last);
         if reason == EndReason::OutputClosed {
             return self.outcome(false);
@@ -202,6 +211,8 @@ impl Session {
     async fn observe(&mut self, stop: &Stop, intervals: &Intervals, signals: &mut Signals) -> Result<EndReason> {
         let mut ticks = tokio::time::interval_at(Instant::now() + self.options.interval, self.options.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(waits::DISTANCE);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = self.options.duration.map(|duration| Instant::now() + duration);
         let exit = poll(self.pidfd.as_fd()).context("failed to watch the target's end")?;
         let rings = match self.source.ring_fds() {
@@ -247,7 +258,8 @@ impl Session {
                 () = stop.stopped() => return Ok(EndReason::Interrupted),
                 () = over => return Ok(EndReason::Duration),
                 _ = ticks.tick() => {
-                    let events = self.source.tick()?;
+                    let mut events = self.source.tick()?;
+                    self.add_surroundings(&mut events);
                     self.note_exit(&events);
                     if !self.give(intervals, events) {
                         return Ok(EndReason::OutputClosed);
@@ -260,6 +272,7 @@ impl Session {
                         return Ok(EndReason::Exited { code: None });
                     }
                 }
+                _ = looks.tick(), if self.options.time => self.source.look(),
                 // After the ticks: when copies come faster than they are unwound, intervals end all the same.
                 watched = filling => {
                     watched.context("failed to watch the ring")?;
@@ -281,6 +294,13 @@ impl Session {
             unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
         }
         true
+    }
+
+    /// Before the interval's tick, which is the last of its events.
+    fn add_surroundings(&self, events: &mut Vec<Event>) {
+        if let Some(reader) = &self.surroundings {
+            events.insert(events.len().saturating_sub(1), Event::Surroundings(Box::new(reader.read())));
+        }
     }
 
     fn note_exit(&mut self, events: &[Event]) {

@@ -34,7 +34,7 @@ impl Source {
         if !super::namespace::is_initial().unwrap_or(true) {
             return Err(Failure::PidNamespace.into());
         }
-        let mut observer = Observer::new(Options::of(options.follow, options.stacks), options.bpf_stats)?;
+        let mut observer = Observer::new(Options::of(options.follow, options.stacks, options.time), options.bpf_stats)?;
         for (name, reason) in &observer.probes_mut().missing {
             log::info!("{name} cannot be had here ({reason}): what it tells is missing");
         }
@@ -129,6 +129,13 @@ impl Source {
     pub fn read_ring(&mut self) {
         if let Self::Probes(observer) = self {
             observer.read_ring();
+        }
+    }
+
+    /// Looks at the threads that wait; the interval's end tells what was seen.
+    pub fn look(&mut self) {
+        if let Self::Probes(observer) = self {
+            observer.look();
         }
     }
 

@@ -264,6 +264,14 @@ impl AddressSpace {
             .map(|(&start, &segment)| (start, segment))
     }
 
+    /// Where in its file an address is, bytes; `None` where no file is mapped.
+    #[must_use]
+    pub fn file_offset(&self, address: u64) -> Option<u64> {
+        let life = self.lives.get(&self.life_at(address)?)?;
+        let of_file = matches!(life.seed.backing, Backing::File(_));
+        of_file.then(|| life.seed.offset.saturating_add(address.saturating_sub(life.start)))
+    }
+
     /// At most `limit` lives that overlap the range, by address.
     #[must_use]
     pub fn lives_in(&self, start: u64, end: u64, limit: usize) -> Vec<u64> {

@@ -52,6 +52,17 @@ impl CodeTable {
         self.stacks.get(&id).map(|known| Arc::clone(&known.stack))
     }
 
+    /// The stack waits in a semaphore of the C library: to the kernel that is a futex as any other.
+    pub(super) fn waits_for_semaphore(&self, id: StackId) -> bool {
+        const NAMES: [&[u8]; 5] =
+            [b"sem_wait", b"sem_timedwait", b"sem_clockwait", b"__new_sem_wait", b"do_futex_wait"];
+        self.stacks.get(&id).is_some_and(|known| {
+            // Not further out: who calls a condition variable may itself be called by anything.
+            let symbols = known.stack.frames.iter().take(4).flat_map(|frame| &frame.symbols);
+            symbols.map(|symbol| &symbol.name).any(|name| NAMES.iter().any(|begin| name.starts_with(begin)))
+        })
+    }
+
     pub(super) fn knows(&self, id: StackId) -> bool {
         self.stacks.contains_key(&id)
     }

@@ -17,6 +17,7 @@ mod reading;
 mod residency;
 #[cfg(test)]
 mod tests;
+mod time;
 
 use crate::event::{Closing, Event, Lost, Meta, MmId, MmOpened, Own, Task, TaskWhat, Tick, Why};
 use crate::statement::{Balance, Burst, EndReport, MappingRef, ProcessChange, Report};
@@ -27,6 +28,7 @@ use code::CodeTable;
 use ledger::Sums;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use time::Timekeeper;
 
 /// Everything known of a session.
 #[derive(Default)]
@@ -47,6 +49,7 @@ pub struct Model {
     begin_ns: Option<u64>,
     first: Option<(MmId, u32, Vec<u8>)>,
     bursts: Bursts,
+    times: Timekeeper,
 }
 
 /// Numbers bursts.
@@ -118,12 +121,24 @@ impl Model {
             Event::Change(change) => {
                 if let Some(books) = self.books.get_mut(&change.mm) {
                     books.change(change);
+                    self.times.change(books.pid, change);
                 }
             }
-            Event::Times(_) | Event::Wait(_) | Event::Surroundings(_) | Event::Backend(_) => {}
+            Event::Times(times) => {
+                if let Some(books) = self.books.get_mut(&times.mm) {
+                    self.times.times(books.pid, times, &mut books.space);
+                }
+            }
+            Event::Wait(wait) => {
+                self.comms.insert(wait.tid, wait.comm.clone());
+                self.times.wait(wait);
+            }
+            Event::Surroundings(now) => self.times.surroundings(now),
+            Event::Backend(backend) => self.times.backend(backend),
             Event::Tick(tick) => self.tick(tick, out),
             Event::End(end) => {
                 self.exited.clear();
+                self.stuck(true, out);
                 // An audit that waits for its interval's end is that of a session that was cut: it cannot be made.
                 for (_, books) in std::mem::take(&mut self.books) {
                     self.finish(books, end.ts_ns, out);
@@ -189,10 +204,17 @@ impl Model {
         self.begin_ns.get_or_insert(opened.ts_ns);
         self.mms += 1;
         self.books.insert(opened.mm, Books::open(opened, space));
+        self.times.open(opened);
         self.see_peak();
     }
 
     fn task(&mut self, task: &Task, out: &mut Vec<Report>) {
+        match task.what {
+            TaskWhat::ThreadStarted { child } => self.times.born(task.pid, child, task.ts_ns),
+            TaskWhat::ThreadExited => self.times.exited(task.pid, task.tid, false),
+            TaskWhat::ProcessExited { .. } => self.times.exited(task.pid, task.tid, true),
+            _ => {}
+        }
         match task.what {
             TaskWhat::Forked { child } | TaskWhat::ThreadStarted { child } => self.rename(child, &task.comm),
             TaskWhat::SharedMm { child } => {
@@ -234,6 +256,7 @@ impl Model {
             self.close_interval(closing, tick.ts_ns, lost, out);
         }
         self.see_peak();
+        self.stuck(false, out);
         for tid in std::mem::take(&mut self.exited) {
             self.comms.remove(&tid);
         }
@@ -244,6 +267,7 @@ impl Model {
         let Some(books) = self.books.get_mut(&closing.mm) else {
             return;
         };
+        self.times.closing(books.pid, closing.counters, ts_ns);
         let balance = Balance { amounts: closing.counters, virt: closing.virt };
         let found = books.tick(balance, ts_ns, lost, &self.comms, &mut self.code, out);
         self.bursts.tell(books, found, out);
@@ -263,6 +287,21 @@ impl Model {
         self.total.add(&sums);
         let (mm, pid, begin_ns) = (books.mm, books.pid, books.begin_ns);
         out.push(Report::Closing(sums.statement(mm, pid, books.comm, begin_ns, ts_ns, &self.code)));
+    }
+
+    /// Where the threads' time went, of the windows that are full, or of the whole session.
+    fn stuck(&mut self, whole: bool, out: &mut Vec<Report>) {
+        let Some(meta) = &self.meta else { return };
+        let context = time::Context {
+            pid: meta.pid,
+            page_size: meta.page_size,
+            epoch: (meta.ts_ns, meta.wall_ns),
+            lost: self.lost,
+            comms: &self.comms,
+            code: &self.code,
+        };
+        let found = self.times.report(whole, &context);
+        out.extend(found.into_iter().map(|stuck| Report::Stuck(Box::new(stuck))));
     }
 
     /// RES of all open mms together, for the total's peak.

@@ -8,13 +8,19 @@
 //! the kernel does not say is `None`.
 
 mod budget;
+mod descriptors;
 mod maps;
 mod mounts;
 mod pagemap;
 mod scan;
 mod smaps;
+mod sockets;
 mod status;
+mod surroundings;
+mod waiting;
 
+#[cfg(feature = "live")]
+mod directory;
 #[cfg(feature = "live")]
 mod error;
 #[cfg(feature = "live")]
@@ -22,19 +28,32 @@ mod files;
 #[cfg(feature = "live")]
 mod mapped_file;
 #[cfg(feature = "live")]
+mod memory;
+#[cfg(feature = "live")]
 mod page_cache;
 #[cfg(feature = "live")]
 mod pages;
 #[cfg(feature = "live")]
 mod system;
+#[cfg(feature = "live")]
+mod unix_diag;
 
 pub use budget::{Refusal, SmapsBudget, SmapsSize};
+pub use descriptors::{DescriptorInfo, Link, LockHolder, parse_fdinfo, parse_link, parse_lock_holder};
 pub use maps::{MapsHeader, parse_maps, visit_maps};
 pub use mounts::visit_mounts;
 pub use pagemap::{PageEntry, PageRange, parse_pagemap};
 pub use smaps::{Rollup, SmapsPieces, parse_rollup, parse_smaps, private_file, visit_smaps};
+pub use sockets::{InetSocket, visit_inet};
 pub use status::{Malformed, Stat, Statm, Status, parse_stack_pointer, parse_stat, parse_statm, parse_status};
+pub use surroundings::{
+    CgroupMount, parse_cgroup, parse_cgroup_mount, parse_cpu_max, parse_cpus, parse_keyed, parse_limit, parse_pressure,
+    parse_running,
+};
+pub use waiting::{CurrentCall, counts_runs, parse_kernel_stack, parse_syscall, parse_wchan};
 
+#[cfg(feature = "live")]
+pub use directory::Directory;
 #[cfg(feature = "live")]
 pub use error::Error;
 #[cfg(feature = "live")]
@@ -44,11 +63,15 @@ pub use files::ProcessFiles;
 #[cfg(feature = "live")]
 pub use mapped_file::{FileSystem, NotOpened, OpenedFile, Place, open_mapped};
 #[cfg(feature = "live")]
+pub use memory::PresentMemory;
+#[cfg(feature = "live")]
 pub use page_cache::{CacheStat, read_cachestat, read_mincore};
 #[cfg(feature = "live")]
 pub use pages::{KernelPages, Pagemap, read_own_entry};
 #[cfg(feature = "live")]
 pub use system::{monotonic_ns, page_size, read_kernel_release};
+#[cfg(feature = "live")]
+pub use unix_diag::{UnixSocket, UnixSockets};
 
 /// How a parse went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

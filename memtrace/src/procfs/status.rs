@@ -3,7 +3,8 @@
 //! Resident sizes are taken from statm and status, never from stat: the kernel sums the per-CPU counters exactly for
 //! the former (since 6.16, and in its stable series) and only approximately for the latter.
 
-use super::scan::{Lines, hex, kilobytes, skip_blanks, whole_decimal, whole_u32};
+use super::parse_syscall;
+use super::scan::{Lines, kilobytes, skip_blanks, whole_decimal, whole_u32};
 use crate::units::Amounts;
 
 /// A file of /proc that is not as the kernel prints it.
@@ -266,15 +267,10 @@ fn parse_stat_fields(bytes: &[u8]) -> Option<Stat> {
     })
 }
 
-/// The stack pointer in `/proc/PID/task/TID/syscall`: the last but one of its numbers. `None` for a thread that runs,
-/// and for one without memory.
+/// The stack pointer in `/proc/PID/task/TID/syscall`. `None` for a thread that runs, and for one without memory.
 #[must_use]
 pub fn parse_stack_pointer(bytes: &[u8]) -> Option<u64> {
-    let mut numbers =
-        bytes.strip_suffix(b"\n")?.rsplit(|&byte| byte == b' ').map(|word| hex(word.strip_prefix(b"0x")?));
-    let mut next = || numbers.next().flatten().filter(|(_, rest)| rest.is_empty()).map(|(number, _)| number);
-    let (_instruction, stack) = (next()?, next()?);
-    (stack != 0).then_some(stack)
+    parse_syscall(bytes).map(|call| call.stack).filter(|stack| *stack != 0)
 }
 
 #[cfg(test)]

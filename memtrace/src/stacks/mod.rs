@@ -37,6 +37,16 @@ const KNOWN_MAX: usize = 1 << 17;
 /// The code segment of 64-bit programs.
 const CS_64: u64 = 0x33;
 
+/// Which of a record's registers are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// All.
+    All,
+    /// Those of the stack pointer and the instruction pointer: enough where no function on the way needs another one that
+    /// was not saved on the stack.
+    StackAndCode,
+}
+
 /// Which code: module's number, address, offset in the file, and whether the address is the instruction's own.
 type CodeKey = (u64, u64, u64, bool);
 
@@ -122,8 +132,18 @@ impl Stacks {
         known
     }
 
+    /// The number of the stack that a thread of `mm` waits with. It is no path that faults come by: the probes are not told.
+    pub fn waits(&mut self, mm: MmId, record: &StackRecord, saved: Saved, bytes: &[u8]) -> StackId {
+        let end = self.unwind_with(mm, record, saved, bytes);
+        self.number_frames(end)
+    }
+
     /// Leaves the frames with the unwinder.
     fn unwind(&mut self, mm: MmId, record: &StackRecord, bytes: &[u8]) -> StackEnd {
+        self.unwind_with(mm, record, Saved::All, bytes)
+    }
+
+    fn unwind_with(&mut self, mm: MmId, record: &StackRecord, saved: Saved, bytes: &[u8]) -> StackEnd {
         let Self { spaces, files, unwinder, .. } = self;
         let space = spaces.entry(mm).or_default();
         let pid = record.head.tgid;
@@ -133,7 +153,11 @@ impl Stacks {
             return StackEnd::Foreign;
         }
         let find = |address| space.find(pid, address, files);
-        unwinder.unwind(Registers::new(&record.regs), &StackCopy::new(record, bytes), find)
+        let registers = match saved {
+            Saved::All => Registers::new(&record.regs),
+            Saved::StackAndCode => Registers::stack_and_code(&record.regs),
+        };
+        unwinder.unwind(registers, &StackCopy::new(record, bytes), find)
     }
 
     /// Numbers the frames that the unwinder holds.

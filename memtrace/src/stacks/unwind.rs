@@ -44,6 +44,12 @@ impl Registers {
         Self { numbers: FROM_PT_REGS.map(|at| pt_regs[at]), known: (1 << 17) - 1 }
     }
 
+    /// The same, of which only the stack pointer and the instruction pointer are known.
+    #[must_use]
+    pub fn stack_and_code(pt_regs: &[u64; 21]) -> Self {
+        Self { known: 1 << RSP | 1 << RA, ..Self::new(pt_regs) }
+    }
+
     /// By DWARF's number.
     #[must_use]
     pub fn get(&self, register: u16) -> Option<u64> {

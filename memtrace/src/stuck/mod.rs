@@ -1,8 +1,19 @@
 //! Why a process does not move: its threads' time in a window, what they wait for, and one verdict. Pure: a function of
 //! events. When the evidence does not decide, the verdict says between what.
 
-use crate::event::{Backend, StackEnd, Surroundings, WaitObject};
-use crate::statement::Stack;
+mod classify;
+mod sampling;
+mod verdict;
+
+pub(crate) use classify::{Look, Span, is_memory_wait, of_fault_on_cpu, state_of, takes_descriptor, throttled};
+pub(crate) use sampling::split;
+pub(crate) use verdict::order;
+pub use verdict::verdict;
+pub(crate) use verdict::waiting;
+
+use crate::event::{Backend, LockHold, Lost, StackEnd, Surroundings, WaitObject};
+use crate::statement::{Faults, Stack};
+use crate::units::Amounts;
 use std::sync::Arc;
 
 macro_rules! states {
@@ -55,6 +66,24 @@ states! {
     Unaccounted = "unaccounted", "Not observed: what the others lack of the window.";
 }
 
+impl State {
+    /// Memory is what keeps a thread that is in it.
+    #[must_use]
+    pub const fn is_memory(self) -> bool {
+        matches!(
+            self,
+            Self::FaultMinor
+                | Self::FaultFileRead
+                | Self::FaultSwapin
+                | Self::FaultCow
+                | Self::FaultThp
+                | Self::MmapLock
+                | Self::ReclaimDirect
+                | Self::ReclaimMemcg
+        )
+    }
+}
+
 /// One state of a thread, and the object that it concerned where that tells states apart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Share {
@@ -104,8 +133,8 @@ pub struct ThreadTimes {
     pub waits: Vec<Waiting>,
 }
 
-/// How sure and what.
-#[derive(Clone, Debug, PartialEq)]
+/// How sure and what. All text is escaped and capped: it holds names that the target chose.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Verdict {
     /// What it is; `None` when the evidence lies between several.
     pub state: Option<State>,
@@ -113,12 +142,29 @@ pub struct Verdict {
     pub memory: Option<bool>,
     /// One sentence.
     pub sentence: String,
-    /// What supports it, one fact each.
-    pub evidence: Vec<String>,
+    /// What supports it, one fact each: what it is about, and the fact.
+    pub evidence: Vec<(&'static str, String)>,
     /// The candidates, when the evidence does not decide.
     pub between: Vec<State>,
     /// What to do or to run next.
     pub next: Vec<String>,
+}
+
+/// What the ledger knows of the window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The counters when it began, pages.
+    pub opening: Amounts,
+    /// When it ended.
+    pub closing: Amounts,
+    /// Page faults.
+    pub faults: Faults,
+    /// Pages read back from swap.
+    pub swapped_in: u64,
+    /// Pages that reclaim took from this process.
+    pub reclaimed: u64,
+    /// When a counter moved last; `None` when none did in the session.
+    pub moved_ns: Option<u64>,
 }
 
 /// The answer for a window.
@@ -132,6 +178,20 @@ pub struct Stuck {
     pub start_ns: u64,
     /// When it ended.
     pub ts_ns: u64,
+    /// The same moment as nanoseconds since the Unix epoch.
+    pub wall_ns: i64,
+    /// The window is the whole session, and this is its answer; else it is the last second of a session that goes on.
+    pub whole: bool,
+    /// Bytes in a page.
+    pub page_size: u64,
+    /// What its memory did; `None` where its books are not kept.
+    pub memory: Option<Memory>,
+    /// Who held the lock on its address space, longest first; capped.
+    pub holds: Vec<LockHold>,
+    /// What was lost since the session began.
+    pub lost: Lost,
+    /// The process ended within the window.
+    pub ended: bool,
     /// Threads, those that decided first.
     pub threads: Vec<ThreadTimes>,
     /// The verdict.

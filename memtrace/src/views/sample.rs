@@ -343,6 +343,7 @@ pub(in crate::views) fn end() -> EndReport {
             copies: 61,
             copied_bytes: 499_712,
             unwind_ns: 310_000,
+            ..Own::default()
         },
         mms: 1,
         stacks: StackSums {

@@ -97,7 +97,7 @@ pub(crate) fn mapping_phrase(mapping: &MappingRef) -> String {
 }
 
 /// Each cause of loss: name in the NDJSON contract, count, what it means.
-pub(crate) const fn losses(lost: Lost) -> [(&'static str, u64, &'static str); 7] {
+pub(crate) const fn losses(lost: Lost) -> [(&'static str, u64, &'static str); 8] {
     [
         ("records", lost.records, "changes whose record had no room: their causes are known, their mappings are not"),
         ("ring", lost.ring, "mapping and task events that had no room: the address space was read again"),
@@ -114,6 +114,7 @@ pub(crate) const fn losses(lost: Lost) -> [(&'static str, u64, &'static str); 7]
             lost.stacks,
             "copies of stacks without room: the amounts are known, of the code only the instruction",
         ),
+        ("times", lost.times, "spans of threads' time without room: what a thread's states lack of the window"),
     ]
 }
 

@@ -126,7 +126,7 @@ fn tracefs() -> Check {
 /// The maps, with nothing hung up yet.
 fn open(layout: KernelLayout, checks: &mut Vec<Check>) -> Option<(Probes, Btf)> {
     const NAME: &str = "maps and ring buffer";
-    let options = Options::of(false, true);
+    let options = Options::of(false, true, true);
     match kernel_btf().and_then(|btf| Ok((Probes::open(options, layout, &btf)?, btf))) {
         Ok(opened) => {
             let Sizes { ring_bytes, copies_bytes, .. } = options.sizes;
@@ -147,7 +147,7 @@ fn hang_up(mut probes: Probes, btf: &Btf, checks: &mut Vec<Check>) -> Option<Pro
     for hook in HOOKS {
         checks.push(match probes.hang(hook, btf) {
             Ok(()) => Check::ok(PROBES, hook.to_string(), hook.tells),
-            Err(error) if hook.needed => {
+            Err(error) if hook.needed && !hook.time => {
                 complete = false;
                 Check::refused(PROBES, hook.to_string(), error)
             }

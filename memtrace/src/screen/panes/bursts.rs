@@ -80,7 +80,8 @@ pub(in crate::screen) fn story(burst: &Burst, meta: &crate::event::Meta, width: 
     use crate::views::{TextOptions, TextView, View as _};
     let text_of = |reports: &[Report]| {
         let mut out = Vec::new();
-        let options = TextOptions { bursts_only: true, width: width.max(40), ..TextOptions::default() };
+        let options =
+            TextOptions { only: Some(crate::cli::Only::Bursts), width: width.max(40), ..TextOptions::default() };
         let mut view = TextView::new(&mut out, options);
         for report in reports {
             // Writing to memory does not fail.

@@ -4,6 +4,7 @@ use super::SCHEMA;
 use super::burst::BurstLine;
 use super::closing::{ClosingLine, EndLine};
 use super::fields::{Delta, ExitFields, FaultFields, FrameFields, LatencyFields, Level, LostFields, MappingFields};
+use super::stuck::StuckLine;
 use super::untrusted::{Arguments, Hex, Text};
 use crate::event::{Meta, MmId, Mode, Overview, StackEnd, StackId, Task, TaskWhat};
 use crate::statement::{Audit, Entry, MappingChange, MappingWhat, Report, Stack, Statement};
@@ -32,6 +33,7 @@ enum Body<'a> {
     Audit(AuditLine<'a>),
     Stack(StackLine<'a>),
     Burst(Box<BurstLine<'a>>),
+    Stuck(Box<StuckLine<'a>>),
     Loss { lost: LostFields },
     Closing(ClosingLine<'a>),
     End(Box<EndLine<'a>>),
@@ -48,6 +50,7 @@ impl<'a> Line<'a> {
             Report::Process(p) => ("process", p.task.ts_ns, Body::Process(ProcessLine::of(&p.task))),
             Report::Stack(s) => ("stack", now_ns, Body::Stack(StackLine::of(s))),
             Report::Burst(b) => ("burst", b.ts_ns, Body::Burst(Box::new(BurstLine::of(b, scale)))),
+            Report::Stuck(s) if s.whole => ("stuck", s.ts_ns, Body::Stuck(Box::new(StuckLine::of(s, scale)))),
             Report::Residency(_) | Report::Stuck(_) | Report::Tick { .. } => return None,
             Report::Audit(a) => ("audit", a.ts_ns, Body::Audit(AuditLine::of(a, scale))),
             Report::Loss { ts_ns, lost } => ("loss", *ts_ns, Body::Loss { lost: LostFields(*lost) }),

@@ -5,8 +5,10 @@ mod burst;
 mod closing;
 mod fields;
 mod lines;
+mod stuck;
 pub(in crate::views) mod untrusted;
 
+use crate::cli::Only;
 use crate::event::StackId;
 use crate::statement::{Burst, Report, Stack};
 use crate::views::{Scale, View, before_meta, escape};
@@ -28,19 +30,21 @@ pub struct JsonView<W> {
     line: Vec<u8>,
     /// Time of the last line: for what has no time of its own.
     now_ns: u64,
-    /// Nothing but the meta, bursts and their stacks; with those that were printed.
-    bursts_only: Option<BTreeSet<StackId>>,
+    only: Option<Only>,
+    /// With [`Only::Bursts`]: the stacks that were printed.
+    printed: BTreeSet<StackId>,
 }
 
 impl<W: Write> JsonView<W> {
     /// A view that writes to `out`, one `write` call per line.
     pub const fn new(out: W) -> Self {
-        Self { out, scale: None, line: Vec::new(), now_ns: 0, bursts_only: None }
+        Self::only(out, None)
     }
 
-    /// The same, which prints nothing but the meta, bursts and the stacks that bursts refer to.
-    pub fn of_bursts(out: W) -> Self {
-        Self { bursts_only: Some(BTreeSet::new()), ..Self::new(out) }
+    /// The same, which prints nothing but the lines that were asked for: bursts with the meta and the stacks that they refer
+    /// to, or where the threads' time went.
+    pub const fn only(out: W, only: Option<Only>) -> Self {
+        Self { out, scale: None, line: Vec::new(), now_ns: 0, only, printed: BTreeSet::new() }
     }
 
     fn print(&mut self, report: &Report) -> io::Result<()> {
@@ -74,18 +78,16 @@ impl<W: Write> View for JsonView<W> {
         if let Report::Meta(meta) = report {
             self.scale = Some(Scale::of(meta));
         }
-        if let Some(printed) = &mut self.bursts_only {
-            match report {
-                Report::Meta(_) => {}
-                Report::Burst(burst) => {
-                    self.now_ns = burst.ts_ns;
-                    let fresh: Vec<_> = stacks(burst).filter(|stack| printed.insert(stack.id)).cloned().collect();
-                    for stack in fresh {
-                        self.print(&Report::Stack(stack))?;
-                    }
+        match (self.only, report) {
+            (None, _) | (Some(Only::Bursts), Report::Meta(_)) | (Some(Only::Stuck), Report::Stuck(_)) => {}
+            (Some(Only::Bursts), Report::Burst(burst)) => {
+                self.now_ns = burst.ts_ns;
+                let fresh: Vec<_> = stacks(burst).filter(|stack| self.printed.insert(stack.id)).cloned().collect();
+                for stack in fresh {
+                    self.print(&Report::Stack(stack))?;
                 }
-                _ => return Ok(()),
             }
+            (Some(_), _) => return Ok(()),
         }
         self.print(report)
     }

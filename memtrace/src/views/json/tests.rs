@@ -211,7 +211,7 @@ fn plumbing_is_marked_frame_by_frame() {
 fn bursts_only_prints_the_meta_bursts_and_their_stacks_once() {
     let burst = || Report::Burst(Box::new(sample::burst()));
     let mut out = Vec::new();
-    let mut view = JsonView::of_bursts(&mut out);
+    let mut view = JsonView::only(&mut out, Some(Only::Bursts));
     for report in sample::session().into_iter().chain([burst(), burst()]) {
         view.render(&report).expect("a Vec takes everything");
     }

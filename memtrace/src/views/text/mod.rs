@@ -7,7 +7,9 @@ mod header;
 mod incident;
 mod paragraph;
 mod paths;
+mod stuck;
 
+use crate::cli::Only;
 use crate::event::{Meta, MmId, Mode};
 use crate::hints;
 use crate::statement::{ClosingStatement, Report, Statement};
@@ -35,8 +37,8 @@ pub struct TextOptions {
     pub utc_offset: UtcOffset,
     /// Nothing but the closing statement.
     pub closing_only: bool,
-    /// Nothing but bursts.
-    pub bursts_only: bool,
+    /// Nothing but these reports.
+    pub only: Option<Only>,
     /// Also mappings as they are born and die, threads as they come and go, audits that agree, and whole stacks.
     pub verbose: bool,
 }
@@ -49,7 +51,7 @@ impl Default for TextOptions {
             width: 100,
             utc_offset: UtcOffset::UTC,
             closing_only: false,
-            bursts_only: false,
+            only: None,
             verbose: false,
         }
     }
@@ -148,10 +150,17 @@ impl Session {
     }
 
     fn tell(&mut self, report: &Report) {
-        if self.options.closing_only && !matches!(report, Report::Closing(_) | Report::End(_) | Report::Audit(_)) {
+        if self.options.closing_only
+            && !matches!(report, Report::Closing(_) | Report::End(_) | Report::Audit(_) | Report::Stuck(_))
+        {
             return;
         }
-        if self.options.bursts_only && !matches!(report, Report::Burst(_)) {
+        let wanted = match self.options.only {
+            None => true,
+            Some(Only::Bursts) => matches!(report, Report::Burst(_)),
+            Some(Only::Stuck) => matches!(report, Report::Stuck(_)),
+        };
+        if !wanted {
             return;
         }
         if !matches!(
@@ -167,7 +176,12 @@ impl Session {
             Report::Mapping(change) => self.mapping(change),
             Report::Process(change) => self.process(&change.task),
             Report::Audit(audit) => self.audit(audit),
-            Report::Stack(_) | Report::Residency(_) | Report::Stuck(_) | Report::Tick { .. } => {}
+            Report::Stack(_) | Report::Residency(_) | Report::Tick { .. } => {}
+            Report::Stuck(stuck) => {
+                if stuck.whole {
+                    self.stuck(stuck);
+                }
+            }
             Report::Burst(burst) => self.burst(burst),
             Report::Loss { ts_ns, lost } => self.loss(*ts_ns, *lost),
             Report::Closing(closing) => {

@@ -192,7 +192,7 @@ fn where_stacks_are_off_that_is_said_at_the_end() {
 
 #[test]
 fn bursts_only_says_nothing_of_the_rest() {
-    let options = TextOptions { bursts_only: true, ..TextOptions::default() };
+    let options = TextOptions { only: Some(Only::Bursts), ..TextOptions::default() };
     let calm: Vec<_> = sample::session().into_iter().filter(|report| !matches!(report, Report::Burst(_))).collect();
     assert_eq!(text_with(options, &calm), "");
 }

@@ -1,0 +1,68 @@
+//! `memtrace stuck`: its flags and what they mean.
+
+use super::values::parse_duration;
+use super::{Only, OutputArgs, OutputOptions, TalkArgs, Target, TraceOptions, usage};
+use clap::Args;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `memtrace stuck`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StuckOptions {
+    /// Whom to watch.
+    pub target: Target,
+    /// How.
+    pub trace: TraceOptions,
+    /// How to print the answer.
+    pub output: OutputOptions,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The process is watched from outside: it may be stuck since long, and need not run again. SIGINT ends the window \
+                  early, with an answer."
+)]
+pub(super) struct StuckArgs {
+    /// The process that does not move.
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    pid: u32,
+    /// How long to look, such as 5s or 1m: less says less.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    duration: Duration,
+    /// NDJSON instead of text: one object a process (docs/ndjson.md).
+    #[arg(long)]
+    json: bool,
+    /// Write to this file instead of standard output.
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Overwrite the file if it is there.
+    #[arg(long, requires = "file")]
+    force: bool,
+    #[command(flatten)]
+    talk: TalkArgs,
+}
+
+impl StuckArgs {
+    pub(super) fn options(self) -> Result<StuckOptions, clap::Error> {
+        if self.duration < Duration::from_millis(100) {
+            return Err(usage("--duration is too short to see anything: 100ms is the least"));
+        }
+        let trace = TraceOptions {
+            interval: Duration::from_millis(100).min(self.duration),
+            duration: Some(self.duration),
+            follow: false,
+            // Its lock may be what everybody waits for.
+            smaps_interval: None,
+            max_snapshot: Duration::from_millis(50),
+            bpf_stats: false,
+            no_bpf: false,
+            stacks: true,
+            time: true,
+            may_time: true,
+            verbose: self.talk.verbose,
+        };
+        let output = OutputArgs { json: self.json, file: self.file, force: self.force, ..OutputArgs::default() };
+        let output = OutputOptions { only: Some(Only::Stuck), no_screen: true, ..output.options(&self.talk) };
+        Ok(StuckOptions { target: Target::Pid(self.pid), trace, output })
+    }
+}

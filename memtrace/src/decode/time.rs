@@ -1,0 +1,177 @@
+//! Records of threads' time and what stands in their clocks → [`Times`]. Pure.
+
+use super::{Decoder, name};
+use crate::event::{Event, LockHold, MmId, TimeSpan, Times};
+use memtrace_common::{CAUSE_UNKNOWN, Cause, Clock, Doing, HoldKey, HoldValue, TimeKey, TimeValue};
+use std::collections::BTreeMap;
+
+/// What the probes booked in an interval that is over.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RawTimes {
+    /// When it began.
+    pub begin_ns: u64,
+    /// When it ended.
+    pub end_ns: u64,
+    /// Distance of samples.
+    pub sample_ns: u64,
+    /// What ended in it.
+    pub records: Vec<(TimeKey, TimeValue)>,
+    /// Clocks, read after its end and before that of the next one.
+    pub clocks: Vec<Clock>,
+    /// Holds of mmap_lock that ended.
+    pub holds: Vec<(HoldKey, HoldValue)>,
+}
+
+impl Decoder {
+    /// The threads' time in an interval, one event for each mm that has some.
+    pub fn decode_times(&mut self, raw: &RawTimes) -> Vec<Event> {
+        let mut all: BTreeMap<MmId, (Vec<TimeSpan>, Vec<LockHold>)> = BTreeMap::new();
+        let open = raw.clocks.iter().filter_map(|clock| open_at_end(clock, raw));
+        let ended = raw.records.iter().map(|(key, value)| (*key, *value, false));
+        for (key, value, open) in ended.chain(open.map(|(key, value)| (key, value, true))) {
+            // A record whose amounts were moved to another one.
+            if (value.ns, value.count, value.samples) == (0, 0, 0) {
+                continue;
+            }
+            match (self.occupants.get(&key.slot), span(&key, &value, open)) {
+                (Some(occupant), Some(span)) => all.entry(occupant.mm).or_default().0.push(span),
+                _ => self.undecodable += 1,
+            }
+        }
+        for (key, value) in &raw.holds {
+            match self.occupants.get(&key.slot) {
+                Some(occupant) => all.entry(occupant.mm).or_default().1.push(hold(key, value)),
+                None => self.undecodable += 1,
+            }
+        }
+        let event = |(mm, (mut spans, mut holds)): (MmId, (Vec<TimeSpan>, Vec<LockHold>))| {
+            spans.sort_by_key(|s| (s.tid, s.doing, s.cause, s.nr, s.object, s.detail, s.before, s.open));
+            holds.sort_by_key(|h| (h.tid, h.write));
+            Event::Times(Times {
+                mm,
+                begin_ns: raw.begin_ns,
+                ts_ns: raw.end_ns,
+                sample_ns: raw.sample_ns,
+                spans,
+                holds,
+            })
+        };
+        all.into_iter().map(event).collect()
+    }
+}
+
+/// What a thread was doing as the interval ended, and had not been booked.
+fn open_at_end(clock: &Clock, raw: &RawTimes) -> Option<(TimeKey, TimeValue)> {
+    let (key, since) = if clock.since_ns < raw.end_ns && clock.ended == 0 {
+        (clock.key, clock.since_ns)
+    } else if clock.cut_ns == raw.end_ns {
+        (clock.cut_key, clock.cut_since_ns)
+    } else {
+        return None;
+    };
+    let value = TimeValue {
+        ns: raw.end_ns.saturating_sub(since.max(raw.begin_ns)),
+        max_ns: raw.end_ns.saturating_sub(since),
+        address: if key.doing == Doing::Fault as u8 { clock.fault_address } else { 0 },
+        ..TimeValue::default()
+    };
+    Some((key, value))
+}
+
+fn span(key: &TimeKey, value: &TimeValue, open: bool) -> Option<TimeSpan> {
+    Some(TimeSpan {
+        tid: key.tid,
+        doing: Doing::from_code(key.doing)?,
+        cause: match key.cause {
+            CAUSE_UNKNOWN => None,
+            code => Some(Cause::from_code(code)?),
+        },
+        nr: u32::try_from(key.nr).ok(),
+        object: key.object,
+        detail: key.detail,
+        before: key.before != 0,
+        open,
+        ns: value.ns,
+        max_ns: value.max_ns,
+        count: value.count,
+        samples: value.samples,
+        address: value.address,
+    })
+}
+
+fn hold(key: &HoldKey, value: &HoldValue) -> LockHold {
+    LockHold {
+        tid: key.tid,
+        comm: name(&value.comm),
+        write: key.write != 0,
+        ns: value.ns,
+        max_ns: value.max_ns,
+        count: value.count,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytemuck::Zeroable;
+    use memtrace_common::MmRecord;
+
+    fn key(doing: Doing) -> TimeKey {
+        TimeKey { tid: 7, nr: -1, doing: doing as u8, cause: CAUSE_UNKNOWN, ..TimeKey::zeroed() }
+    }
+
+    fn clock(doing: Doing, since_ns: u64) -> Clock {
+        Clock { key: key(doing), since_ns, ..Clock::zeroed() }
+    }
+
+    fn spans(raw: &RawTimes) -> Vec<(Doing, bool, u64, u64)> {
+        let mut decoder = Decoder::default();
+        decoder.decode_opened(&MmRecord::zeroed());
+        let events = decoder.decode_times(raw);
+        let spans = events.iter().flat_map(|event| match event {
+            Event::Times(times) => times.spans.clone(),
+            other => panic!("{other:?}"),
+        });
+        spans.map(|s| (s.doing, s.open, s.ns, s.max_ns)).collect()
+    }
+
+    #[test]
+    fn what_goes_on_is_told_of_the_interval_alone_and_whole() {
+        let clocks = vec![clock(Doing::Blocked, 300)];
+        let raw = RawTimes { begin_ns: 1000, end_ns: 2000, clocks, ..RawTimes::default() };
+        assert_eq!(spans(&raw), [(Doing::Blocked, true, 1000, 1700)]);
+    }
+
+    #[test]
+    fn what_ended_after_the_interval_is_found_where_the_change_left_it() {
+        let left =
+            Clock { cut_key: key(Doing::Blocked), cut_since_ns: 1400, cut_ns: 2000, ..clock(Doing::Running, 2050) };
+        let raw = RawTimes { begin_ns: 1000, end_ns: 2000, clocks: vec![left], ..RawTimes::default() };
+        assert_eq!(spans(&raw), [(Doing::Blocked, true, 600, 600)]);
+        // Of an earlier interval: the thread was born after this one, or its clock was.
+        let raw = RawTimes { end_ns: 1990, ..raw };
+        assert_eq!(spans(&raw), []);
+        // The thread is gone; what it did as the interval ended is known all the same.
+        let raw = RawTimes {
+            end_ns: 2000,
+            clocks: vec![Clock { ended: 1, ..left }, Clock { ended: 1, ..clock(Doing::Running, 1500) }],
+            ..raw
+        };
+        assert_eq!(spans(&raw), [(Doing::Blocked, true, 600, 600)]);
+    }
+
+    #[test]
+    fn an_unknown_doing_or_slot_is_counted() {
+        let mut decoder = Decoder::default();
+        decoder.decode_opened(&MmRecord::zeroed());
+        let value = TimeValue { ns: 1, ..TimeValue::default() };
+        let records = vec![
+            (TimeKey { doing: 200, ..key(Doing::Running) }, value),
+            (TimeKey { slot: 9, ..key(Doing::Running) }, value),
+            (TimeKey { cause: 200, ..key(Doing::Fault) }, value),
+            (key(Doing::Fault), TimeValue::default()),
+        ];
+        let raw = RawTimes { records, ..RawTimes::default() };
+        assert_eq!((decoder.decode_times(&raw), decoder.undecodable()), (vec![], 3));
+    }
+}

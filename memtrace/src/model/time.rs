@@ -1,0 +1,600 @@
+//! Where the threads' time went: sums of spans per thread over the whole session and over its last second, and the shares
+//! that they make. The sum of a thread's shares is its time in the window, to the nanosecond: what was not observed is a
+//! share like the others.
+
+use super::address_space::AddressSpace;
+use super::code::CodeTable;
+use crate::event::{
+    Backend, Change, LockHold, Lost, MmOpened, StackEnd, StackId, Surroundings, TimeSpan, Times, Wait, WaitObject,
+};
+use crate::statement::Kind;
+use crate::stuck::{self, Look, Memory, Share, Span, State, Stuck, ThreadTimes, Verdict, Waiting};
+use crate::units::Amounts;
+use memtrace_common::{Cause, Doing};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Length of the windows that are told while a session lasts.
+const RECENT_NS: u64 = 1_000_000_000;
+/// Processes whose time is kept.
+const PROCESSES: usize = 1_024;
+/// Threads of a process that have sums of their own; a process of more says so by what it lacks.
+const THREADS: usize = 8_192;
+/// Kinds of spans per thread; those beyond are one kind each, without their object.
+const SPANS: usize = 256;
+/// Places where a thread was seen waiting.
+const LOOKS: usize = 32;
+/// Shares of a thread that name their object.
+const SHARES: usize = 24;
+/// Places where a thread waits that are told.
+const WAITS: usize = 4;
+/// Holders of mmap_lock that are told.
+const HOLDS: usize = 16;
+/// Descriptors that are remembered.
+const DESCRIPTORS: usize = 1_024;
+
+/// All processes of a session.
+#[derive(Debug, Default)]
+pub(super) struct Timekeeper {
+    processes: BTreeMap<u32, Process>,
+}
+
+/// One process.
+#[derive(Debug)]
+struct Process {
+    whole: Window,
+    recent: Window,
+    surroundings: Option<(Box<Surroundings>, Box<Surroundings>)>,
+    backend: Option<Box<Backend>>,
+    /// What descriptors are that some thread was seen waiting on.
+    descriptors: BTreeMap<u64, WaitObject>,
+    /// When each thread began, where that was seen.
+    born: BTreeMap<u32, u64>,
+    counters: Amounts,
+    moved_ns: Option<u64>,
+    ended: bool,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    /// Begin and end of the intervals that were added; `None` before the first one.
+    range: Option<(u64, u64)>,
+    threads: BTreeMap<u32, Thread>,
+    holds: BTreeMap<(u32, bool), LockHold>,
+    opening: Amounts,
+    memory: Memory,
+}
+
+#[derive(Debug, Default)]
+struct Thread {
+    since_ns: u64,
+    until_ns: u64,
+    spans: BTreeMap<Key, Sum>,
+    looks: Vec<Seen>,
+    looked: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    doing: Doing,
+    cause: Option<Cause>,
+    nr: Option<u32>,
+    object: u64,
+    detail: u64,
+    before: bool,
+}
+
+#[derive(Debug, Default)]
+struct Sum {
+    ns: u64,
+    max_ns: u64,
+    count: u64,
+    samples: u64,
+    /// For a fault: the mapping's kind and, of a file, where in it.
+    place: Option<(Kind, WaitObject)>,
+}
+
+/// Looks at a thread that found it in the same place.
+#[derive(Debug)]
+struct Seen {
+    nr: Option<u32>,
+    args: [u64; 2],
+    kernel: Vec<Vec<u8>>,
+    stack: Option<StackId>,
+    object: WaitObject,
+    times: u64,
+}
+
+impl Timekeeper {
+    pub(super) fn open(&mut self, opened: &MmOpened) {
+        if self.processes.len() >= PROCESSES && !self.processes.contains_key(&opened.pid) {
+            return;
+        }
+        self.processes.entry(opened.pid).or_insert_with(|| Process::new(opened.counters)).ended = false;
+    }
+
+    pub(super) fn times(&mut self, pid: u32, times: &Times, space: &mut AddressSpace) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let Process { whole, recent, born, .. } = process;
+        for window in [whole, recent] {
+            window.times(times, born, space);
+        }
+    }
+
+    pub(super) fn wait(&mut self, wait: &Wait) {
+        let Some(process) = self.processes.get_mut(&wait.pid) else { return };
+        process.learn_descriptor(&wait.object);
+        for window in [&mut process.whole, &mut process.recent] {
+            if let Some(thread) = window.thread(wait.tid) {
+                thread.look(wait);
+            }
+        }
+    }
+
+    pub(super) fn surroundings(&mut self, now: &Surroundings) {
+        if let Some(process) = self.processes.get_mut(&now.pid) {
+            match &mut process.surroundings {
+                Some((_, last)) => **last = now.clone(),
+                none => *none = Some((Box::new(now.clone()), Box::new(now.clone()))),
+            }
+        }
+    }
+
+    pub(super) fn backend(&mut self, backend: &Backend) {
+        let Some(process) = self.processes.get_mut(&backend.pid) else { return };
+        match &mut process.backend {
+            Some(known) => {
+                let mut waits = std::mem::take(&mut known.waits);
+                for (wait, times) in &backend.waits {
+                    match waits.iter_mut().find(|(known, _)| known == wait) {
+                        Some((_, sum)) => *sum = sum.saturating_add(*times),
+                        None => waits.push((wait.clone(), *times)),
+                    }
+                }
+                waits.sort_by_key(|(_, times)| Reverse(*times));
+                waits.truncate(64);
+                **known = Backend { waits, ..backend.clone() };
+            }
+            none => *none = Some(Box::new(backend.clone())),
+        }
+    }
+
+    pub(super) fn change(&mut self, pid: u32, change: &Change) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        for memory in [&mut process.whole.memory, &mut process.recent.memory] {
+            memory.faults.major = memory.faults.major.wrapping_add(change.major);
+            memory.faults.minor = memory.faults.minor.wrapping_add(change.faults.wrapping_sub(change.major));
+            match change.cause {
+                Cause::FaultSwapin => {
+                    let pages = change.delta.swap.min(0).unsigned_abs();
+                    memory.swapped_in = memory.swapped_in.saturating_add(pages);
+                }
+                Cause::ReclaimKswapd | Cause::ReclaimDirect | Cause::ReclaimMemcg => {
+                    let pages = change.delta.res().min(0).unsigned_abs();
+                    memory.reclaimed = memory.reclaimed.saturating_add(pages);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn closing(&mut self, pid: u32, counters: Amounts, ts_ns: u64) {
+        if let Some(process) = self.processes.get_mut(&pid)
+            && process.counters != counters
+        {
+            process.counters = counters;
+            process.moved_ns = Some(ts_ns);
+        }
+    }
+
+    pub(super) fn born(&mut self, pid: u32, tid: u32, ts_ns: u64) {
+        if let Some(process) = self.processes.get_mut(&pid).filter(|process| process.born.len() < THREADS) {
+            process.born.insert(tid, ts_ns);
+        }
+    }
+
+    pub(super) fn exited(&mut self, pid: u32, tid: u32, whole_process: bool) {
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.born.remove(&tid);
+            process.ended |= whole_process;
+        }
+    }
+
+    /// What there is to say of windows that are full, or, at the session's end, of all of it.
+    pub(super) fn report(&mut self, whole: bool, context: &Context<'_>) -> Vec<Stuck> {
+        let mut found = Vec::new();
+        for (&pid, process) in &mut self.processes {
+            let window = if whole { &process.whole } else { &process.recent };
+            let Some((start_ns, ts_ns)) = window.range else { continue };
+            if !whole && ts_ns.saturating_sub(start_ns) < RECENT_NS {
+                continue;
+            }
+            found.push(process.stuck(pid, whole, (start_ns, ts_ns), context));
+            if !whole {
+                process.recent = Window { opening: process.counters, ..Window::default() };
+            }
+        }
+        // The process that was asked for first.
+        found.sort_by_key(|stuck| stuck.pid != context.pid);
+        found
+    }
+}
+
+/// What a report needs of the rest of the session.
+pub(super) struct Context<'a> {
+    pub(super) pid: u32,
+    pub(super) page_size: u64,
+    /// Monotonic and wall time of the session's begin.
+    pub(super) epoch: (u64, i64),
+    pub(super) lost: Lost,
+    pub(super) comms: &'a BTreeMap<u32, Vec<u8>>,
+    pub(super) code: &'a CodeTable,
+}
+
+impl Process {
+    fn new(counters: Amounts) -> Self {
+        let window = || Window { opening: counters, ..Window::default() };
+        Self {
+            whole: window(),
+            recent: window(),
+            surroundings: None,
+            backend: None,
+            descriptors: BTreeMap::new(),
+            born: BTreeMap::new(),
+            counters,
+            moved_ns: None,
+            ended: false,
+        }
+    }
+
+    fn learn_descriptor(&mut self, object: &WaitObject) {
+        let fd = match object {
+            WaitObject::File { fd, .. } | WaitObject::Socket { fd, .. } | WaitObject::Pipe { fd, .. } => *fd,
+            _ => return,
+        };
+        if let Ok(fd) = u64::try_from(fd)
+            && (self.descriptors.len() < DESCRIPTORS || self.descriptors.contains_key(&fd))
+        {
+            self.descriptors.insert(fd, object.clone());
+        }
+    }
+
+    fn stuck(&self, pid: u32, whole: bool, (start_ns, ts_ns): (u64, u64), context: &Context<'_>) -> Stuck {
+        let window = if whole { &self.whole } else { &self.recent };
+        let surroundings = self.surroundings.as_ref().map(|(first, last)| ((**first).clone(), (**last).clone()));
+        let mut incomplete: BTreeMap<StackEnd, BTreeSet<StackId>> = BTreeMap::new();
+        let mut threads: Vec<ThreadTimes> = Vec::new();
+        for (&tid, thread) in &window.threads {
+            let comm = context.comms.get(&tid).cloned().unwrap_or_default();
+            let waits = thread.waits(context.code);
+            for stack in waits.iter().filter_map(|wait| wait.stack.as_ref()) {
+                if stack.end != StackEnd::Root {
+                    incomplete.entry(stack.end).or_default().insert(stack.id);
+                }
+            }
+            let (total_ns, shares) = self.shares(thread, window, ts_ns, context.code);
+            if total_ns > 0 {
+                threads.push(ThreadTimes { tid, comm, total_ns, shares, waits });
+            }
+        }
+        let mut holds: Vec<LockHold> = window.holds.values().cloned().collect();
+        holds.sort_by_key(|hold| (Reverse(hold.ns), hold.tid));
+        holds.truncate(HOLDS);
+        let memory =
+            Memory { opening: window.opening, closing: self.counters, moved_ns: self.moved_ns, ..window.memory };
+        let since = i64::try_from(ts_ns.saturating_sub(context.epoch.0)).unwrap_or(i64::MAX);
+        let mut stuck = Stuck {
+            pid,
+            comm: context.comms.get(&pid).cloned().unwrap_or_default(),
+            start_ns,
+            ts_ns,
+            wall_ns: context.epoch.1.saturating_add(since),
+            whole,
+            page_size: context.page_size,
+            memory: Some(memory),
+            holds,
+            lost: context.lost,
+            ended: self.ended,
+            threads,
+            verdict: Verdict::default(),
+            surroundings,
+            backend: self.backend.as_deref().cloned(),
+            incomplete: incomplete.into_iter().map(|(end, stacks)| (end, stacks.len() as u64)).collect(),
+        };
+        stuck::order(&mut stuck.threads, pid);
+        stuck.verdict = stuck::verdict(&stuck);
+        stuck
+    }
+
+    /// A thread's time in the window and its shares, largest first.
+    fn shares(&self, thread: &Thread, window: &Window, ts_ns: u64, code: &CodeTable) -> (u64, Vec<Share>) {
+        let mut shares = Shares::default();
+        let (mut running_ns, mut runs) = (0_u64, 0_u64);
+        let mut sampled: BTreeMap<(State, Option<u32>), u64> = BTreeMap::new();
+        for (key, sum) in &thread.spans {
+            if key.doing == Doing::Running {
+                running_ns = running_ns.saturating_add(sum.ns);
+                runs = runs.saturating_add(sum.count);
+                continue;
+            }
+            let (state, object) = self.classify(thread, key, sum, code);
+            if sum.samples > 0 {
+                let on_cpu = if key.doing == Doing::Fault { stuck::of_fault_on_cpu(key.cause) } else { state };
+                let nr = if on_cpu == State::CpuKernel { key.nr } else { None };
+                *sampled.entry((on_cpu, nr)).or_default() += sum.samples;
+            }
+            if sum.ns > 0 {
+                let nr = if matches!(state, State::Runnable) { None } else { key.nr };
+                let (ns, max_ns, count) = (sum.ns, sum.max_ns, sum.count);
+                shares.add(Share { state, nr, object, ns, bound_ns: 0, count, max_ns, since_attach: key.before });
+            }
+        }
+        let samples: Vec<u64> = sampled.values().copied().collect();
+        let plain = |state, nr, ns, bound_ns| Share {
+            state,
+            nr,
+            object: WaitObject::Unknown,
+            ns,
+            bound_ns,
+            count: 0,
+            max_ns: 0,
+            since_attach: false,
+        };
+        match stuck::split(running_ns, &samples) {
+            Some(parts) => {
+                for (&(state, nr), part) in sampled.keys().zip(parts) {
+                    shares.add(plain(state, nr, part.ns, part.bound_ns));
+                }
+            }
+            None => shares.add(Share { count: runs, ..plain(State::Cpu, None, running_ns, 0) }),
+        }
+        self.throttle(&mut shares, window.threads.len());
+        let lived = if thread.until_ns == 0 { 0 } else { thread.until_ns.min(ts_ns).saturating_sub(thread.since_ns) };
+        let known = shares.list.iter().map(|share| share.ns).fold(0, u64::saturating_add);
+        shares.add(plain(State::Unaccounted, None, lived.saturating_sub(known), 0));
+        (lived.max(known), shares.sorted())
+    }
+
+    fn classify(&self, thread: &Thread, key: &Key, sum: &Sum, code: &CodeTable) -> (State, WaitObject) {
+        let span = Span { doing: key.doing, cause: key.cause, nr: key.nr, detail: key.detail, before: key.before };
+        let seen = thread.seen(key);
+        let in_semaphore = seen.and_then(|seen| seen.stack).is_some_and(|id| code.waits_for_semaphore(id));
+        let look = seen.map(|seen| Look { kernel: &seen.kernel, object: &seen.object, in_semaphore });
+        let place = sum.place.as_ref();
+        let fd = match key.doing {
+            Doing::Fault => place.map(|(_, page)| page),
+            _ if stuck::takes_descriptor(key.nr) => self.descriptors.get(&key.object),
+            _ => None,
+        };
+        let (state, object) = stuck::state_of(span, look.as_ref(), fd, place.map(|(kind, _)| *kind));
+        if self.is_frozen() && matches!(key.doing, Doing::Blocked | Doing::Uninterruptible) {
+            return (State::Frozen, WaitObject::Unknown);
+        }
+        let object = match (state, object) {
+            (State::BlockedFutex | State::BlockedSemaphore, WaitObject::Unknown) if key.object != 0 => {
+                WaitObject::Futex { address: key.object, mapping: Vec::new(), owner: None }
+            }
+            (_, object) => object,
+        };
+        (state, object)
+    }
+
+    /// The freezer of cgroup version 2 stops threads in a sleep like any other.
+    fn is_frozen(&self) -> bool {
+        let frozen = |now: &Surroundings| now.cgroup.as_ref().is_some_and(|group| group.frozen == Some(true));
+        self.surroundings.as_ref().is_some_and(|(first, last)| frozen(first) && frozen(last))
+    }
+
+    /// Divides the time without a CPU by who withheld it.
+    fn throttle(&self, shares: &mut Shares, threads: usize) {
+        let Some((first, last)) = &self.surroundings else { return };
+        let group = |now: &Surroundings| now.cgroup.as_ref().and_then(|group| group.throttled).map(|(ns, _)| ns);
+        let (Some(before), Some(after)) = (group(first), group(last)) else { return };
+        let Some(runnable) = shares.list.iter_mut().find(|share| share.state == State::Runnable) else { return };
+        let cpus = last.allowed_cpus.min(u32::try_from(threads).unwrap_or(u32::MAX));
+        let (ns, bound_ns) = stuck::throttled(runnable.ns, after.saturating_sub(before), cpus);
+        if ns > 0 {
+            let throttled = Share { state: State::Throttled, ns, bound_ns, ..runnable.clone() };
+            runnable.ns -= ns;
+            runnable.bound_ns = bound_ns;
+            shares.list.push(throttled);
+        }
+    }
+}
+
+impl Window {
+    fn thread(&mut self, tid: u32) -> Option<&mut Thread> {
+        if self.threads.len() >= THREADS && !self.threads.contains_key(&tid) {
+            return None;
+        }
+        Some(self.threads.entry(tid).or_default())
+    }
+
+    fn times(&mut self, times: &Times, born: &BTreeMap<u32, u64>, space: &mut AddressSpace) {
+        let (_, until) = self.range.get_or_insert((times.begin_ns, times.ts_ns));
+        *until = (*until).max(times.ts_ns);
+        for span in &times.spans {
+            let Some(thread) = self.thread(span.tid) else { continue };
+            if thread.until_ns == 0 {
+                thread.since_ns = times.begin_ns.max(born.get(&span.tid).copied().unwrap_or(0)).min(times.ts_ns);
+            }
+            thread.until_ns = thread.until_ns.max(times.ts_ns);
+            thread.span(span, space);
+        }
+        for hold in &times.holds {
+            let known = self.holds.entry((hold.tid, hold.write)).or_insert_with(|| LockHold {
+                ns: 0,
+                max_ns: 0,
+                count: 0,
+                ..hold.clone()
+            });
+            known.ns = known.ns.saturating_add(hold.ns);
+            known.max_ns = known.max_ns.max(hold.max_ns);
+            known.count = known.count.saturating_add(hold.count);
+        }
+        if self.holds.len() > 64 * HOLDS
+            && let Some((&shortest, _)) = self.holds.iter().min_by_key(|(_, hold)| hold.ns)
+        {
+            self.holds.remove(&shortest);
+        }
+    }
+}
+
+impl Thread {
+    fn span(&mut self, span: &TimeSpan, space: &mut AddressSpace) {
+        let mut key = Key {
+            doing: span.doing,
+            cause: span.cause,
+            nr: span.nr,
+            object: span.object,
+            detail: span.detail,
+            before: span.before,
+        };
+        if self.spans.len() >= SPANS && !self.spans.contains_key(&key) {
+            key = Key { object: 0, detail: 0, before: false, ..key };
+        }
+        let sum = self.spans.entry(key).or_default();
+        sum.ns = sum.ns.saturating_add(span.ns);
+        sum.max_ns = sum.max_ns.max(span.max_ns);
+        sum.count = sum.count.saturating_add(span.count);
+        sum.samples = sum.samples.saturating_add(span.samples);
+        if span.doing == Doing::Fault {
+            let address = if span.address == 0 { span.object } else { span.address };
+            sum.place = place(address, space).or(sum.place.take());
+        }
+    }
+
+    fn look(&mut self, wait: &Wait) {
+        self.looked += 1;
+        let args = [wait.args[0], wait.args[1]];
+        let same = |seen: &&mut Seen| {
+            seen.nr == wait.nr && seen.args == args && seen.stack == wait.stack && seen.kernel == wait.kernel
+        };
+        if let Some(seen) = self.looks.iter_mut().find(same) {
+            seen.times += 1;
+            if wait.object != WaitObject::Unknown {
+                seen.object = wait.object.clone();
+            }
+            return;
+        }
+        if self.looks.len() >= LOOKS
+            && let Some(rarest) = (0..self.looks.len()).min_by_key(|&i| self.looks[i].times)
+        {
+            self.looks.remove(rarest);
+        }
+        self.looks.push(Seen {
+            nr: wait.nr,
+            args,
+            kernel: wait.kernel.clone(),
+            stack: wait.stack,
+            object: wait.object.clone(),
+            times: 1,
+        });
+    }
+
+    /// What looks say of a kind of span: one at the same call and object, else at the same call; of a fault, any at one.
+    fn seen(&self, key: &Key) -> Option<&Seen> {
+        let most = |wanted: &dyn Fn(&&Seen) -> bool| self.looks.iter().filter(wanted).max_by_key(|seen| seen.times);
+        match key.doing {
+            Doing::Fault => most(&|seen| stuck::is_memory_wait(&seen.kernel)),
+            Doing::Blocked | Doing::Uninterruptible | Doing::Stopped | Doing::Traced | Doing::Frozen => {
+                most(&|seen| seen.nr == key.nr && seen.args[0] == key.object)
+                    .or_else(|| most(&|seen| seen.nr == key.nr))
+                    .or_else(|| most(&|_| key.before && self.looks.len() == 1))
+            }
+            _ => None,
+        }
+    }
+
+    fn waits(&self, code: &CodeTable) -> Vec<Waiting> {
+        let mut waits: Vec<Waiting> = Vec::new();
+        for seen in &self.looks {
+            let stack = seen.stack.and_then(|id| code.stack(id));
+            match waits.iter_mut().find(|wait| wait.stack == stack && wait.kernel == seen.kernel) {
+                Some(wait) => wait.seen += seen.times,
+                None => {
+                    waits.push(Waiting { kernel: seen.kernel.clone(), stack, seen: seen.times, looks: self.looked });
+                }
+            }
+        }
+        waits.sort_by_key(|wait| Reverse(wait.seen));
+        waits.truncate(WAITS);
+        waits
+    }
+}
+
+fn place(address: u64, space: &mut AddressSpace) -> Option<(Kind, WaitObject)> {
+    let life = space.life_at(address)?;
+    let mapping = space.mapping(life)?;
+    let page = match mapping.kind {
+        Kind::File | Kind::Program | Kind::Library | Kind::Tmpfs => {
+            WaitObject::FilePage { path: mapping.name.clone(), offset: space.file_offset(address).unwrap_or(0) }
+        }
+        _ => WaitObject::Unknown,
+    };
+    Some((mapping.kind, page))
+}
+
+/// Shares on their way together.
+#[derive(Default)]
+struct Shares {
+    list: Vec<Share>,
+}
+
+impl Shares {
+    fn add(&mut self, share: Share) {
+        if share.ns == 0 {
+            return;
+        }
+        let same = |known: &&mut Share| {
+            known.state == share.state && known.nr == share.nr && is_same(&known.object, &share.object)
+        };
+        match self.list.iter_mut().find(same) {
+            Some(known) => {
+                known.object = share.object.clone();
+                join(known, &share);
+            }
+            None => self.list.push(share),
+        }
+    }
+
+    /// Largest first; what is beyond the most is joined with its state.
+    fn sorted(mut self) -> Vec<Share> {
+        let order = |list: &mut Vec<Share>| list.sort_by_key(|share| (Reverse(share.ns), share.state, share.nr));
+        self.list.retain(|share| share.ns > 0);
+        order(&mut self.list);
+        let rest = self.list.split_off(self.list.len().min(SHARES));
+        for share in rest {
+            match self.list.iter_mut().rev().find(|known| known.state == share.state) {
+                Some(known) => {
+                    if !is_same(&known.object, &share.object) {
+                        known.object = WaitObject::Unknown;
+                    }
+                    known.nr = known.nr.filter(|_| known.nr == share.nr);
+                    join(known, &share);
+                }
+                None => self.list.push(share),
+            }
+        }
+        order(&mut self.list);
+        self.list
+    }
+}
+
+fn join(known: &mut Share, more: &Share) {
+    known.ns = known.ns.saturating_add(more.ns);
+    known.bound_ns = known.bound_ns.saturating_add(more.bound_ns);
+    known.count = known.count.saturating_add(more.count);
+    known.max_ns = known.max_ns.max(more.max_ns);
+    known.since_attach |= more.since_attach;
+}
+
+/// The same object, wherever in it.
+fn is_same(one: &WaitObject, other: &WaitObject) -> bool {
+    use WaitObject::{File, FilePage};
+    match (one, other) {
+        (File { fd: a, path: x, .. }, File { fd: b, path: y, .. }) => a == b && x == y,
+        (FilePage { path: x, .. }, FilePage { path: y, .. }) => x == y,
+        _ => one == other,
+    }
+}

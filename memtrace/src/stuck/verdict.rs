@@ -1,0 +1,429 @@
+//! One verdict for a window: which thread decides, what it was in, whether that is memory. A short list of rules for what
+//! several facts together say, in order; then a thread's largest family of states decides, if it leads by enough. Where it
+//! does not, the verdict says between what it lies.
+
+mod evidence;
+mod next;
+mod phrase;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use evidence::waiting;
+
+use super::{Share, State, Stuck, ThreadTimes, Verdict};
+use crate::event::WaitObject;
+use crate::syscalls;
+use crate::views::escape;
+use crate::views::human::{duration, percent};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+/// A thread that is in one state for this part of its time, in per cent, is in it.
+const MOST: u64 = 50;
+/// By this part of its time, in per cent, the first family must lead the second.
+const LEAD: u64 = 10;
+/// Longest name of a process or thread.
+pub(super) const NAME: usize = 32;
+
+/// Why a process does not move.
+#[must_use]
+pub fn verdict(stuck: &Stuck) -> Verdict {
+    let Some(case) = Case::of(stuck) else {
+        return Verdict {
+            state: Some(State::Unaccounted),
+            sentence: "Nothing was observed: no thread's time is known".to_owned(),
+            next: vec!["memtrace doctor".to_owned()],
+            ..Verdict::default()
+        };
+    };
+    let found = RULES.iter().find_map(|rule| rule(&case)).unwrap_or_else(|| by_share(&case));
+    let evidence = evidence::evidence(&case, &found);
+    let next = match found.next.is_empty() {
+        true => next::next(&case, &found),
+        false => found.next,
+    };
+    let Finding { state, memory, sentence, between, .. } = found;
+    Verdict { state, memory, sentence, evidence, between, next }
+}
+
+/// What a rule says.
+#[derive(Debug, Default)]
+struct Finding {
+    state: Option<State>,
+    memory: Option<bool>,
+    sentence: String,
+    between: Vec<State>,
+    /// Where the rule knows better than the state.
+    next: Vec<String>,
+}
+
+/// Rules before the shares, in order. Each says what only several facts together do.
+const RULES: [fn(&Case<'_>) -> Option<Finding>; 5] = [unobserved, ended, deadlock, database, held];
+
+/// The facts that rules look at.
+struct Case<'a> {
+    stuck: &'a Stuck,
+    /// The thread that decides.
+    lead: &'a ThreadTimes,
+    /// Its families, largest first.
+    families: Vec<Sum>,
+}
+
+/// States of one family, added up.
+#[derive(Clone, Copy, Debug)]
+struct Sum {
+    /// The largest of them.
+    state: State,
+    ns: u64,
+    largest_ns: u64,
+    bound_ns: u64,
+}
+
+impl<'a> Case<'a> {
+    fn of(stuck: &'a Stuck) -> Option<Self> {
+        let lead = stuck.threads.first()?;
+        Some(Self { stuck, lead, families: families(lead) })
+    }
+
+    fn top(&self) -> Option<Sum> {
+        self.families.first().copied()
+    }
+
+    /// The lead's largest share of a state.
+    fn share(&self, state: State) -> Option<&'a Share> {
+        self.lead.shares.iter().find(|share| share.state == state)
+    }
+
+    fn thread(&self, tid: u32) -> Option<&'a ThreadTimes> {
+        self.stuck.threads.iter().find(|thread| thread.tid == tid)
+    }
+
+    fn window(&self) -> String {
+        duration(self.lead.total_ns)
+    }
+
+    /// `thread 12 (worker)`; nothing where there is only one.
+    fn who(&self) -> Option<String> {
+        (self.stuck.threads.len() > 1).then(|| format!("thread {}", named(self.lead.tid, &self.lead.comm)))
+    }
+
+    /// How many threads are in a state most of their time.
+    fn in_state(&self, state: State) -> usize {
+        self.stuck.threads.iter().filter(|thread| main_state(thread) == Some(state)).count()
+    }
+}
+
+/// `4711 (postgres)`, escaped.
+fn named(pid: u32, comm: &[u8]) -> String {
+    if comm.is_empty() { pid.to_string() } else { format!("{pid} ({})", escape(comm, NAME)) }
+}
+
+/// States that are one answer.
+fn family(state: State) -> State {
+    match state {
+        _ if state.is_memory() => State::FaultMinor,
+        State::CpuUser | State::CpuKernel => State::Cpu,
+        State::Throttled => State::Runnable,
+        other => other,
+    }
+}
+
+fn families(thread: &ThreadTimes) -> Vec<Sum> {
+    let mut states: BTreeMap<State, (u64, u64)> = BTreeMap::new();
+    for share in &thread.shares {
+        let (ns, bound) = states.entry(share.state).or_default();
+        *ns = ns.saturating_add(share.ns);
+        *bound = (*bound).max(share.bound_ns);
+    }
+    let mut families: BTreeMap<State, Sum> = BTreeMap::new();
+    for (state, (ns, bound_ns)) in states {
+        let sum = families.entry(family(state)).or_insert(Sum { state, ns: 0, largest_ns: 0, bound_ns: 0 });
+        sum.ns = sum.ns.saturating_add(ns);
+        sum.bound_ns = sum.bound_ns.max(bound_ns);
+        if ns > sum.largest_ns {
+            (sum.state, sum.largest_ns) = (state, ns);
+        }
+    }
+    let mut families: Vec<Sum> = families.into_values().collect();
+    families.sort_by_key(|sum| (Reverse(sum.ns), sum.state));
+    families
+}
+
+/// What a thread is in most of its time.
+pub(super) fn main_state(thread: &ThreadTimes) -> Option<State> {
+    families(thread).first().filter(|sum| is_most(sum.ns, thread.total_ns)).map(|sum| sum.state)
+}
+
+fn is_most(ns: u64, total_ns: u64) -> bool {
+    u128::from(ns) * 100 >= u128::from(total_ns) * u128::from(MOST)
+}
+
+/// Sorts threads, those first that decide: who works or is kept from working before who waits for another, and both before
+/// who waits for something to do. Of equals the main thread, then the oldest.
+pub(crate) fn order(threads: &mut [ThreadTimes], pid: u32) {
+    let weight = |thread: &ThreadTimes| -> u128 {
+        let condition = waits_for_condition(thread);
+        let of = |share: &Share| u128::from(share.ns) * u128::from(weight(share, condition));
+        thread.shares.iter().map(of).sum()
+    };
+    threads.sort_by_cached_key(|thread| (Reverse(weight(thread)), thread.tid != pid, thread.tid));
+}
+
+fn weight(share: &Share, condition: bool) -> u8 {
+    match share.state {
+        State::Unaccounted => 0,
+        State::BlockedPoll | State::BlockedSleep => 1,
+        State::BlockedFutex if condition => 2,
+        State::BlockedChild | State::BlockedOther => 3,
+        State::BlockedFutex | State::BlockedSemaphore | State::BlockedSocket | State::BlockedPipe => 12,
+        _ => 20,
+    }
+}
+
+/// Its stack says that it waits for a condition, which is how pools of workers wait for work.
+fn waits_for_condition(thread: &ThreadTimes) -> bool {
+    const NAMES: [&[u8]; 6] = [
+        b"pthread_cond_",
+        b"___pthread_cond_",
+        b"__pthread_cond_",
+        b"__futex_abstimed_wait_cancelable",
+        b"runtime.notesleep",
+        b"runtime.stopm",
+    ];
+    let stack = thread.waits.first().and_then(|wait| wait.stack.as_ref());
+    stack.is_some_and(|stack| {
+        let symbols = stack.frames.iter().take(8).flat_map(|frame| &frame.symbols);
+        symbols.map(|symbol| &symbol.name).any(|name| NAMES.iter().any(|begin| name.starts_with(begin)))
+    })
+}
+
+/// Most of the deciding thread's time is not known.
+fn unobserved(case: &Case<'_>) -> Option<Finding> {
+    let lost = case.top().filter(|top| top.state == State::Unaccounted)?;
+    let share = percent(lost.ns, case.lead.total_ns)?;
+    Some(Finding {
+        state: Some(State::Unaccounted),
+        sentence: format!("{share} of {} was not observed: what the rest says is no verdict", case.window()),
+        next: vec![
+            format!("memtrace stuck --pid {} --duration 30s", case.stuck.pid),
+            "memtrace doctor        to see what this machine allows".to_owned(),
+        ],
+        ..Finding::default()
+    })
+}
+
+/// It is gone: what it was in is no reason any more.
+fn ended(case: &Case<'_>) -> Option<Finding> {
+    let lasted = case.stuck.ts_ns.saturating_sub(case.stuck.start_ns);
+    case.stuck.ended.then(|| Finding {
+        state: case.top().map(|top| top.state),
+        memory: Some(false),
+        sentence: format!("The process ended after {}", duration(lasted)),
+        next: vec!["memtrace -- CMD ARGS        to watch it from its first page on".to_owned()],
+        ..Finding::default()
+    })
+}
+
+/// The mutex's owner that a thread waits for most of its time.
+fn waits_for(thread: &ThreadTimes) -> Option<u32> {
+    thread.shares.iter().find_map(|share| match share.object {
+        WaitObject::Futex { owner: Some(owner), .. } if is_most(share.ns, thread.total_ns) => Some(owner),
+        _ => None,
+    })
+}
+
+/// Threads that wait for each other's mutexes.
+fn deadlock(case: &Case<'_>) -> Option<Finding> {
+    let cycle = case.stuck.threads.iter().find_map(|thread| {
+        let mut chain = vec![thread];
+        while let Some(owner) = chain.last().and_then(|last| waits_for(last)) {
+            if owner == thread.tid {
+                return Some(chain);
+            }
+            // A chain that leads into a circle, without being in it, is found from there.
+            let next = case.thread(owner).filter(|next| chain.iter().all(|known| known.tid != next.tid))?;
+            chain.push(next);
+        }
+        None
+    })?;
+    let first = cycle.first()?;
+    let name = |thread: &ThreadTimes| format!("thread {}", named(thread.tid, &thread.comm));
+    let sentence = match cycle.as_slice() {
+        [one] => format!("Deadlock: {} waits for a mutex that it holds itself", name(one)),
+        _ => {
+            let held: Vec<String> =
+                cycle[1..].iter().map(|thread| format!("the mutex held by {}", name(thread))).collect();
+            format!(
+                "Deadlock: {} waits for {}, which waits for the one held by {}",
+                name(first),
+                held.join(", which waits for "),
+                name(first)
+            )
+        }
+    };
+    Some(Finding {
+        state: Some(State::BlockedFutex),
+        memory: Some(false),
+        sentence,
+        next: vec!["only its end resolves it: keep the stacks for whoever wrote it (-v shows them whole)".to_owned()],
+        ..Finding::default()
+    })
+}
+
+/// The deciding thread waits for a mutex whose owner is known: why that one does not let go is the reason.
+fn held(case: &Case<'_>) -> Option<Finding> {
+    let top = case.top().filter(|top| top.state == State::BlockedFutex && is_most(top.ns, case.lead.total_ns))?;
+    let owner = case.thread(waits_for(case.lead)?)?;
+    let reason = families(owner).first().copied()?;
+    let share = percent(top.ns, case.lead.total_ns)?;
+    let doing = phrase::phrase(reason.state, owner.shares.iter().find(|share| share.state == reason.state), owner);
+    Some(Finding {
+        state: Some(State::BlockedFutex),
+        memory: Some(reason.state.is_memory()),
+        sentence: format!(
+            "Blocked {share} of {} waiting for a mutex held by thread {}, which was {doing}",
+            case.window(),
+            named(owner.tid, &owner.comm)
+        ),
+        ..Finding::default()
+    })
+}
+
+/// A server's own word for what its backend waits for, where that is another's doing and not a device.
+fn database(case: &Case<'_>) -> Option<Finding> {
+    let backend = case.stuck.backend.as_ref()?;
+    let top = case.top()?;
+    let seen: u64 = backend.waits.iter().map(|(_, times)| *times).fold(0, u64::saturating_add);
+    let (wait, times) = backend.waits.iter().max_by_key(|(_, times)| *times)?;
+    let (kind, event) = wait.as_ref().filter(|_| is_most(*times, seen))?;
+    if !matches!(top.state, State::BlockedPoll | State::BlockedSemaphore | State::BlockedFutex | State::BlockedSocket) {
+        return None;
+    }
+    let server = phrase::server(&backend.server);
+    let event = format!("{}/{}", escape(kind.as_bytes(), NAME), escape(event.as_bytes(), 2 * NAME));
+    let pid = case.stuck.pid;
+    let (what, next) = match kind.as_str() {
+        "Lock" => (
+            format!("waiting for a {server} lock: {event}"),
+            match backend.blocked_by.as_deref() {
+                Some([first, ..]) => vec![format!("memtrace stuck --pid {first}        who holds it")],
+                _ => vec![format!("find the holder: select pg_blocking_pids({pid});")],
+            },
+        ),
+        "LWLock" => (
+            format!("waiting for one of {server}'s internal locks: {event}"),
+            vec![
+                "see who else waits: select wait_event, count(*) from pg_stat_activity group by 1 order by 2 desc;"
+                    .to_owned(),
+            ],
+        ),
+        "BufferPin" => (
+            format!("waiting until no other backend uses a page: {event}"),
+            vec!["find who reads it: select pid, query from pg_stat_activity where state <> 'idle';".to_owned()],
+        ),
+        "Client" if event.ends_with("ClientRead") => (
+            match backend.state.as_deref() {
+                Some(state) if state.starts_with("idle in transaction") => {
+                    "waiting for its client in the middle of a transaction, whose locks it holds".to_owned()
+                }
+                _ => "with nothing to do: waiting for its client's next statement".to_owned(),
+            },
+            vec!["look at the client".to_owned()],
+        ),
+        "Client" => (
+            format!("waiting for its client to take what it is sent: {event}"),
+            vec!["look at the client: it does not read".to_owned()],
+        ),
+        "Activity" => (format!("with nothing to do: {event}"), vec!["nothing: look at another process".to_owned()]),
+        _ => (format!("waiting for {server}'s {event}"), Vec::new()),
+    };
+    let sentence = format!("Blocked {}{} {what}", portion(case, top), since(case, top.state));
+    Some(Finding { state: Some(top.state), memory: Some(false), sentence, next, ..Finding::default() })
+}
+
+/// `100 % of 5.0 s`.
+fn portion(case: &Case<'_>, sum: Sum) -> String {
+    format!("{} of {}", percent(sum.ns, case.lead.total_ns).unwrap_or_default(), case.window())
+}
+
+/// It began before we came and has not ended.
+fn since(case: &Case<'_>, state: State) -> &'static str {
+    match case.share(state) {
+        Some(share) if share.since_attach && share.count == 0 => " (and since before attach)",
+        _ => "",
+    }
+}
+
+/// The largest family, where it leads.
+fn by_share(case: &Case<'_>) -> Finding {
+    let Some(top) = case.top() else { return Finding::default() };
+    let unaccounted = case.share(State::Unaccounted).map_or(0, |share| share.ns);
+    let second = case.families.iter().skip(1).find(|sum| sum.state != State::Unaccounted);
+    if let Some(second) = second {
+        let margin = top.ns - second.ns;
+        let least = case.lead.total_ns / 100 * LEAD;
+        if margin < least || margin <= unaccounted.saturating_add(top.bound_ns) && !is_most(top.ns, case.lead.total_ns)
+        {
+            return undecided(case, top, *second);
+        }
+    }
+    let phrase = phrase::phrase(top.state, case.share(top.state), case.lead);
+    let portion = portion(case, top);
+    let since = since(case, top.state);
+    let all = case.in_state(top.state);
+    let sentence = match case.who() {
+        _ if all > 1 && all == case.stuck.threads.len() => format!("All {all} threads: {portion}{since} {phrase}"),
+        Some(_) if all > 1 => {
+            format!("{all} of {} threads: {portion}{since} {phrase}", case.stuck.threads.len())
+        }
+        Some(who) => format!("{}: {portion}{since} {phrase}", capital(&who)),
+        None => format!("{portion}{since} {phrase}"),
+    };
+    Finding { state: Some(top.state), memory: is_memory(case, top.state), sentence, ..Finding::default() }
+}
+
+fn undecided(case: &Case<'_>, top: Sum, second: Sum) -> Finding {
+    let say = |sum: Sum| {
+        let share = percent(sum.ns, case.lead.total_ns).unwrap_or_default();
+        format!("{share} {}", phrase::phrase(sum.state, case.share(sum.state), case.lead))
+    };
+    let who = case.who().map_or(String::new(), |who| format!("{}: ", capital(&who)));
+    let both = [top.state, second.state].map(|state| is_memory(case, state));
+    Finding {
+        state: None,
+        memory: both[0].filter(|_| both[0] == both[1]),
+        sentence: format!("{who}Of {}, {} and {}", case.window(), say(top), say(second)),
+        between: vec![top.state, second.state],
+        next: Vec::new(),
+    }
+}
+
+/// Whether a state is memory's doing.
+fn is_memory(case: &Case<'_>, state: State) -> Option<bool> {
+    match state {
+        State::CpuKernel => {
+            let nr = case.share(state).and_then(|share| share.nr).and_then(syscalls::name);
+            let of_memory = [
+                "mmap",
+                "munmap",
+                "mremap",
+                "mprotect",
+                "madvise",
+                "process_madvise",
+                "brk",
+                "mlock",
+                "mlock2",
+                "mlockall",
+            ];
+            Some(nr.is_some_and(|name| of_memory.contains(&name)))
+        }
+        // The kernel's functions say, where they may be seen; a state alone does not.
+        State::Uninterruptible if case.lead.waits.iter().all(|wait| wait.kernel.is_empty()) => None,
+        state => Some(state.is_memory()),
+    }
+}
+
+fn capital(text: &str) -> String {
+    let mut characters = text.chars();
+    characters.next().map_or(String::new(), |first| first.to_uppercase().chain(characters).collect())
+}

@@ -1,0 +1,287 @@
+//! The facts that support a verdict, one each: the statement, where it waits, what its memory did, what surrounds it.
+//! A fact that has nothing to do with the verdict and is not alarming is left out.
+
+use super::{Case, Finding, NAME, named};
+use crate::event::{Pressures, WaitObject};
+use crate::stuck::{State, Waiting};
+use crate::syscalls;
+use crate::units::Amounts;
+use crate::views::escape;
+use crate::views::fold;
+use crate::views::human::{count, counted, duration, percent, signed_size, size};
+use std::collections::BTreeMap;
+
+/// Longest statement.
+const QUERY: usize = 300;
+/// Names of a stack.
+const FRAMES: usize = 8;
+/// Pressure below this many thousandths is not worth a word.
+const PRESSED: u64 = 10;
+
+pub(super) fn evidence(case: &Case<'_>, found: &Finding) -> Vec<(&'static str, String)> {
+    let states: Vec<State> = found.state.iter().chain(&found.between).copied().collect();
+    let is = |wanted: &[State]| states.iter().any(|state| wanted.contains(state));
+    let mut facts = Vec::new();
+    let mut tell = |about, fact: Option<String>| facts.extend(fact.map(|fact| (about, fact)));
+    tell("statement", statement(case));
+    tell("where", place(case));
+    tell("object", object(case, &states));
+    tell("threads", threads(case));
+    tell("memory", memory(case));
+    if is(&[State::MmapLock]) {
+        tell("held by", holders(case));
+    }
+    let of_memory = states.iter().any(|state| state.is_memory());
+    tell("cgroup", cgroup(case, of_memory, is(&[State::Throttled, State::Frozen])));
+    if of_memory {
+        tell(
+            "grew",
+            growing(case).filter(|(_, _, grown)| *grown > 0).map(|(pid, comm, grown)| {
+                format!("process {} in the same cgroup: {}", named(pid, &comm), signed_size(grown))
+            }),
+        );
+    }
+    if is(&[State::Runnable, State::Throttled]) {
+        tell("machine", load(case));
+    }
+    tell("pressure", pressure(case));
+    facts
+}
+
+/// The server's statement and since when it runs.
+fn statement(case: &Case<'_>) -> Option<String> {
+    let backend = case.stuck.backend.as_ref()?;
+    let query = backend.query.as_ref()?;
+    let words: Vec<&[u8]> = query.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
+    let mut text = escape(&words.join(&b' '), QUERY);
+    let ran = |start: i64| u64::try_from(case.stuck.wall_ns.saturating_sub(start)).ok();
+    let state = backend.state.as_deref().unwrap_or("active");
+    match backend.query_start_ns.and_then(ran) {
+        Some(ns) if state == "active" => text.push_str(&format!("; running for {}", duration(ns))),
+        Some(ns) => text.push_str(&format!("; {}, begun {} ago", escape(state.as_bytes(), NAME), duration(ns))),
+        None => {}
+    }
+    if let Some(ns) = backend.transaction_start_ns.and_then(ran) {
+        text.push_str(&format!(", its transaction for {}", duration(ns)));
+    }
+    Some(text)
+}
+
+/// Where the deciding thread waits.
+fn place(case: &Case<'_>) -> Option<String> {
+    let first = case.lead.waits.first()?;
+    let mut text = waiting(first, case.lead.shares.first().and_then(|share| share.nr))?;
+    if first.seen < first.looks {
+        text.push_str(&format!(" (in {} of {} looks)", count(first.seen), count(first.looks)));
+    }
+    Some(text)
+}
+
+/// A stack in one line, the system call first; the kernel's function where its own stack is not known.
+pub(crate) fn waiting(wait: &Waiting, nr: Option<u32>) -> Option<String> {
+    let stack = wait.stack.as_ref().map(|stack| fold::short(stack, FRAMES)).filter(|text| !text.is_empty());
+    let call = nr.and_then(syscalls::name);
+    match (stack, call) {
+        (Some(stack), Some(call)) if !stack.starts_with(call) => Some(format!("{call} ← {stack}")),
+        (Some(stack), _) => Some(stack),
+        (None, _) => super::phrase::channel(&wait.kernel).map(|name| format!("in the kernel, in {name}")),
+    }
+}
+
+/// What a sentence has no room for.
+fn object(case: &Case<'_>, states: &[State]) -> Option<String> {
+    let share = states.iter().find_map(|&state| case.share(state))?;
+    match &share.object {
+        WaitObject::Socket { fd, local, queued, .. } => {
+            let mut text = format!("descriptor {fd}, from {}", escape(local, 100));
+            if let Some((to_send, to_read)) = queued {
+                text.push_str(&format!(
+                    "; {} not taken by the other side, {} not read",
+                    size(*to_send),
+                    size(*to_read)
+                ));
+            }
+            Some(text)
+        }
+        WaitObject::FilePage { offset, .. } => {
+            Some(format!("last at byte {}; the longest took {}", count(*offset), duration(share.max_ns)))
+        }
+        WaitObject::File { fd, .. } => Some(format!("descriptor {fd}; the longest wait {}", duration(share.max_ns))),
+        WaitObject::Descriptors { of, total, .. } if *total > 1 => {
+            let shown: Vec<String> = of.iter().take(4).map(|(fd, path)| format!("{fd} {}", escape(path, 40))).collect();
+            let more = (*total as usize).saturating_sub(shown.len());
+            let rest = if more > 0 { format!(" and {} more", count(more as u64)) } else { String::new() };
+            (!shown.is_empty()).then(|| format!("{}{rest}", shown.join(", ")))
+        }
+        _ if matches!(share.state, State::FaultSwapin) && share.max_ns > 0 => {
+            Some(format!("the longest took {}", duration(share.max_ns)))
+        }
+        _ => None,
+    }
+}
+
+/// How many threads were in what.
+fn threads(case: &Case<'_>) -> Option<String> {
+    let all = &case.stuck.threads;
+    if all.len() < 2 {
+        return None;
+    }
+    let mut states: BTreeMap<&str, u64> = BTreeMap::new();
+    for thread in all {
+        *states.entry(super::main_state(thread).map_or("several", State::name)).or_default() += 1;
+    }
+    let mut states: Vec<(&str, u64)> = states.into_iter().collect();
+    states.sort_by_key(|&(name, n)| (std::cmp::Reverse(n), name));
+    let shown: Vec<String> = states.iter().take(6).map(|(name, n)| format!("{} {name}", count(*n))).collect();
+    Some(format!("{}: {}", count(all.len() as u64), shown.join(", ")))
+}
+
+/// What the ledger says of the window.
+fn memory(case: &Case<'_>) -> Option<String> {
+    let memory = case.stuck.memory?;
+    let bytes = |pages: i64| u64::try_from(pages).unwrap_or(0).saturating_mul(case.stuck.page_size);
+    let change = memory.closing.res().saturating_sub(memory.opening.res());
+    let mut text = format!("RES {}", size(bytes(memory.closing.res())));
+    if change == 0 {
+        let quiet = memory.moved_ns.map_or(case.stuck.start_ns, |moved| moved.max(case.stuck.start_ns));
+        let unmoved = memory.moved_ns.is_none_or(|moved| moved <= case.stuck.start_ns);
+        let since = case.stuck.ts_ns.saturating_sub(quiet);
+        text.push_str(&if unmoved {
+            format!(", unchanged in {}", duration(since))
+        } else {
+            ", as at the begin".to_owned()
+        });
+    } else {
+        let page = i64::try_from(case.stuck.page_size).unwrap_or(4096);
+        text.push_str(&format!(", {} in the window", signed_size(change.saturating_mul(page))));
+    }
+    let faults = memory.faults;
+    let shown = |n: i64| u64::try_from(n).unwrap_or(0);
+    text.push_str(&format!("; {}", counted(shown(faults.minor), "minor fault", "minor faults")));
+    text.push_str(&format!(", {} major", count(shown(faults.major))));
+    text.push_str(&format!(", {}", counted(memory.swapped_in, "swap-in", "swap-ins")));
+    if memory.reclaimed > 0 {
+        let taken = memory.reclaimed.saturating_mul(case.stuck.page_size);
+        text.push_str(&format!("; reclaim took {} of it", size(taken)));
+    }
+    let Amounts { swap, .. } = memory.closing;
+    if swap > 0 {
+        text.push_str(&format!("; {} of it in swap", size(bytes(swap))));
+    }
+    Some(text)
+}
+
+/// Who held mmap_lock longest.
+fn holders(case: &Case<'_>) -> Option<String> {
+    let holds = &case.stuck.holds;
+    let window = case.stuck.ts_ns.saturating_sub(case.stuck.start_ns);
+    let shown: Vec<String> = holds
+        .iter()
+        .take(3)
+        .map(|hold| {
+            format!(
+                "thread {} {}{} ({}, longest {})",
+                named(hold.tid, &hold.comm),
+                percent(hold.ns, window).unwrap_or_default(),
+                if hold.write { " for writing" } else { " for reading" },
+                counted(hold.count, "time", "times"),
+                duration(hold.max_ns)
+            )
+        })
+        .collect();
+    (!shown.is_empty()).then(|| shown.join("; "))
+}
+
+/// The cgroup's limits, where they have to do with it.
+fn cgroup(case: &Case<'_>, of_memory: bool, of_cpu: bool) -> Option<String> {
+    let (first, last) = case.stuck.surroundings.as_ref()?;
+    let (before, now) = (first.cgroup.as_ref(), last.cgroup.as_ref()?);
+    let mut facts = Vec::new();
+    let hits =
+        now.limit_hits.zip(before.and_then(|group| group.limit_hits)).map(|(now, then)| now.saturating_sub(then));
+    if let Some((used, limit)) = now.memory
+        && (of_memory || hits.is_some_and(|hits| hits > 0))
+    {
+        match limit {
+            Some(limit) => facts.push(format!("{} of {}", size(used), size(limit))),
+            None => facts.push(format!("{}, no limit", size(used))),
+        }
+        if let Some(hits) = hits.filter(|&hits| hits > 0) {
+            facts.push(format!("limit hit {} meanwhile", counted(hits, "time", "times")));
+        }
+    }
+    let throttled = |group: &crate::event::Cgroup| group.throttled.map(|(ns, _)| ns);
+    if let Some((ns, quota)) = now.throttled
+        && of_cpu
+    {
+        if let Some((quota, period)) = quota {
+            facts.push(format!("may use {} of CPU time in each {}", duration(quota), duration(period)));
+        }
+        if let Some(then) = before.and_then(throttled).filter(|&then| then < ns) {
+            facts.push(format!("throttled for {} in all", duration(ns - then)));
+        }
+    }
+    if now.frozen == Some(true) {
+        facts.push("frozen".to_owned());
+    }
+    let path = if now.path.is_empty() { "/".to_owned() } else { escape(&now.path, 120) };
+    (!facts.is_empty()).then(|| format!("{path}: {}", facts.join("; ")))
+}
+
+/// The other process of the cgroup that grew most in the window, or else the largest.
+pub(super) fn growing(case: &Case<'_>) -> Option<(u32, Vec<u8>, i64)> {
+    let (first, last) = case.stuck.surroundings.as_ref()?;
+    let before: BTreeMap<u32, u64> =
+        first.cgroup.iter().flat_map(|group| &group.others).map(|(pid, _, res)| (*pid, *res)).collect();
+    let others = &last.cgroup.as_ref()?.others;
+    let grown = |pid: &u32, res: u64| {
+        let then = before.get(pid).copied().unwrap_or(res);
+        i64::try_from(res).unwrap_or(i64::MAX).saturating_sub(i64::try_from(then).unwrap_or(i64::MAX))
+    };
+    let most = others.iter().max_by_key(|(pid, _, res)| (grown(pid, *res), *res))?;
+    Some((most.0, most.1.clone(), grown(&most.0, most.2)))
+}
+
+/// How many want a CPU.
+fn load(case: &Case<'_>) -> Option<String> {
+    let (_, last) = case.stuck.surroundings.as_ref()?;
+    if last.cpus == 0 {
+        return None;
+    }
+    let may = if last.allowed_cpus < last.cpus {
+        format!(", of which this process may use {}", count(u64::from(last.allowed_cpus)))
+    } else {
+        String::new()
+    };
+    Some(format!(
+        "{} ready to run or running, on {}{may}",
+        count(u64::from(last.running)),
+        counted(u64::from(last.cpus), "CPU", "CPUs")
+    ))
+}
+
+/// Pressure in the window, of the cgroup or else of the machine.
+fn pressure(case: &Case<'_>) -> Option<String> {
+    let (first, last) = case.stuck.surroundings.as_ref()?;
+    let window = last.ts_ns.saturating_sub(first.ts_ns);
+    let of = |before: &Pressures, now: &Pressures| -> Vec<String> {
+        let kinds = [("memory", before.memory, now.memory), ("I/O", before.io, now.io), ("CPU", before.cpu, now.cpu)];
+        let tell = |(name, before, now): (&str, Option<(u64, u64)>, Option<(u64, u64)>)| {
+            let (then, now) = (before?, now?);
+            let (some, full) = (now.0.saturating_sub(then.0), now.1.saturating_sub(then.1));
+            let pressed = u128::from(some) * 1000 >= u128::from(window) * u128::from(PRESSED);
+            let share = |ns: u64| percent(ns.min(window), window).unwrap_or_default();
+            pressed.then(|| format!("{name} some {}, full {}", share(some), share(full)))
+        };
+        kinds.into_iter().filter_map(tell).collect()
+    };
+    if window == 0 {
+        return None;
+    }
+    let group = first.cgroup.as_ref().zip(last.cgroup.as_ref());
+    let (whose, told) = match group.map(|(before, now)| of(&before.pressure, &now.pressure)) {
+        Some(told) if !told.is_empty() => ("its cgroup's", told),
+        _ => ("the machine's", of(&first.machine, &last.machine)),
+    };
+    (!told.is_empty()).then(|| format!("{whose} {}", told.join("; ")))
+}

@@ -1,0 +1,135 @@
+//! What to run next, by state. The line to type first, then what it shows.
+
+use super::{Case, Finding};
+use crate::event::WaitObject;
+use crate::stuck::{Share, State};
+use crate::views::escape;
+
+/// For the verdict's state; for both where it lies between two.
+pub(super) fn next(case: &Case<'_>, found: &Finding) -> Vec<String> {
+    let mut next = Vec::new();
+    for state in found.state.iter().chain(&found.between) {
+        for line in for_state(case, *state, case.share(*state)) {
+            if !next.contains(&line) {
+                next.push(line);
+            }
+        }
+    }
+    if found.state.is_none() {
+        next.push(format!("memtrace stuck --pid {} --duration 30s        longer, for what decides", case.stuck.pid));
+    }
+    next
+}
+
+fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String> {
+    let pid = case.stuck.pid;
+    let tid = case.lead.tid;
+    let stuck = |pid: u32, why: &str| vec![format!("memtrace stuck --pid {pid}        {why}")];
+    let object = share.map_or(&WaitObject::Unknown, |share| &share.object);
+    match (state, object) {
+        (State::CpuUser | State::CpuKernel | State::Cpu, _) => {
+            vec![
+                format!("perf top -t {tid}        which code"),
+                format!("memtrace --pid {pid}        whether it touches new memory"),
+            ]
+        }
+        (State::FaultMinor | State::FaultCow | State::FaultThp, _) => {
+            let mut lines = vec![format!("memtrace --pid {pid}        which code touches which memory")];
+            if state == State::FaultThp {
+                lines.push(
+                    "cat /sys/kernel/mm/transparent_hugepage/enabled        madvise or never spares it".to_owned(),
+                );
+            }
+            lines
+        }
+        (State::FaultFileRead | State::BlockedFileIo, _) => vec![
+            "iostat -x 1        how busy the device is".to_owned(),
+            format!("memtrace snapshot --pid {pid}        how much of its files is in memory"),
+        ],
+        (State::FaultSwapin | State::ReclaimMemcg | State::ReclaimDirect, _) => {
+            let mut lines: Vec<String> = Vec::new();
+            if let Some((other, _, _)) = super::evidence::growing(case) {
+                lines.push(format!("memtrace --pid {other}        why that one grows"));
+            }
+            if let Some(path) = cgroup(case) {
+                lines.push(format!("memtrace snapshot --cgroup {path}        who has the memory of the cgroup"));
+            }
+            lines.push("vmstat 1        si, so: whether swapping goes on".to_owned());
+            lines
+        }
+        (State::MmapLock, _) => match case.stuck.holds.iter().find(|hold| hold.tid != tid) {
+            Some(hold) if case.thread(hold.tid).is_none() => {
+                vec![format!("ps -o pid,comm,args -p {}        who holds the lock from outside", hold.tid)]
+            }
+            _ => vec![format!("memtrace --pid {pid} -v        which code maps and unmaps so often")],
+        },
+        (State::Runnable, _) => vec!["top -o %CPU        who has the CPUs".to_owned()],
+        (State::Throttled, _) => match cgroup(case) {
+            Some(path) => {
+                vec![format!("cat {path}/cpu.max {path}/cpu.stat        the quota (version 1: cpu.cfs_quota_us)")]
+            }
+            None => vec![format!("cat /proc/{pid}/cgroup        then its cpu.max (version 1: cpu.cfs_quota_us)")],
+        },
+        (State::BlockedFlock, WaitObject::FileLock { holder: Some((holder, _)), .. }) => stuck(*holder, "who holds it"),
+        (State::BlockedFlock, _) => vec!["cat /proc/locks        who holds it".to_owned()],
+        (State::BlockedSocket, WaitObject::Socket { process: Some((peer, _)), .. }) => {
+            stuck(*peer, "the other side of the connection")
+        }
+        (State::BlockedSocket, _) => vec![format!("ss -anp | grep pid={pid},        who is at the other side")],
+        (State::BlockedPipe, WaitObject::Pipe { others, .. }) if !others.is_empty() => {
+            others.iter().take(2).flat_map(|(other, _)| stuck(*other, "the other end of the pipe")).collect()
+        }
+        (State::BlockedPipe, _) => vec![format!("ls -l /proc/{pid}/fd; lsof -E        who has the other end")],
+        (State::BlockedChild, WaitObject::Child { pid: child }) if *child > 0 => stuck(*child, "the child"),
+        (State::BlockedChild, _) => {
+            vec![format!("ps --ppid {pid} -o pid,stat,args        then memtrace stuck --pid CHILD")]
+        }
+        (State::BlockedFutex | State::BlockedSemaphore, WaitObject::Futex { owner: Some(owner), .. }) => {
+            vec![format!("memtrace stuck --pid {pid} -v        what thread {owner} does")]
+        }
+        (State::BlockedFutex | State::BlockedSemaphore, WaitObject::SystemV { id }) => {
+            vec![format!("ipcs -s -i {id}        who used it last")]
+        }
+        (State::BlockedFutex | State::BlockedSemaphore, _) => {
+            vec![format!("memtrace stuck --pid {pid} -v        where each thread waits: one of them must wake it")]
+        }
+        (State::BlockedPoll, WaitObject::Descriptors { total: 1, .. }) => {
+            vec![format!("ss -anp | grep pid={pid},        who is at the other side")]
+        }
+        (State::BlockedPoll | State::BlockedSleep, _) => {
+            vec![format!(
+                "nothing, if that is as it should be; else: ps --ppid {pid} -o pid,stat,args        whether a child is what is stuck"
+            )]
+        }
+        (State::Stopped, _) => vec![format!("kill -CONT {pid}")],
+        (State::Traced, WaitObject::Tracer { pid: tracer, .. }) => {
+            vec![format!("ps -o pid,comm,args -p {tracer}        the debugger: continue or detach there")]
+        }
+        (State::Traced, _) => {
+            vec![format!("grep TracerPid /proc/{pid}/status        the debugger: continue or detach there")]
+        }
+        (State::Frozen, _) => match cgroup(case) {
+            Some(path) => {
+                vec![format!("echo 0 > {path}/cgroup.freeze        (version 1: echo THAWED > …/freezer.state)")]
+            }
+            None => vec![format!(
+                "cat /proc/{pid}/cgroup        then echo 0 > …/cgroup.freeze (version 1: THAWED > …/freezer.state)"
+            )],
+        },
+        (State::Uninterruptible, _) => vec![
+            format!("cat /proc/{tid}/stack        again: whether it moves"),
+            "dmesg | tail        what the kernel says of its devices".to_owned(),
+        ],
+        (State::BlockedOther, _) => {
+            vec![format!("cat /proc/{tid}/syscall /proc/{tid}/stack        again: whether it moves")]
+        }
+        (State::Unaccounted, _) => vec!["memtrace doctor".to_owned()],
+    }
+}
+
+/// Path of its cgroup below the mount, as one types it.
+fn cgroup(case: &Case<'_>) -> Option<String> {
+    let (_, last) = case.stuck.surroundings.as_ref()?;
+    let path = &last.cgroup.as_ref()?.path;
+    (path.len() > 1).then(|| format!("/sys/fs/cgroup{}", escape(path, 200)))
+}

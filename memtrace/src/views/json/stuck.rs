@@ -1,0 +1,480 @@
+//! The line of a window's answer: each thread's states, what it waits for, the verdict.
+
+use super::fields::{Delta, FaultFields, FrameFields, LostFields};
+use super::untrusted::{Address, Hex, Text};
+use crate::event::{Backend, Cgroup, LockHold, Pressures, StackId, Surroundings, WaitObject};
+use crate::stuck::{Memory, Share, Stuck, ThreadTimes, Verdict, Waiting};
+use crate::views::Scale;
+use crate::views::words::syscall_label;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+#[derive(Serialize)]
+pub(super) struct StuckLine<'a> {
+    pid: u32,
+    comm: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comm_hex: Option<Hex<'a>>,
+    start_ns: u64,
+    window_ns: u64,
+    ended: bool,
+    verdict: VerdictFields<'a>,
+    threads: Vec<ThreadFields<'a>>,
+    memory: Option<MemoryFields>,
+    holds: Vec<HoldFields<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<DatabaseFields<'a>>,
+    surroundings: Option<[SurroundingsFields<'a>; 2]>,
+    incomplete: BTreeMap<&'static str, u64>,
+    lost: LostFields,
+}
+
+impl<'a> StuckLine<'a> {
+    pub(super) fn of(s: &'a Stuck, scale: Scale) -> Self {
+        Self {
+            pid: s.pid,
+            comm: Text(&s.comm),
+            comm_hex: Hex::twin(&s.comm),
+            start_ns: s.start_ns,
+            window_ns: s.ts_ns.saturating_sub(s.start_ns),
+            ended: s.ended,
+            verdict: VerdictFields::of(&s.verdict),
+            threads: s.threads.iter().map(ThreadFields::of).collect(),
+            memory: s.memory.map(|memory| MemoryFields::of(memory, scale)),
+            holds: s.holds.iter().map(HoldFields::of).collect(),
+            database: s.backend.as_ref().map(DatabaseFields::of),
+            surroundings: s.surroundings.as_ref().map(|(first, last)| [first, last].map(SurroundingsFields::of)),
+            incomplete: s.incomplete.iter().map(|&(end, n)| (end.name(), n)).collect(),
+            lost: LostFields(s.lost),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct VerdictFields<'a> {
+    class: Option<&'static str>,
+    memory: Option<bool>,
+    sentence: &'a str,
+    evidence: Vec<String>,
+    between: Vec<&'static str>,
+    next: &'a [String],
+}
+
+impl<'a> VerdictFields<'a> {
+    fn of(verdict: &'a Verdict) -> Self {
+        Self {
+            class: verdict.state.map(|state| state.name()),
+            memory: verdict.memory,
+            sentence: &verdict.sentence,
+            evidence: verdict.evidence.iter().map(|(about, fact)| format!("{about}: {fact}")).collect(),
+            between: verdict.between.iter().map(|state| state.name()).collect(),
+            next: &verdict.next,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ThreadFields<'a> {
+    tid: u32,
+    comm: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comm_hex: Option<Hex<'a>>,
+    total_ns: u64,
+    states: BTreeMap<&'static str, u64>,
+    /// What it is in has lasted since before we came.
+    since_attach: bool,
+    shares: Vec<ShareFields<'a>>,
+    waits: Vec<WaitFields<'a>>,
+}
+
+impl<'a> ThreadFields<'a> {
+    fn of(thread: &'a ThreadTimes) -> Self {
+        let mut states: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for share in &thread.shares {
+            let ns = states.entry(share.state.name()).or_default();
+            *ns = ns.saturating_add(share.ns);
+        }
+        Self {
+            tid: thread.tid,
+            comm: Text(&thread.comm),
+            comm_hex: Hex::twin(&thread.comm),
+            total_ns: thread.total_ns,
+            states,
+            since_attach: thread.shares.first().is_some_and(|share| share.since_attach && share.count == 0),
+            shares: thread.shares.iter().map(ShareFields::of).collect(),
+            waits: thread.waits.iter().map(WaitFields::of).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ShareFields<'a> {
+    state: &'static str,
+    syscall: Option<String>,
+    object: Option<ObjectFields<'a>>,
+    ns: u64,
+    bound_ns: u64,
+    count: u64,
+    max_ns: u64,
+    since_attach: bool,
+}
+
+impl<'a> ShareFields<'a> {
+    fn of(share: &'a Share) -> Self {
+        Self {
+            state: share.state.name(),
+            syscall: share.nr.map(syscall_label),
+            object: ObjectFields::of(&share.object),
+            ns: share.ns,
+            bound_ns: share.bound_ns,
+            count: share.count,
+            max_ns: share.max_ns,
+            since_attach: share.since_attach,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct WaitFields<'a> {
+    kernel: Vec<Text<'a>>,
+    stack_id: Option<StackId>,
+    stack: Vec<FrameFields<'a>>,
+    seen: u64,
+    looks: u64,
+}
+
+impl<'a> WaitFields<'a> {
+    fn of(wait: &'a Waiting) -> Self {
+        Self {
+            kernel: wait.kernel.iter().map(|function| Text(function)).collect(),
+            stack_id: wait.stack.as_ref().map(|stack| stack.id),
+            stack: wait.stack.as_deref().map(FrameFields::of_stack).unwrap_or_default(),
+            seen: wait.seen,
+            looks: wait.looks,
+        }
+    }
+}
+
+/// A process by number and name.
+#[derive(Serialize)]
+struct Someone<'a> {
+    pid: u32,
+    comm: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comm_hex: Option<Hex<'a>>,
+}
+
+impl<'a> Someone<'a> {
+    fn of((pid, comm): &'a (u32, Vec<u8>)) -> Self {
+        Self { pid: *pid, comm: Text(comm), comm_hex: Hex::twin(comm) }
+    }
+}
+
+#[derive(Serialize)]
+struct Descriptor<'a> {
+    fd: i32,
+    path: Text<'a>,
+}
+
+/// What a thread waits for; `kind` tells which fields there are.
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum ObjectFields<'a> {
+    File {
+        fd: i32,
+        path: Text<'a>,
+        path_hex: Option<Hex<'a>>,
+        offset: Option<u64>,
+    },
+    FileLock {
+        fd: i32,
+        path: Text<'a>,
+        path_hex: Option<Hex<'a>>,
+        holder: Option<Someone<'a>>,
+    },
+    Socket {
+        fd: i32,
+        protocol: &'a str,
+        local: Text<'a>,
+        peer: Text<'a>,
+        process: Option<Someone<'a>>,
+        send_queue: Option<u64>,
+        receive_queue: Option<u64>,
+    },
+    Pipe {
+        fd: i32,
+        inode: u64,
+        others: Vec<Someone<'a>>,
+    },
+    Futex {
+        address: Address,
+        mapping: Text<'a>,
+        owner: Option<u32>,
+    },
+    SystemV {
+        id: u64,
+    },
+    Descriptors {
+        of: Vec<Descriptor<'a>>,
+        total: u32,
+        timeout_ns: Option<u64>,
+    },
+    Child {
+        pid: u32,
+    },
+    Timer {
+        ns: Option<u64>,
+    },
+    FilePage {
+        path: Text<'a>,
+        path_hex: Option<Hex<'a>>,
+        offset: u64,
+    },
+    Tracer {
+        pid: u32,
+        comm: Text<'a>,
+    },
+}
+
+impl<'a> ObjectFields<'a> {
+    fn of(object: &'a WaitObject) -> Option<Self> {
+        Some(match object {
+            WaitObject::Unknown => return None,
+            WaitObject::File { fd, path, offset } => {
+                Self::File { fd: *fd, path: Text(path), path_hex: Hex::twin(path), offset: *offset }
+            }
+            WaitObject::FileLock { fd, path, holder } => Self::FileLock {
+                fd: *fd,
+                path: Text(path),
+                path_hex: Hex::twin(path),
+                holder: holder.as_ref().map(Someone::of),
+            },
+            WaitObject::Socket { fd, protocol, local, peer, process, queued } => Self::Socket {
+                fd: *fd,
+                protocol,
+                local: Text(local),
+                peer: Text(peer),
+                process: process.as_ref().map(Someone::of),
+                send_queue: queued.map(|(to_send, _)| to_send),
+                receive_queue: queued.map(|(_, to_read)| to_read),
+            },
+            WaitObject::Pipe { fd, inode, others } => {
+                Self::Pipe { fd: *fd, inode: *inode, others: others.iter().map(Someone::of).collect() }
+            }
+            WaitObject::Futex { address, mapping, owner } => {
+                Self::Futex { address: Address(*address), mapping: Text(mapping), owner: *owner }
+            }
+            WaitObject::SystemV { id } => Self::SystemV { id: *id },
+            WaitObject::Descriptors { of, total, timeout_ns } => Self::Descriptors {
+                of: of.iter().map(|(fd, path)| Descriptor { fd: *fd, path: Text(path) }).collect(),
+                total: *total,
+                timeout_ns: *timeout_ns,
+            },
+            WaitObject::Child { pid } => Self::Child { pid: *pid },
+            WaitObject::Timer { ns } => Self::Timer { ns: *ns },
+            WaitObject::FilePage { path, offset } => {
+                Self::FilePage { path: Text(path), path_hex: Hex::twin(path), offset: *offset }
+            }
+            WaitObject::Tracer { pid, comm } => Self::Tracer { pid: *pid, comm: Text(comm) },
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct MemoryFields {
+    opening: Delta,
+    closing: Delta,
+    faults: FaultFields,
+    swapped_in: i64,
+    reclaimed: i64,
+    moved_ns: Option<u64>,
+}
+
+impl MemoryFields {
+    fn of(memory: Memory, scale: Scale) -> Self {
+        let bytes = |pages: u64| scale.bytes(i64::try_from(pages).unwrap_or(i64::MAX));
+        Self {
+            opening: Delta::of(memory.opening, scale),
+            closing: Delta::of(memory.closing, scale),
+            faults: memory.faults.into(),
+            swapped_in: bytes(memory.swapped_in),
+            reclaimed: bytes(memory.reclaimed),
+            moved_ns: memory.moved_ns,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct HoldFields<'a> {
+    tid: u32,
+    comm: Text<'a>,
+    write: bool,
+    ns: u64,
+    max_ns: u64,
+    count: u64,
+}
+
+impl<'a> HoldFields<'a> {
+    fn of(hold: &'a LockHold) -> Self {
+        Self {
+            tid: hold.tid,
+            comm: Text(&hold.comm),
+            write: hold.write,
+            ns: hold.ns,
+            max_ns: hold.max_ns,
+            count: hold.count,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct DatabaseFields<'a> {
+    kind: &'a str,
+    version: Option<u32>,
+    backend_type: Option<&'a str>,
+    state: Option<&'a str>,
+    query: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query_hex: Option<Hex<'a>>,
+    query_start_ns: Option<i64>,
+    transaction_start_ns: Option<i64>,
+    wait_event_type: Option<&'a str>,
+    wait_event: Option<&'a str>,
+    waits: Vec<DatabaseWait<'a>>,
+    blocked_by: Option<&'a [u32]>,
+    refused: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct DatabaseWait<'a> {
+    r#type: Option<&'a str>,
+    event: Option<&'a str>,
+    seen: u64,
+}
+
+impl<'a> DatabaseFields<'a> {
+    fn of(backend: &'a Backend) -> Self {
+        let waits = backend.waits.iter().map(|(wait, seen)| DatabaseWait {
+            r#type: wait.as_ref().map(|(kind, _)| kind.as_str()),
+            event: wait.as_ref().map(|(_, event)| event.as_str()),
+            seen: *seen,
+        });
+        let most = backend.waits.iter().max_by_key(|(_, seen)| *seen).and_then(|(wait, _)| wait.as_ref());
+        Self {
+            kind: &backend.server,
+            version: backend.version,
+            backend_type: backend.backend_type.as_deref(),
+            state: backend.state.as_deref(),
+            query: backend.query.as_ref().map(|query| Text(query)),
+            query_hex: backend.query.as_ref().and_then(|query| Hex::twin(query)),
+            query_start_ns: backend.query_start_ns,
+            transaction_start_ns: backend.transaction_start_ns,
+            wait_event_type: most.map(|(kind, _)| kind.as_str()),
+            wait_event: most.map(|(_, event)| event.as_str()),
+            waits: waits.collect(),
+            blocked_by: backend.blocked_by.as_deref(),
+            refused: Some(backend.refused.as_str()).filter(|refused| !refused.is_empty()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct PressureFields {
+    some_ns: u64,
+    full_ns: u64,
+}
+
+#[derive(Serialize)]
+struct PressuresFields {
+    cpu: Option<PressureFields>,
+    memory: Option<PressureFields>,
+    io: Option<PressureFields>,
+}
+
+impl From<Pressures> for PressuresFields {
+    fn from(pressures: Pressures) -> Self {
+        let of = |pair: Option<(u64, u64)>| pair.map(|(some_ns, full_ns)| PressureFields { some_ns, full_ns });
+        Self { cpu: of(pressures.cpu), memory: of(pressures.memory), io: of(pressures.io) }
+    }
+}
+
+#[derive(Serialize)]
+struct SurroundingsFields<'a> {
+    ts_ns: u64,
+    cpus: u32,
+    allowed_cpus: u32,
+    running: u32,
+    minor_faults: u64,
+    major_faults: u64,
+    read_bytes: Option<u64>,
+    write_bytes: Option<u64>,
+    pages_swapped_in: Option<u64>,
+    pages_swapped_out: Option<u64>,
+    pressure: PressuresFields,
+    cgroup: Option<CgroupFields<'a>>,
+}
+
+impl<'a> SurroundingsFields<'a> {
+    fn of(now: &'a Surroundings) -> Self {
+        Self {
+            ts_ns: now.ts_ns,
+            cpus: now.cpus,
+            allowed_cpus: now.allowed_cpus,
+            running: now.running,
+            minor_faults: now.faults.0,
+            major_faults: now.faults.1,
+            read_bytes: now.io.map(|(read, _)| read),
+            write_bytes: now.io.map(|(_, written)| written),
+            pages_swapped_in: now.swapped.map(|(pages, _)| pages),
+            pages_swapped_out: now.swapped.map(|(_, pages)| pages),
+            pressure: now.machine.into(),
+            cgroup: now.cgroup.as_ref().map(CgroupFields::of),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct OtherFields<'a> {
+    #[serde(flatten)]
+    who: Someone<'a>,
+    res: u64,
+}
+
+#[derive(Serialize)]
+struct CgroupFields<'a> {
+    path: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_hex: Option<Hex<'a>>,
+    memory: Option<u64>,
+    memory_limit: Option<u64>,
+    limit_hits: Option<u64>,
+    throttled_ns: Option<u64>,
+    quota_ns: Option<u64>,
+    period_ns: Option<u64>,
+    frozen: Option<bool>,
+    others: Vec<OtherFields<'a>>,
+    pressure: PressuresFields,
+}
+
+impl<'a> CgroupFields<'a> {
+    fn of(group: &'a Cgroup) -> Self {
+        let quota = group.throttled.and_then(|(_, quota)| quota);
+        let others = group.others.iter().map(|(pid, comm, res)| OtherFields {
+            who: Someone { pid: *pid, comm: Text(comm), comm_hex: Hex::twin(comm) },
+            res: *res,
+        });
+        Self {
+            path: Text(&group.path),
+            path_hex: Hex::twin(&group.path),
+            memory: group.memory.map(|(used, _)| used),
+            memory_limit: group.memory.and_then(|(_, limit)| limit),
+            limit_hits: group.limit_hits,
+            throttled_ns: group.throttled.map(|(ns, _)| ns),
+            quota_ns: quota.map(|(quota, _)| quota),
+            period_ns: quota.map(|(_, period)| period),
+            frozen: group.frozen,
+            others: others.collect(),
+            pressure: group.pressure.into(),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Why a process does not move: the verdict with its evidence, a table of threads and their states, where each of them
+//! waits, what to run next.
+
+use super::{Look, Session};
+use crate::stuck::{Share, State, Stuck, ThreadTimes, waiting};
+use crate::views::columns::{columns, left, right};
+use crate::views::escape::escape;
+use crate::views::human::{count, duration, percent};
+use crate::views::words::{losses, stack_end_phrase};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+/// Column at which the words of a fact begin.
+const INDENT: usize = 15;
+/// Threads in the table; with `-v` more.
+const THREADS: usize = 8;
+const THREADS_VERBOSE: usize = 200;
+/// Columns of a thread's number and name.
+const NAMES: usize = 26;
+/// States below this part of all threads' time, in thousandths, have no column.
+const LEAST: u128 = 5;
+/// Functions of the kernel that are listed.
+const KERNEL: usize = 32;
+
+impl Session {
+    pub(super) fn stuck(&mut self, stuck: &Stuck) {
+        let verdict = &stuck.verdict;
+        let (look, answer) = match verdict.memory {
+            Some(true) => (Look::Alarm, "Memory. "),
+            Some(false) => (Look::Strong, "Not memory. "),
+            None => (Look::Strong, "Undecided. "),
+        };
+        let whose = self.whose(stuck.pid, &stuck.comm);
+        let sentence = format!("{}.", verdict.sentence);
+        self.sheet.wrapped((look, &format!("{whose}{answer}")), 2, (Look::Strong, &sentence));
+        for (about, fact) in &verdict.evidence {
+            self.fact(Look::Faint, about, fact);
+        }
+        for (nth, next) in verdict.next.iter().enumerate() {
+            // What is typed is never broken.
+            let label = if nth == 0 { "next" } else { "" };
+            self.sheet.line(&[(Look::Faint, &format!("  {}", left(label, INDENT - 2))), (Look::Plain, next)]);
+        }
+        for (name, n, meaning) in losses(stuck.lost).into_iter().filter(|&(_, n, _)| n > 0) {
+            self.fact(Look::Alarm, "lost", &format!("{name} {} ({meaning})", count(n)));
+        }
+        self.sheet.line(&[]);
+        self.threads(stuck);
+        self.waits(stuck);
+    }
+
+    fn fact(&mut self, look: Look, about: &str, fact: &str) {
+        self.sheet.wrapped((look, &format!("  {}", left(about, INDENT - 2))), INDENT, (Look::Plain, fact));
+    }
+
+    fn shown<'a>(&self, stuck: &'a Stuck) -> &'a [ThreadTimes] {
+        let most = if self.options.verbose { THREADS_VERBOSE } else { THREADS };
+        &stuck.threads[..stuck.threads.len().min(most)]
+    }
+
+    /// Threads by states; a state has a column where some thread spent time worth a word in it.
+    fn threads(&mut self, stuck: &Stuck) {
+        let shown = self.shown(stuck);
+        let states = states(shown);
+        let room = self.sheet.width().saturating_sub(NAMES + 2);
+        let width = |state: State| columns(state.name()).max(8) + 2;
+        let mut used = 0;
+        let fit = states.iter().take_while(|state| {
+            used += width(**state);
+            used <= room
+        });
+        let mut columns: Vec<State> = fit.copied().collect();
+        // What was not observed may not be left out for want of room.
+        if states.contains(&State::Unaccounted) && !columns.contains(&State::Unaccounted) {
+            columns.pop();
+            columns.push(State::Unaccounted);
+        }
+        let mut head = format!("  {}", left(&format!("threads, of {}", window(stuck)), NAMES));
+        columns.iter().for_each(|&state| head.push_str(&right(state.name(), width(state))));
+        self.sheet.line(&[(Look::Strong, &head)]);
+        for thread in shown {
+            let mut row = format!("  {}", left(&format!("{} {}", thread.tid, escape(&thread.comm, 32)), NAMES));
+            columns.iter().for_each(|&state| row.push_str(&right(&cell(thread, state), width(state))));
+            self.sheet.line(&[(Look::Plain, &row)]);
+        }
+        let more = stuck.threads.len() - shown.len();
+        if more > 0 {
+            let hint = if self.options.verbose { "" } else { "; -v shows them" };
+            let text = format!("  and {} more, of which no one decides{hint}", count(more as u64));
+            self.sheet.line(&[(Look::Faint, &text)]);
+        }
+        let left_out = states.len() - columns.len();
+        if left_out > 0 {
+            let text = format!("  {} smaller states are left out", count(left_out as u64));
+            self.sheet.line(&[(Look::Faint, &text)]);
+        }
+    }
+
+    /// Where each thread waits, threads at the same place together; whole stacks where more is asked for.
+    fn waits(&mut self, stuck: &Stuck) {
+        let mut places: BTreeMap<String, (usize, Vec<&ThreadTimes>)> = BTreeMap::new();
+        for thread in self.shown(stuck) {
+            let nr = thread.shares.first().and_then(|share| share.nr);
+            if let Some(place) = thread.waits.first().and_then(|wait| waiting(wait, nr)) {
+                let next = places.len();
+                places.entry(place).or_insert_with(|| (next, Vec::new())).1.push(thread);
+            }
+        }
+        if places.is_empty() || places.len() == 1 && stuck.threads.len() == 1 && !self.options.verbose {
+            return;
+        }
+        self.sheet.line(&[]);
+        let mut places: Vec<(String, (usize, Vec<&ThreadTimes>))> = places.into_iter().collect();
+        places.sort_by_key(|(_, (nth, _))| *nth);
+        for (place, (_, threads)) in places {
+            let first = threads.first().map_or(0, |thread| thread.tid);
+            let who = match threads.len() {
+                1 => first.to_string(),
+                n => format!("{first} +{}", n - 1),
+            };
+            self.fact(Look::Faint, &who, &place);
+            let wait = threads.first().and_then(|thread| thread.waits.first());
+            if let Some(wait) = wait.filter(|_| self.options.verbose) {
+                for function in wait.kernel.iter().take(KERNEL) {
+                    let text = format!("{}{}  kernel", " ".repeat(INDENT), escape(function, 64));
+                    self.sheet.line(&[(Look::Faint, &text)]);
+                }
+                if let Some(stack) = &wait.stack {
+                    self.whole_stack(stack, INDENT);
+                }
+            }
+        }
+        if !stuck.incomplete.is_empty() {
+            let ends: Vec<String> =
+                stuck.incomplete.iter().map(|&(end, n)| format!("{} {}", count(n), stack_end_phrase(end))).collect();
+            self.fact(Look::Faint, "stacks", &format!("not complete: {}", ends.join("; ")));
+        }
+    }
+}
+
+fn window(stuck: &Stuck) -> String {
+    duration(stuck.ts_ns.saturating_sub(stuck.start_ns))
+}
+
+/// States of these threads that are worth a column, largest first.
+fn states(threads: &[ThreadTimes]) -> Vec<State> {
+    let mut sums: BTreeMap<State, u128> = BTreeMap::new();
+    let mut whole: u128 = 0;
+    for share in threads.iter().flat_map(|thread| &thread.shares) {
+        *sums.entry(share.state).or_default() += u128::from(share.ns);
+        whole += u128::from(share.ns);
+    }
+    let mut sums: Vec<(State, u128)> = sums.into_iter().filter(|(_, ns)| ns * 1000 >= whole * LEAST).collect();
+    sums.sort_by_key(|&(state, ns)| (Reverse(ns), state));
+    sums.into_iter().map(|(state, _)| state).collect()
+}
+
+/// `94 %`, `31 % ±2`; nothing for nothing.
+fn cell(thread: &ThreadTimes, state: State) -> String {
+    let of_state = || thread.shares.iter().filter(|share| share.state == state);
+    let sum = |of: fn(&Share) -> u64| of_state().map(of).fold(0, u64::saturating_add);
+    let ns = sum(|share| share.ns);
+    if ns == 0 {
+        return "·".to_owned();
+    }
+    let share = percent(ns, thread.total_ns).unwrap_or_default();
+    // The system calls of one state are split by the same samples.
+    let bound = of_state().map(|share| share.bound_ns).max().unwrap_or(0);
+    let bound = u128::from(bound) * 100 / u128::from(thread.total_ns.max(1));
+    if bound == 0 { share } else { format!("{share} ±{bound}") }
+}
