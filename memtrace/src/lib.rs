@@ -7,6 +7,9 @@
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod audit;
 pub mod cli;
+#[cfg(feature = "live")]
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod database;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod decode;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]

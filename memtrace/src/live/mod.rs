@@ -3,6 +3,7 @@
 mod batch;
 pub mod btf;
 mod copies;
+mod database;
 mod doctor;
 mod failure;
 mod lag;
@@ -21,6 +22,7 @@ mod times;
 mod waits;
 mod watch;
 
+pub use database::read_backend;
 pub use doctor::doctor;
 pub use own::raise_file_limit;
 pub use watch::{Outcome, Sink, Stop, watch};
@@ -31,6 +33,7 @@ use crate::cli::Request;
 pub fn start_log(request: &Request) {
     let verbose = match request {
         Request::Watch { trace, .. } | Request::Record { trace, .. } => trace.verbose,
+        Request::Stuck(options) => options.trace.verbose,
         Request::Replay { .. } | Request::Snapshot(_) | Request::Doctor { .. } => 0,
     };
     let level = match verbose {

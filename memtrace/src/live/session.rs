@@ -1,5 +1,6 @@
 //! A live session: when to end an interval, when to read smaps, when it is over. tokio lives here.
 
+use super::database::Backends;
 use super::failure::recognise;
 use super::own;
 use super::source::Source;
@@ -41,6 +42,8 @@ pub(super) struct Session {
     budgets: HashMap<MmId, SmapsBudget>,
     /// What surrounds the target, when time is asked for.
     surroundings: Option<surroundings::Reader>,
+    /// Where the threads' time is asked for.
+    backends: Option<Backends>,
     /// Exit code of the target, once seen.
     code: Option<u32>,
     /// The command has been given a signal to answer.
@@ -159,6 +162,7 @@ impl Session {
             opening,
             budgets: HashMap::new(),
             surroundings,
+            backends: None,
             code: None,
             told: false,
         }
@@ -168,12 +172,16 @@ impl Session {
         // Before the first line is out: whoever reads it may send a signal at once.
         let mut signals = Signals::new()?;
         let opening = std::mem::take(&mut self.opening);
+        if self.options.time {
+            self.backends = Some(Backends::start(self.pids()).context("failed to start a thread")?);
+        }
         let reason = if self.give(intervals, opening) {
             self.observe(stop, intervals, &mut signals).await?
         } else {
             EndReason::OutputClosed
         };
-        let mut last = self.source.last_tick()?;
+        let mut last = self.backends.take().map(Backends::finish).unwrap_or_default();
+        last.append(&mut self.source.last_tick()?);
         self.add_surroundings(&mut last);
         self.note_exit(&last);
         if reason == EndReason::OutputClosed {
@@ -258,11 +266,15 @@ impl Session {
                 () = stop.stopped() => return Ok(EndReason::Interrupted),
                 () = over => return Ok(EndReason::Duration),
                 _ = ticks.tick() => {
-                    let mut events = self.source.tick()?;
+                    let mut events = self.backends.as_ref().map(Backends::take).unwrap_or_default();
+                    events.append(&mut self.source.tick()?);
                     self.add_surroundings(&mut events);
                     self.note_exit(&events);
                     if !self.give(intervals, events) {
                         return Ok(EndReason::OutputClosed);
+                    }
+                    if let Some(backends) = &self.backends {
+                        backends.watch(self.pids());
                     }
                     let audit = self.audit()?;
                     if !audit.is_empty() && !self.give(intervals, audit) {
@@ -280,6 +292,12 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// The processes that are under observation.
+    fn pids(&self) -> Vec<u32> {
+        let files = self.source.open_mms().into_iter().filter_map(|mm| self.source.files(mm));
+        files.map(ProcessFiles::pid).collect()
     }
 
     /// A signal to us while our command runs is the command's to answer: a terminal sends SIGINT to both, SIGTERM is

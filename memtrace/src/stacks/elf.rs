@@ -39,7 +39,7 @@ impl Bytes {
     }
 
     /// `length` bytes from `offset` on; `None` when there are not as many, or more than `cap`.
-    fn read(&self, offset: u64, length: u64, cap: u64) -> Option<Vec<u8>> {
+    pub(crate) fn read(&self, offset: u64, length: u64, cap: u64) -> Option<Vec<u8>> {
         if length > cap || offset.checked_add(length)? > self.len() {
             return None;
         }
@@ -60,7 +60,7 @@ impl Bytes {
     }
 
     /// An array of headers, `count` of them from `offset` on.
-    fn headers<T: pod::Pod + Copy>(&self, offset: u64, count: u64) -> Option<Vec<T>> {
+    pub(crate) fn headers<T: pod::Pod + Copy>(&self, offset: u64, count: u64) -> Option<Vec<T>> {
         let bytes =
             self.read(offset, count.checked_mul(size_of::<T>() as u64)?, HEADERS_MAX * size_of::<T>() as u64)?;
         pod::slice_from_all_bytes::<T>(&bytes).ok().map(<[T]>::to_vec)

@@ -19,6 +19,8 @@ mod space;
 mod tests;
 mod unwind;
 
+pub(crate) use elf::Bytes;
+pub(crate) use module::open_regular;
 use names::NewCode;
 
 use crate::decode::StackNumbers;

@@ -219,11 +219,11 @@ fn open(pids: &[u32], line: &MapsLine) -> Option<(File, Identity)> {
     // Who it was forked from may be another program by now, and the file at a path another file.
     let same_inode = |(_, identity): &(File, Identity)| identity.inode == line.inode;
     // Leads to the very file, deleted or in another mount namespace; wants a capability.
-    let exact = |pid| open_regular(&PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", line.start, line.end)));
+    let exact = |pid| open_file(&PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", line.start, line.end)));
     let name = Path::new(std::ffi::OsStr::from_bytes(&line.name));
     let below = |root: &Path| {
         let path = root.join(name.strip_prefix("/").ok()?);
-        open_regular(&path).filter(same_inode)
+        open_file(&path).filter(same_inode)
     };
     let as_it_sees = |pid| below(Path::new(&format!("/proc/{pid}/root")));
     let as_we_see = || {
@@ -240,15 +240,19 @@ fn open(pids: &[u32], line: &MapsLine) -> Option<(File, Identity)> {
         .or_else(as_we_see)
 }
 
+fn open_file(path: &Path) -> Option<(File, Identity)> {
+    open_regular(path).map(|(file, metadata)| (file, Identity::of(&metadata)))
+}
+
 /// Looks before it opens: to open a device or a pipe may have effects.
-fn open_regular(path: &Path) -> Option<(File, Identity)> {
+pub(crate) fn open_regular(path: &Path) -> Option<(File, Metadata)> {
     let handle = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path).ok()?;
     let metadata = handle.metadata().ok()?;
     if !metadata.is_file() {
         return None;
     }
     let file = File::open(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()?;
-    Some((file, Identity::of(&metadata)))
+    Some((file, metadata))
 }
 
 /// The root directory of a process, where it is another one than ours: its debugging information lies there.

@@ -1,0 +1,56 @@
+//! PostgreSQL 16. Checked against what 16.14 itself says (`pgstat_get_wait_event`, `GetBackendTypeDesc`).
+
+use super::Names;
+
+pub(super) const NAMES: Names = Names {
+    backends: "not initialized, archiver, autovacuum launcher, autovacuum worker, client backend, background worker, \
+        background writer, checkpointer, logger, standalone backend, startup, walreceiver, walsender, walwriter",
+    lwlock: "- ShmemIndex OidGen XidGen ProcArray SInvalRead SInvalWrite WALBufMapping WALWrite ControlFile - XactSLRU \
+        SubtransSLRU MultiXactGen MultiXactOffsetSLRU MultiXactMemberSLRU RelCacheInit CheckpointerComm \
+        TwoPhaseState TablespaceCreate BtreeVacuum AddinShmemInit Autovacuum AutovacuumSchedule SyncScan \
+        RelationMapping NotifySLRU NotifyQueue SerializableXactHash SerializableFinishedList \
+        SerializablePredicateList SerialSLRU SyncRep BackgroundWorker DynamicSharedMemoryControl AutoFile \
+        ReplicationSlotAllocation ReplicationSlotControl CommitTsSLRU CommitTs ReplicationOrigin \
+        MultiXactTruncation OldSnapshotTimeMap LogicalRepWorker XactTruncation - WrapLimitsVacuum NotifyQueueTail \
+        XactBuffer CommitTsBuffer SubtransBuffer MultiXactOffsetBuffer MultiXactMemberBuffer NotifyBuffer \
+        SerialBuffer WALInsert BufferContent ReplicationOriginState ReplicationSlotIO LockFastPath BufferMapping \
+        LockManager PredicateLockManager ParallelHashJoin ParallelQueryDSA PerSessionDSA PerSessionRecordType \
+        PerSessionRecordTypmod SharedTupleStore SharedTidBitmap ParallelAppend PerXactPredicateList PgStatsDSA \
+        PgStatsHash PgStatsData LogicalRepLauncherDSA LogicalRepLauncherHash",
+    lock: "relation extend frozenid page tuple transactionid virtualxid spectoken object userlock advisory \
+        applytransaction",
+    buffer_pin: "BufferPin",
+    activity: "ArchiverMain AutoVacuumMain BgWriterHibernate BgWriterMain CheckpointerMain LogicalApplyMain \
+        LogicalLauncherMain LogicalParallelApplyMain RecoveryWalStream SysLoggerMain WalReceiverMain \
+        WalSenderMain WalWriterMain",
+    client: "ClientRead ClientWrite GSSOpenServer LibPQWalReceiverConnect LibPQWalReceiverReceive SSLOpenServer \
+        WalSenderWaitForWAL WalSenderWriteData",
+    extension: "Extension",
+    ipc: "AppendReady ArchiveCleanupCommand ArchiveCommand BackendTermination BackupWaitWalArchive BgWorkerShutdown \
+        BgWorkerStartup BtreePage BufferIO CheckpointDone CheckpointStart ExecuteGather HashBatchAllocate \
+        HashBatchElect HashBatchLoad HashBuildAllocate HashBuildElect HashBuildHashInner HashBuildHashOuter \
+        HashGrowBatchesDecide HashGrowBatchesElect HashGrowBatchesFinish HashGrowBatchesReallocate \
+        HashGrowBatchesRepartition HashGrowBucketsElect HashGrowBucketsReallocate HashGrowBucketsReinsert \
+        LogicalApplySendData LogicalParallelApplyStateChange LogicalSyncData LogicalSyncStateChange \
+        MessageQueueInternal MessageQueuePutMessage MessageQueueReceive MessageQueueSend ParallelBitmapScan \
+        ParallelCreateIndexScan ParallelFinish ProcArrayGroupUpdate ProcSignalBarrier Promote \
+        RecoveryConflictSnapshot RecoveryConflictTablespace RecoveryEndCommand RecoveryPause \
+        ReplicationOriginDrop ReplicationSlotDrop RestoreCommand SafeSnapshot SyncRep WalReceiverExit \
+        WalReceiverWaitStart XactGroupUpdate",
+    timeout: "BaseBackupThrottle CheckpointWriteDelay PgSleep RecoveryApplyDelay RecoveryRetrieveRetryInterval \
+        RegisterSyncRequest SpinDelay VacuumDelay VacuumTruncate",
+    io: "BaseBackupRead BaseBackupSync BaseBackupWrite BufFileRead BufFileWrite BufFileTruncate ControlFileRead \
+        ControlFileSync ControlFileSyncUpdate ControlFileWrite ControlFileWriteUpdate CopyFileRead CopyFileWrite \
+        DataFileExtend DataFileFlush DataFileImmediateSync DataFilePrefetch DataFileRead DataFileSync \
+        DataFileTruncate DataFileWrite DSMAllocate DSMFillZeroWrite LockFileAddToDataDirRead \
+        LockFileAddToDataDirSync LockFileAddToDataDirWrite LockFileCreateRead LockFileCreateSync \
+        LockFileCreateWrite LockFileReCheckDataDirRead LogicalRewriteCheckpointSync LogicalRewriteMappingSync \
+        LogicalRewriteMappingWrite LogicalRewriteSync LogicalRewriteTruncate LogicalRewriteWrite RelationMapRead \
+        RelationMapReplace RelationMapWrite ReorderBufferRead ReorderBufferWrite ReorderLogicalMappingRead \
+        ReplicationSlotRead ReplicationSlotRestoreSync ReplicationSlotSync ReplicationSlotWrite SLRUFlushSync \
+        SLRURead SLRUSync SLRUWrite SnapbuildRead SnapbuildSync SnapbuildWrite TimelineHistoryFileSync \
+        TimelineHistoryFileWrite TimelineHistoryRead TimelineHistorySync TimelineHistoryWrite TwophaseFileRead \
+        TwophaseFileSync TwophaseFileWrite VersionFileWrite WALSenderTimelineHistoryRead WALBootstrapSync \
+        WALBootstrapWrite WALCopyRead WALCopySync WALCopyWrite WALInitSync WALInitWrite WALRead WALSync \
+        WALSyncMethodAssign WALWrite VersionFileSync",
+};

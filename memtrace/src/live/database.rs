@@ -1,0 +1,275 @@
+//! Asks the memory of database servers' backends what they are doing: a thread of its own, so that neither the session
+//! nor a busy target decides when it looks.
+//!
+//! Only pages that are in memory are read, and nothing is brought in: what we read must not change what we measure.
+
+use crate::database::postgres::{Refusal, Status};
+use crate::database::{Memory, Program, Server, Unread, mysql_version, read_text};
+use crate::event::{Backend, Event};
+use crate::procfs::{PageEntry, ProcessFiles, monotonic_ns, page_size};
+use crate::stacks::{Bytes, open_regular};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Distance of looks at a wait event. One takes about 5 µs.
+const SAMPLE: Duration = Duration::from_millis(20);
+/// Distance of events, in samples: a second.
+const SAMPLES_PER_EVENT: u32 = 50;
+/// Where the auxiliary vector has the address of the program's first instruction (`AT_ENTRY`).
+const AT_ENTRY: u64 = 9;
+/// Bytes of `PG_VERSION`, and of MySQL's version, that are read.
+const VERSION_MAX: usize = 64;
+
+/// The backends of a session.
+#[derive(Debug)]
+pub struct Backends {
+    wanted: Sender<Vec<u32>>,
+    events: Receiver<Event>,
+    thread: JoinHandle<()>,
+}
+
+impl Backends {
+    /// Begins to look at processes, those that are database servers'.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn start(pids: Vec<u32>) -> io::Result<Self> {
+        let (wanted, wants) = mpsc::channel();
+        let (sender, events) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("backends".to_owned()).spawn(move || look(&wants, &sender))?;
+        // The thread ends when this end does.
+        let _ = wanted.send(pids);
+        Ok(Self { wanted, events, thread })
+    }
+
+    /// These processes from now on.
+    pub fn watch(&self, pids: Vec<u32>) {
+        let _ = self.wanted.send(pids);
+    }
+
+    /// What was seen since the last call.
+    pub fn take(&self) -> Vec<Event> {
+        self.events.try_iter().collect()
+    }
+
+    /// Ends it. What was seen since the last call, and a last look.
+    pub fn finish(self) -> Vec<Event> {
+        let Self { wanted, events, thread } = self;
+        drop(wanted);
+        // A panic there has been printed.
+        let _ = thread.join();
+        events.try_iter().collect()
+    }
+}
+
+/// What a database server's process says of itself now, with one look at what it waits for; `None` for any other
+/// process, and for one that is gone or may not be read.
+#[must_use]
+pub fn read_backend(pid: u32) -> Option<Backend> {
+    let mut process = Process::new(pid);
+    process.sample();
+    process.tell()
+}
+
+/// Looks until nobody wants it any more.
+fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>) {
+    let mut processes: BTreeMap<u32, Process> = BTreeMap::new();
+    let mut next = Instant::now();
+    let mut samples = 0_u32;
+    let tell = |process: &mut Process| {
+        if let Some(backend) = process.tell() {
+            // Nobody takes it any more: the session ends.
+            let _ = events.send(Event::Backend(Box::new(backend)));
+        }
+    };
+    loop {
+        match wants.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            Ok(pids) => {
+                processes.retain(|pid, process| {
+                    let wanted = pids.contains(pid);
+                    if !wanted {
+                        tell(process);
+                    }
+                    wanted
+                });
+                for pid in pids {
+                    processes.entry(pid).or_insert_with(|| Process::new(pid));
+                }
+                continue;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        // Those that were missed are not made up for.
+        next = (next + SAMPLE).max(Instant::now());
+        samples = samples.wrapping_add(1);
+        processes.values_mut().for_each(Process::sample);
+        if samples.is_multiple_of(SAMPLES_PER_EVENT) {
+            processes.values_mut().for_each(tell);
+        }
+    }
+    processes.values_mut().for_each(tell);
+}
+
+/// A process that is looked at.
+struct Process {
+    pid: u32,
+    /// The executable that `backend` was found from.
+    exe: Option<(u64, u64)>,
+    /// `None` for what is no database server.
+    backend: Option<Running>,
+    waits: HashMap<Option<(String, String)>, u64>,
+}
+
+/// A server's process.
+struct Running {
+    server: Server,
+    memory: ProcessMemory,
+    /// Its process id as it sees it itself.
+    own_pid: u32,
+}
+
+impl Process {
+    fn new(pid: u32) -> Self {
+        let mut process = Self { pid, exe: None, backend: None, waits: HashMap::new() };
+        process.recognise();
+        process
+    }
+
+    /// Looks again whether it is a server, when it is another program than the last time.
+    fn recognise(&mut self) {
+        let exe = std::fs::metadata(format!("/proc/{}/exe", self.pid)).ok().map(|exe| (exe.dev(), exe.ino()));
+        if exe != self.exe {
+            self.exe = exe;
+            self.backend = exe.and_then(|_| Running::open(self.pid));
+        }
+    }
+
+    fn sample(&mut self) {
+        if let Some(Running { server: Server::Postgres(Ok(postgres)), memory, own_pid }) = &self.backend
+            && let Ok(wait) = postgres.read_wait(memory, *own_pid)
+        {
+            *self.waits.entry(wait).or_default() += 1;
+        }
+    }
+
+    /// What it says now, and the waits since the last time; `None` for what is no database server.
+    fn tell(&mut self) -> Option<Backend> {
+        let mut waits: Vec<_> = self.waits.drain().collect();
+        waits.sort_by(|(a, x), (b, y)| y.cmp(x).then_with(|| a.cmp(b)));
+        let backend = Backend { ts_ns: monotonic_ns(), pid: self.pid, waits, ..self.backend.as_ref()?.tell() };
+        if !backend.refused.is_empty() {
+            // It may have become another program, from the same file.
+            self.exe = None;
+        }
+        self.recognise();
+        Some(backend)
+    }
+}
+
+impl Running {
+    /// `None` for what is no database server, or is gone.
+    fn open(pid: u32) -> Option<Self> {
+        let files = ProcessFiles::open(pid).ok()?;
+        let (exe, metadata) = open_regular(Path::new(&format!("/proc/{pid}/exe")))?;
+        let program = Program::read(Bytes::File(exe, metadata.size()))?;
+        let mut auxv = Vec::new();
+        files.read_auxv(&mut auxv).ok()?;
+        let bias = entry(&auxv)?.wrapping_sub(program.entry());
+        let data_version = open_regular(Path::new(&format!("/proc/{pid}/cwd/PG_VERSION"))).and_then(|(file, _)| {
+            let mut version = Vec::new();
+            file.take(VERSION_MAX as u64).read_to_end(&mut version).ok()?;
+            Some(version)
+        });
+        let server = Server::recognise(&program, bias, data_version.as_deref())?;
+        let own_pid = files.read_status().ok()?.ns_pid.last().copied().unwrap_or(pid);
+        Some(Self { server, memory: ProcessMemory::open(&files)?, own_pid })
+    }
+
+    fn tell(&self) -> Backend {
+        match &self.server {
+            Server::Postgres(postgres) => {
+                let version = postgres.as_ref().ok().map(crate::database::Postgres::version);
+                let status = match postgres {
+                    Ok(postgres) => postgres.read_status(&self.memory, self.own_pid),
+                    Err(refusal) => Err(refusal.clone()),
+                };
+                backend("postgresql", version, status)
+            }
+            Server::Mysql(address) => match read_text(&self.memory, *address, VERSION_MAX) {
+                Ok(text) => {
+                    let (server, version) = mysql_version(&text);
+                    backend(server, version, Ok(Status::default()))
+                }
+                Err(unread) => backend("mysql", None, Err(unread.into())),
+            },
+        }
+    }
+}
+
+fn backend(server: &str, version: Option<u32>, status: Result<Status, Refusal>) -> Backend {
+    let (status, refused) = match status {
+        Ok(status) => (status, String::new()),
+        Err(refusal) => (Status::default(), refusal.to_string()),
+    };
+    Backend {
+        ts_ns: 0,
+        pid: 0,
+        server: server.to_owned(),
+        version,
+        backend_type: status.backend_type,
+        state: status.state.map(str::to_owned),
+        query: status.query,
+        query_start_ns: status.query_start_ns,
+        transaction_start_ns: status.transaction_start_ns,
+        waits: Vec::new(),
+        blocked_by: None,
+        refused,
+    }
+}
+
+/// The address of the first instruction, from an auxiliary vector.
+fn entry(auxv: &[u8]) -> Option<u64> {
+    let (pairs, _) = auxv.as_chunks::<16>();
+    pairs.iter().find_map(|pair| {
+        let (key, value) = pair.split_at(8);
+        let number = |bytes: &[u8]| bytes.first_chunk().copied().map(u64::from_ne_bytes);
+        (number(key)? == AT_ENTRY).then(|| number(value))?
+    })
+}
+
+/// The memory of a process as it was when this was opened: after an exec, or when another process has its number,
+/// nothing can be read. (`process_vm_readv` would read whoever has the number.)
+struct ProcessMemory {
+    memory: File,
+    pagemap: File,
+    page_size: u64,
+}
+
+impl ProcessMemory {
+    fn open(files: &ProcessFiles) -> Option<Self> {
+        let (memory, pagemap) = (files.open_file("mem").ok()?, files.open_file("pagemap").ok()?);
+        Some(Self { memory, pagemap, page_size: page_size() })
+    }
+}
+
+impl Memory for ProcessMemory {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unread> {
+        let unreadable = Unread::Unreadable(address);
+        let last = address.checked_add(into.len().saturating_sub(1) as u64).ok_or(unreadable)?;
+        for page in address / self.page_size..=last / self.page_size {
+            let mut entry = [0; 8];
+            self.pagemap.read_exact_at(&mut entry, page * 8).map_err(|_| unreadable)?;
+            if !PageEntry(u64::from_ne_bytes(entry)).present() {
+                return Err(Unread::Absent(page * self.page_size));
+            }
+        }
+        self.memory.read_exact_at(into, address).map_err(|_| unreadable)
+    }
+}
