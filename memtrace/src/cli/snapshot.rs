@@ -128,7 +128,7 @@ pub enum Sort {
     Swap,
     /// Address.
     Address,
-    /// Name.
+    /// Name: of a path its last part.
     Name,
 }
 
@@ -170,7 +170,7 @@ pub(super) struct SnapshotArgs {
     /// Order of tables.
     #[arg(long, value_enum, value_name = "COLUMN", default_value_t, help_heading = "What is shown")]
     sort: Sort,
-    /// Only rows whose kind, name or path contains this.
+    /// Only rows whose kind, name or path contains this, in capitals or not.
     #[arg(long, value_name = "TEXT", help_heading = "What is shown")]
     filter: Option<String>,
     /// Rows of a table; 0 for all [default: 20 in text, all in CSV]. The summary's list of files never has more than 6.

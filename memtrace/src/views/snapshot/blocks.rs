@@ -2,7 +2,7 @@
 //! there are more blocks than a picture has room for, the small ones join their neighbours. Nothing is left out: sums
 //! over all blocks are the process's.
 
-use super::labels::{Label, kind_words};
+use super::labels::{Filter, Label, kind_words};
 use crate::cli::PictureScale;
 use crate::event::permission;
 use crate::snapshot::{Mapping, PageMap, Process, Slice};
@@ -180,13 +180,14 @@ pub(super) fn is_placed(blocks: &[Block<'_>], map: &PageMap) -> bool {
 
 /// The process in at most so many blocks, by address; only mappings whose kind or name contains the filter.
 pub(super) fn blocks<'a>(process: &'a Process, map: &PageMap, filter: Option<&str>, most: usize) -> Vec<Block<'a>> {
+    let filter = Filter::new(filter);
     let mut before = None;
     let mut blocks: Vec<Block<'a>> = Vec::new();
     for (index, mapping) in process.mappings.iter().flatten().enumerate() {
         // Before the kernel's half (vsyscall) lies what nothing can ever map.
         let gap = before.filter(|_| mapping.start >> 63 == 0).map_or(0, |end| mapping.start.saturating_sub(end));
         before = Some(mapping.end);
-        if filter.is_some_and(|wanted| !matches(mapping, wanted)) {
+        if !filter.matches_mapping(mapping) {
             continue;
         }
         let next = Block::of(index, mapping, gap, map);
@@ -196,13 +197,6 @@ pub(super) fn blocks<'a>(process: &'a Process, map: &PageMap, filter: Option<&st
         }
     }
     fit(blocks, most.max(1))
-}
-
-/// As the tables filter: by what a row is called, whatever the case, and here by the kind's machine name as well.
-fn matches(mapping: &Mapping, wanted: &str) -> bool {
-    Label::of_mapping(mapping).contains(wanted)
-        || Label::name(&mapping.name).contains(wanted)
-        || mapping.kind.name().contains(wanted)
 }
 
 /// Nothing may be there: a guard, or the unused rest of something.

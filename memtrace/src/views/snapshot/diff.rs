@@ -1,7 +1,7 @@
 //! What changed between two snapshots, for people: the levels, then the mappings, then what these leave open. The column
 //! RES adds up.
 
-use super::labels::Label;
+use super::labels::{Filter, Label};
 use super::table::{Column, Table};
 use super::tables::others;
 use super::text::{Page, header, name, time};
@@ -117,14 +117,8 @@ fn rows(diff: &Diff<'_>, show: &ShowOptions, sheet: &mut Sheet) {
     if let Some(why) = why {
         sheet.wrapped((Look::Plain, ""), 0, (Look::Alarm, why));
     }
-    let matches = |row: &&Row<'_>| {
-        let mapping = row.mapping;
-        show.filter.as_deref().is_none_or(|wanted| {
-            mapping.kind.name().contains(wanted)
-                || label(row).contains(wanted)
-                || Label::name(&mapping.name).contains(wanted)
-        })
-    };
+    let filter = Filter::new(show.filter.as_deref());
+    let matches = |row: &&Row<'_>| filter.matches(Some(row.mapping.kind), &label(row), &row.mapping.name);
     let (dust, rows): (Vec<&Row<'_>>, Vec<&Row<'_>>) = diff.rows.iter().partition(|row| row.is_only_pss());
     let (mut rows, unwanted): (Vec<&Row<'_>>, Vec<&Row<'_>>) = rows.into_iter().partition(matches);
     if diff.rows.is_empty()
@@ -137,7 +131,7 @@ fn rows(diff: &Diff<'_>, show: &ShowOptions, sheet: &mut Sheet) {
     let size = |row: &Row<'_>| difference(row.from.size, row.to.size);
     match show.sort {
         Sort::Address => {}
-        Sort::Name => rows.sort_by_cached_key(|row| Label::of_mapping(row.mapping).fit(200)),
+        Sort::Name => rows.sort_by_cached_key(|row| Label::of_mapping(row.mapping).order()),
         Sort::Size => rows.sort_by_key(|row| Reverse(size(row).unsigned_abs())),
         _ => rows.sort_by_key(|row| Reverse((res(row).map(i64::unsigned_abs), size(row).unsigned_abs()))),
     }

@@ -1,7 +1,7 @@
 //! Several processes together: what their RES comes to when each page is counted once, who shares how much with whom, and
 //! what it is that they share.
 
-use super::labels::{Label, kind_words};
+use super::labels::{Filter, Label, kind_words};
 use super::table::{Column, Table};
 use super::{notes, tables, text};
 use crate::cli::ShowOptions;
@@ -293,30 +293,27 @@ fn pairs(group: &Group, physical: &Physical, show: &ShowOptions, sheet: &mut She
     }
 }
 
+fn object_label(object: &SharedObject) -> Label<'_> {
+    match object.kind {
+        Kind::SharedAnon | Kind::Heap | Kind::Stack => Label::plain(kind_words(object.kind)),
+        kind if object.name.is_empty() => Label::plain(kind_words(kind)),
+        // The file's own pages have a row of their own.
+        Kind::Program | Kind::Library if object.inode == 0 => Label { words: "data of".to_owned(), name: &object.name },
+        _ => Label::name(&object.name),
+    }
+}
+
 /// What it is that they share.
 fn objects(physical: &Physical, show: &ShowOptions, sheet: &mut Sheet) {
-    let wanted = |object: &&SharedObject| {
-        let label = Label::name(&object.name);
-        show.filter.as_deref().is_none_or(|text| label.contains(text) || object.kind.name().contains(text))
-    };
+    let filter = Filter::new(show.filter.as_deref());
+    let wanted = |object: &&SharedObject| filter.matches(Some(object.kind), &object_label(object), &object.name);
     let objects: Vec<&SharedObject> = physical.objects.iter().filter(wanted).collect();
     let shown = &objects[..objects.len().min(show.top.unwrap_or(FEW).min(FEW))];
     if shown.is_empty() {
         return;
     }
     sheet.line(&[]);
-    let labels = shown
-        .iter()
-        .map(|object| match object.kind {
-            Kind::SharedAnon | Kind::Heap | Kind::Stack => Label::plain(kind_words(object.kind)),
-            kind if object.name.is_empty() => Label::plain(kind_words(kind)),
-            // The file's own pages have a row of their own.
-            Kind::Program | Kind::Library if object.inode == 0 => {
-                Label { words: "data of".to_owned(), name: &object.name }
-            }
-            _ => Label::name(&object.name),
-        })
-        .collect();
+    let labels = shown.iter().map(|object| object_label(object)).collect();
     let bytes = |head, weight, of: fn(&SharedObject) -> u64| {
         Column::bytes(head, weight, shown.iter().map(|object| Some(of(object))))
     };

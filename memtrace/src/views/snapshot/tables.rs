@@ -1,7 +1,7 @@
 //! The rows of `--by`: which of them are shown, in which order, and what the others come to. Columns add up to the line
 //! `total` whatever was left out.
 
-use super::labels::Label;
+use super::labels::{Filter, Label};
 use super::table::{Column, Table};
 use crate::cli::{By, ShowOptions, Sort};
 use crate::snapshot::rows::{self, Group, Sums};
@@ -28,17 +28,12 @@ pub(super) struct Row<'a> {
 }
 
 impl Row<'_> {
-    fn matches(&self, wanted: &str) -> bool {
-        let kind = match self.of {
-            Of::Kind(group) => group.kind.name(),
-            Of::Mapping(mapping) => mapping.kind.name(),
-            Of::Permissions(_) => "",
-        };
-        let path = match self.of {
-            Of::Mapping(mapping) => mapping.name.as_slice(),
-            _ => &[],
-        };
-        kind.contains(&wanted.to_lowercase()) || self.label.contains(wanted) || Label::name(path).contains(wanted)
+    fn matches(&self, filter: &Filter) -> bool {
+        match self.of {
+            Of::Kind(group) => filter.matches(Some(group.kind), &self.label, group.name),
+            Of::Mapping(mapping) => filter.matches_mapping(mapping),
+            Of::Permissions(_) => filter.matches(None, &self.label, &[]),
+        }
     }
 
     const fn address(&self) -> u64 {
@@ -79,10 +74,11 @@ pub(super) fn rows<'a>(process: &'a Process, by: By, show: &ShowOptions) -> Opti
             .map(|mapping| Row { label: Label::of_mapping(mapping), of: Of::Mapping(mapping), sums: mapping.into() })
             .collect(),
     };
-    rows.retain(|row| show.filter.as_deref().is_none_or(|wanted| row.matches(wanted)));
+    let filter = Filter::new(show.filter.as_deref());
+    rows.retain(|row| row.matches(&filter));
     match show.sort {
         Sort::Address => rows.sort_by_key(Row::address),
-        Sort::Name => rows.sort_by_cached_key(|row| row.label.fit(200)),
+        Sort::Name => rows.sort_by_cached_key(|row| row.label.order()),
         by => rows.sort_by_key(|row| Reverse((amount(&row.sums, by), row.sums.rss(), row.sums.size))),
     }
     Some(cut(rows, show.top))
@@ -183,10 +179,11 @@ pub(super) fn others(rows: usize) -> Label<'static> {
 /// The files of a process; `None` when they were not looked at.
 pub(super) fn files<'a>(process: &'a Process, show: &ShowOptions) -> Option<Chosen<&'a MappedFile>> {
     let mut files: Vec<&MappedFile> = process.files.as_deref()?.iter().collect();
-    files.retain(|file| show.filter.as_deref().is_none_or(|wanted| Label::name(&file.path).contains(wanted)));
+    let filter = Filter::new(show.filter.as_deref());
+    files.retain(|file| filter.matches(None, &Label::name(&file.path), &[]));
     match show.sort {
         Sort::Address => {}
-        Sort::Name => files.sort_by(|a, b| a.path.cmp(&b.path)),
+        Sort::Name => files.sort_by_cached_key(|file| Label::name(&file.path).order()),
         Sort::Size => files.sort_by_key(|file| Reverse(file.size)),
         Sort::Dirty => files.sort_by_key(|file| Reverse(file.dirty)),
         Sort::Rss | Sort::Pss | Sort::Private | Sort::Shared | Sort::Swap => {

@@ -182,7 +182,7 @@ fn levels(process: &Process, c: &Counters, sheet: &mut Sheet) {
     let mut virt = format!(
         "address space, not memory: {} of it is in RES, {} in SWAP; {} is not mapped in now: never touched, given back, \
          or parts of files and shared memory that are not in use here, though others may have them in memory",
-        percent(c.res(), c.virt).unwrap_or_else(|| "0 %".to_owned()),
+        percent(c.res(), c.virt).unwrap_or_else(|| "0.0 %".to_owned()),
         size(c.swap),
         size(rest)
     );
