@@ -142,6 +142,10 @@ pub enum PictureScale {
     Linear,
 }
 
+pub(super) const AFTER_HELP: &str = "\
+Tables keep to the terminal's width and name the columns for which there is no room. In a pipe or a file they are as wide
+as they need to be. COLUMNS=N in the environment sets the width for both.";
+
 #[derive(Debug, Args)]
 pub(super) struct SnapshotArgs {
     /// The process; several for what they share (`--pid A --pid B`).

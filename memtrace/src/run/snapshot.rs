@@ -3,19 +3,17 @@
 #[cfg(feature = "live")]
 mod live;
 
-use super::{colored, create, give_up_quietly, width};
+use super::{NARROWEST, colored, create, give_up_quietly, terminal_width};
 use crate::cli::{ExitCode, Format, SnapshotOptions, Subject};
 use crate::hints::Failure;
 use crate::snapshot::diff::{diff, pair};
 use crate::snapshot::{Process, stored};
 use crate::views::snapshot::{self as views, Page};
 use anyhow::{Context as _, Result};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::Path;
-
-/// Columns beyond which no table gets better.
-const WIDEST: usize = 160;
 
 /// Does what was asked for. The status to exit with.
 ///
@@ -57,6 +55,12 @@ fn look(_: &SnapshotOptions, _: &mut ExitCode) -> Result<()> {
     Err(Failure::NoLiveFeature.into())
 }
 
+/// Columns: what is asked for with `COLUMNS`, else those of the terminal, and in a file or a pipe as many as it takes.
+fn width(asked: Option<&OsStr>, terminal: impl FnOnce() -> Option<usize>) -> Option<usize> {
+    let asked = asked.and_then(OsStr::to_str).and_then(|columns| columns.parse().ok()).filter(|&columns| columns > 0);
+    asked.or_else(terminal).map(|columns: usize| columns.max(NARROWEST))
+}
+
 /// Where to and how.
 struct Output<'a> {
     out: BufWriter<Box<dyn Write>>,
@@ -71,7 +75,8 @@ impl<'a> Output<'a> {
             None => Box::new(io::stdout()),
         };
         let to_stdout = options.file.is_none();
-        let page = Page { color: colored(options.color, to_stdout), width: width(to_stdout, WIDEST) };
+        let width = width(std::env::var_os("COLUMNS").as_deref(), || terminal_width(to_stdout));
+        let page = Page { color: colored(options.color, to_stdout), width };
         Ok(Self { out: BufWriter::with_capacity(1 << 16, out), options, page })
     }
 
@@ -92,5 +97,22 @@ impl<'a> Output<'a> {
             }
         }
         Ok(self.out.flush()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_those_asked_for_then_the_terminals_then_without_limit() {
+        let columns = |asked: &str, terminal| width(Some(OsStr::new(asked)), || terminal);
+        assert_eq!(columns("132", Some(80)), Some(132));
+        assert_eq!(columns("132", None), Some(132));
+        assert_eq!(columns("1", None), Some(NARROWEST));
+        for nothing in ["", "0", "-3", "wide"] {
+            assert_eq!((columns(nothing, Some(80)), columns(nothing, None)), (Some(80), None), "{nothing}");
+        }
+        assert_eq!(width(None, || None), None);
     }
 }

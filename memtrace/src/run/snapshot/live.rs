@@ -6,8 +6,8 @@ use super::Output;
 use crate::cli::{ExitCode, Format, SnapshotOptions};
 use crate::run::create;
 use crate::snapshot::{PageMap, Snapshot};
-use crate::views::snapshot as views;
 use crate::views::snapshot::picture::{self, PictureOptions};
+use crate::views::snapshot::{self as views, Page};
 use anyhow::{Context as _, Result};
 use std::io::{self, BufWriter, Write as _};
 
@@ -83,7 +83,7 @@ impl Output<'_> {
     fn pictures(&mut self, snapshot: &Snapshot) -> io::Result<()> {
         let show = &self.options.show;
         let options = PictureOptions {
-            width: self.page.width,
+            width: self.page.width.unwrap_or(Page::USUAL),
             color: self.page.color,
             scale: show.scale,
             filter: show.filter.as_deref(),

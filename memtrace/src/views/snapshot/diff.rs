@@ -20,7 +20,7 @@ use std::io::{self, Write};
 /// # Errors
 /// What the writer returned.
 pub fn render(diff: &Diff<'_>, show: &ShowOptions, page: Page, out: &mut dyn Write) -> io::Result<()> {
-    let mut sheet = Sheet::new(page.color, page.width);
+    let mut sheet = page.sheet();
     let counters = diff.before.counters.zip(diff.after.counters);
     let nothing = diff.rows.iter().all(Row::is_only_pss) && diff.detail == Level::Mapping;
     match counters.filter(|(before, after)| before == after && nothing) {
@@ -51,7 +51,7 @@ pub fn render(diff: &Diff<'_>, show: &ShowOptions, page: Page, out: &mut dyn Wri
 /// # Errors
 /// What the writer returned.
 pub fn render_single(process: &Process, is_new: bool, page: Page, out: &mut dyn Write) -> io::Result<()> {
-    let mut sheet = Sheet::new(page.color, page.width);
+    let mut sheet = page.sheet();
     header(process, &mut sheet);
     let res = or_unknown(process.counters.map(|c| c.res()), size);
     let text = if is_new { format!("new, with RES {res}") } else { format!("gone, and with it RES {res}") };

@@ -268,7 +268,7 @@ fn pairs(group: &Group, physical: &Physical, show: &ShowOptions, sheet: &mut She
     let n = group.pids.len();
     let pid = |index: usize| group.pids.get(index).map_or_else(String::new, u32::to_string);
     let width = physical.pairs.iter().map(|pair| short(pair.shared).chars().count()).max().unwrap_or(0).max(7) + 1;
-    if n > 2 && n <= MATRIX && 8 + (n - 1) * width <= sheet.width() {
+    if n > 2 && n <= MATRIX && 8 + (n - 1) * width <= sheet.lines() {
         let cells: BTreeMap<(usize, usize), u64> =
             physical.pairs.iter().map(|pair| ((pair.a, pair.b), pair.shared)).collect();
         let heads: String = (0..n - 1).map(|a| right(&pid(a), width)).collect();

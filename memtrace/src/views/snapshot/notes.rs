@@ -27,7 +27,7 @@ pub(super) fn print(process: &Process, sheet: &mut Sheet) {
 /// # Errors
 /// What the writer returned.
 pub fn render(process: &Process, page: Page, out: &mut dyn Write) -> io::Result<()> {
-    let mut sheet = Sheet::new(page.color, page.width);
+    let mut sheet = page.sheet();
     print(process, &mut sheet);
     out.write_all(sheet.text.as_bytes())
 }

@@ -146,7 +146,8 @@ pub(super) fn print(chosen: Chosen<Row<'_>>, by: By, show: &ShowOptions, sheet: 
         bytes("hugetlb", 5, |s| s.detail.map(|d| d.hugetlb)).if_any(),
         bytes("KSM", 2, |s| s.detail.map(|d| d.ksm)).if_any(),
         bytes("lazy-free", 2, |s| s.detail.map(|d| d.lazy_free)).if_any(),
-        bytes("not here", 1, Sums::not_here).meaning("part of size that is neither in RES nor in swap"),
+        bytes("untouched", 1, Sums::not_here)
+            .meaning("neither in RES nor in swap: never touched, given back, or not in use here"),
     ];
     Table { head, leads, sums: labels.len() - figures, labels, columns }.print(sheet, 0);
     total
@@ -220,8 +221,8 @@ pub(super) fn print_files(chosen: &Chosen<&MappedFile>, show: &ShowOptions, shee
     let columns = vec![
         bytes("size", 2, |f| f.size),
         bytes("mapped", 5, |f| Some(f.mapped)),
-        bytes("here", 10, |f| f.resident).meaning("in RES of this process"),
-        bytes("in cache", 9, |f| f.page_cache).meaning("in memory, mapped or not"),
+        bytes("in RES", 10, |f| f.resident).meaning("of this process"),
+        bytes("in cache", 9, |f| f.page_cache).meaning("in memory, whoever maps it"),
         // Of shared memory nothing is on a disk.
         bytes("disk only", 7, |f| if f.on_disk == Some(false) { Some(0) } else { f.not_loaded() })
             .meaning("on disk or a hole"),

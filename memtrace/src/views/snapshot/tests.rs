@@ -20,14 +20,18 @@ fn by(by: By) -> ShowOptions {
 }
 
 fn text(snapshot: &Snapshot, show: &ShowOptions, width: usize) -> String {
-    let mut out = Vec::new();
-    render(snapshot, show, Page { color: false, width }, &mut out).expect("a Vec takes everything");
-    let text = String::from_utf8(out).expect("text");
+    let text = written(snapshot, show, Some(width));
     for line in text.lines() {
         assert!(columns(line) <= width, "{} columns: {line}", columns(line));
         assert!(!line.chars().any(|c| c.is_control() || crate::views::escape::deceives(c)), "{line:?}");
     }
     text
+}
+
+fn written(snapshot: &Snapshot, show: &ShowOptions, width: Option<usize>) -> String {
+    let mut out = Vec::new();
+    render(snapshot, show, Page { color: false, width }, &mut out).expect("a Vec takes everything");
+    String::from_utf8(out).expect("text")
 }
 
 fn alone(process: Process) -> Snapshot {
@@ -111,7 +115,8 @@ fn later() -> Process {
 fn changes(before: &Process, after: &Process, width: usize) -> String {
     let mut out = Vec::new();
     let changed = crate::snapshot::diff::diff(before, after);
-    diff::render(&changed, &show(), Page { color: false, width }, &mut out).expect("a Vec takes everything");
+    diff::render(&changed, &show(), Page { color: false, width: Some(width) }, &mut out)
+        .expect("a Vec takes everything");
     let text = String::from_utf8(out).expect("text");
     assert!(text.lines().all(|line| columns(line) <= width), "{text}");
     text
@@ -129,7 +134,7 @@ fn what_changed() {
     let (mut json, mut single) = (Vec::new(), Vec::new());
     json::diff::render(&crate::snapshot::diff::diff(&before, &after), &mut json).expect("a Vec takes everything");
     json::diff::render_single(&sample::hostile(), true, &mut json).expect("a Vec takes everything");
-    diff::render_single(&sample::hostile(), false, Page { color: false, width: 80 }, &mut single)
+    diff::render_single(&sample::hostile(), false, Page { color: false, width: Some(80) }, &mut single)
         .expect("a Vec takes everything");
     insta::assert_snapshot!("diff_json", String::from_utf8(json).expect("JSON is text"));
     insta::assert_snapshot!("diff_single", String::from_utf8(single).expect("text"));
@@ -152,6 +157,38 @@ fn who_else_maps_a_page_is_one_line() {
         detail.pss -= 2_048;
     }
     insta::assert_snapshot!("diff_with_pss", changes(&before, &later, 120));
+}
+
+#[test]
+fn what_a_narrow_table_leaves_out_is_named_and_the_width_that_it_names_has_it() {
+    let snapshot = alone(sample::hostile());
+    let narrow = text(&snapshot, &by(By::Mapping), 60);
+    let (_, told) = narrow.split_once("left out for want of room: ").expect("named");
+    let told = told.replace('\n', " ");
+    let head = narrow.lines().find(|line| line.starts_with("by mapping")).expect("a table");
+    let (left_out, rest) = told.split_once("; ").expect("heads and advice");
+    let left_out: Vec<&str> = left_out.split(", ").collect();
+    assert!(left_out.len() > 3 && left_out.iter().all(|left_out| !head.contains(left_out)), "{narrow}");
+    let needed: usize = rest.split_whitespace().next().and_then(|figure| figure.parse().ok()).expect("columns");
+    let lines = |width| written(&snapshot, &by(By::Mapping), width);
+    assert!(lines(Some(needed - 1)).contains("want of room"));
+    for all in [Some(needed), None] {
+        let text = lines(all);
+        assert!(!text.contains("want of room"), "{text}");
+        let head = text.lines().find(|line| line.starts_with("by mapping")).expect("a table").to_owned();
+        assert!(left_out.iter().all(|left_out| head.contains(left_out)), "{text}");
+    }
+}
+
+#[test]
+fn without_a_limit_names_are_whole() {
+    let path = format!("/srv/{}/data", "x".repeat(200));
+    let mut process = sample::postgres();
+    if let Some(file) = process.files.iter_mut().flatten().next() {
+        file.path = path.clone().into_bytes();
+    }
+    assert!(written(&alone(process.clone()), &by(By::File), None).contains(&path));
+    assert!(!text(&alone(process), &by(By::File), 120).contains(&path));
 }
 
 #[test]
@@ -196,7 +233,7 @@ fn colours_are_closed_on_every_line_and_change_nothing_else() {
     let paint = |color| {
         let mut out = Vec::new();
         let snapshot = alone(sample::postgres());
-        render(&snapshot, &show(), Page { color, width: 100 }, &mut out).expect("a Vec takes everything");
+        render(&snapshot, &show(), Page { color, width: Some(100) }, &mut out).expect("a Vec takes everything");
         String::from_utf8(out).expect("text")
     };
     let coloured = paint(true);

@@ -24,8 +24,20 @@ use time::UtcOffset;
 pub struct Page {
     /// Terminal colours.
     pub color: bool,
-    /// Columns.
-    pub width: usize,
+    /// Columns; `None` for as many as tables need.
+    pub width: Option<usize>,
+}
+
+impl Page {
+    /// Columns of text and of pictures where there is no limit.
+    pub const USUAL: usize = 100;
+    /// Wider text does not read well.
+    const WIDEST: usize = 160;
+
+    pub(super) fn sheet(self) -> Sheet {
+        let text = self.width.unwrap_or(Self::USUAL).min(Self::WIDEST);
+        Sheet::new(self.color, text).with_lines(self.width.unwrap_or(usize::MAX))
+    }
 }
 
 /// Files and swapped mappings in a summary; the tables have all.
@@ -38,7 +50,7 @@ const WORDS: usize = 20;
 /// # Errors
 /// What the writer returned.
 pub fn render(snapshot: &Snapshot, show: &ShowOptions, page: Page, out: &mut dyn Write) -> io::Result<()> {
-    let mut sheet = Sheet::new(page.color, page.width);
+    let mut sheet = page.sheet();
     match (&snapshot.group, show.by) {
         (Some(group), None) => group::print(snapshot, group, show, &mut sheet),
         (_, by) => {
@@ -64,7 +76,7 @@ pub fn render(snapshot: &Snapshot, show: &ShowOptions, page: Page, out: &mut dyn
 /// # Errors
 /// What the writer returned.
 pub fn render_group_notes(snapshot: &Snapshot, page: Page, out: &mut dyn Write) -> io::Result<()> {
-    let mut sheet = Sheet::new(page.color, page.width);
+    let mut sheet = page.sheet();
     if let Some(group) = &snapshot.group {
         group_notes(snapshot, group, &mut sheet);
     }
