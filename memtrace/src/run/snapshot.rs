@@ -6,8 +6,9 @@ mod live;
 use super::{NARROWEST, colored, create, give_up_quietly, terminal_width};
 use crate::cli::{ExitCode, Format, SnapshotOptions, Subject};
 use crate::hints::Failure;
-use crate::snapshot::diff::{diff, pair};
-use crate::snapshot::{Process, stored};
+use crate::snapshot::Process;
+use crate::snapshot::diff::{Together, diff, pair};
+use crate::snapshot::stored::{self, Stored};
 use crate::views::snapshot::{self as views, Page};
 use anyhow::{Context as _, Result};
 use std::ffi::OsStr;
@@ -34,11 +35,14 @@ pub(super) fn run(options: &SnapshotOptions) -> Result<u8> {
 
 fn compare(before: &Path, after: &Path, options: &SnapshotOptions) -> Result<()> {
     let (before, after) = (stored(before)?, stored(after)?);
-    Output::open(options)?.changes(&before, &after)
+    let together = |stored: &Stored| stored.together.clone().unwrap_or_else(|| Together::of(&stored.processes));
+    let mut output = Output::open(options)?;
+    output.changes(&before.processes, &after.processes)?;
+    output.together(&together(&before), &together(&after))
 }
 
 /// Reads a file that `--json` wrote.
-fn stored(path: &Path) -> Result<Vec<Process>> {
+fn stored(path: &Path) -> Result<Stored> {
     let shown = || path.display().to_string();
     let file = File::open(path).with_context(|| format!("failed to open {}", shown()))?;
     stored::read(BufReader::with_capacity(1 << 16, file)).map_err(|error| match error {
@@ -83,17 +87,36 @@ impl<'a> Output<'a> {
     /// What changed, process by process.
     fn changes(&mut self, before: &[Process], after: &[Process]) -> Result<()> {
         let pairs = pair(before, after);
-        for (from, to) in &pairs.pairs {
-            let changed = diff(from, to);
+        let changed = pairs.pairs.iter().map(|(from, to)| diff(from, to));
+        let (quiet, changed): (Vec<_>, Vec<_>) = match self.options.show.format {
+            // Of many processes those are told of in which something happened.
+            Format::Text if pairs.pairs.len() > 1 => changed.partition(views::diff::is_quiet),
+            _ => (Vec::new(), changed.collect()),
+        };
+        for changed in &changed {
             match self.options.show.format {
-                Format::Text => views::diff::render(&changed, &self.options.show, self.page, &mut self.out)?,
-                Format::Json | Format::Csv => views::json::diff::render(&changed, &mut self.out)?,
+                Format::Text => views::diff::render(changed, &self.options.show, self.page, &mut self.out)?,
+                Format::Json | Format::Csv => views::json::diff::render(changed, &mut self.out)?,
             }
+        }
+        if !quiet.is_empty() {
+            views::diff::render_quiet(&quiet, self.page, &mut self.out)?;
         }
         for (process, is_new) in pairs.gone.iter().map(|p| (p, false)).chain(pairs.new.iter().map(|p| (p, true))) {
             match self.options.show.format {
                 Format::Text => views::diff::render_single(process, is_new, self.page, &mut self.out)?,
                 Format::Json | Format::Csv => views::json::diff::render_single(process, is_new, &mut self.out)?,
+            }
+        }
+        Ok(self.out.flush()?)
+    }
+
+    /// What changed in what they come to; of one process it has been said.
+    fn together(&mut self, before: &Together, after: &Together) -> Result<()> {
+        if before.is_worth_telling(after) {
+            match self.options.show.format {
+                Format::Text => views::diff::render_together(before, after, self.page, &mut self.out)?,
+                Format::Json | Format::Csv => views::json::diff::render_together(before, after, &mut self.out)?,
             }
         }
         Ok(self.out.flush()?)

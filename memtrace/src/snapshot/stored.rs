@@ -2,7 +2,7 @@
 //! A file may be anyone's: its size is limited, what is no snapshot is refused with its line, lines of other types are
 //! skipped, and what can be derived (`kinds`, `res`, `not_loaded`) is not believed but left out.
 
-use super::diff::difference;
+use super::diff::{Levels, Together, difference};
 use super::{
     Allocator, Counters, Detail, GivenUp, MappedFile, Mapping, Process, Reason, Resident, Rollup, Source, SourceCost,
     Thread,
@@ -44,13 +44,22 @@ pub enum Error {
     },
 }
 
-/// Reads the processes of a file, in its order.
+/// What a file holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stored {
+    /// In its order.
+    pub processes: Vec<Process>,
+    /// Together, where there were several.
+    pub together: Option<Together>,
+}
+
+/// Reads a file.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
-pub fn read(file: impl BufRead) -> Result<Vec<Process>, Error> {
+pub fn read(file: impl BufRead) -> Result<Stored, Error> {
     let mut file = file.take(FILE_LIMIT + 1);
-    let mut processes = Vec::new();
+    let mut stored = Stored::default();
     let mut text = Vec::new();
     for line in 1.. {
         text.clear();
@@ -60,24 +69,29 @@ pub fn read(file: impl BufRead) -> Result<Vec<Process>, Error> {
         if file.limit() == 0 {
             return Err(Error::TooLarge);
         }
-        processes.extend(process(&text).map_err(|what| Error::Line { line, what })?);
+        stored.add(&text).map_err(|what| Error::Line { line, what })?;
     }
-    if processes.is_empty() { Err(Error::Empty) } else { Ok(processes) }
+    if stored.processes.is_empty() { Err(Error::Empty) } else { Ok(stored) }
 }
 
-/// `None` for lines of other types, and for empty ones.
-fn process(line: &[u8]) -> Result<Option<Process>, String> {
-    if line.trim_ascii().is_empty() {
-        return Ok(None);
+impl Stored {
+    /// Lines of other types, and empty ones, are passed over.
+    fn add(&mut self, line: &[u8]) -> Result<(), String> {
+        if line.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let head: Head<'_> = parse(line)?;
+        let known = matches!(&*head.r#type, "snapshot" | "group");
+        if known && head.schema != Some(1) {
+            return Err("a snapshot of another schema than 1".to_owned());
+        }
+        match &*head.r#type {
+            "snapshot" => self.processes.push(parse::<ProcessLine>(line)?.process()?),
+            "group" => self.together = Some(parse::<GroupLine>(line)?.together()?),
+            _ => {}
+        }
+        Ok(())
     }
-    let head: Head<'_> = parse(line)?;
-    if head.r#type != "snapshot" {
-        return Ok(None);
-    }
-    if head.schema != Some(1) {
-        return Err("a snapshot of another schema than 1".to_owned());
-    }
-    parse::<ProcessLine>(line)?.process().map(Some)
 }
 
 fn parse<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, String> {
@@ -94,6 +108,30 @@ struct Head<'a> {
     #[serde(borrow)]
     r#type: Cow<'a, str>,
     schema: Option<u64>,
+}
+
+/// What of a group is compared.
+#[derive(Deserialize)]
+struct GroupLine {
+    time: String,
+    pids: Vec<u32>,
+    sum_res: u64,
+    sum_pss: Option<u64>,
+    res: Option<u64>,
+    uss: Option<u64>,
+}
+
+impl GroupLine {
+    fn together(self) -> Result<Together, String> {
+        let levels = Levels { sum_res: Some(self.sum_res), sum_pss: self.sum_pss, res: self.res, uss: self.uss };
+        Ok(Together { time_ns: time_ns(&self.time)?, pids: self.pids, levels })
+    }
+}
+
+/// `2026-01-31T12:00:03.120000000Z`, as ns since 1970.
+fn time_ns(text: &str) -> Result<i64, String> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "`time` is no time".to_owned())?;
+    i64::try_from(time.unix_timestamp_nanos()).map_err(|_| "`time` is out of range".to_owned())
 }
 
 #[derive(Deserialize)]
@@ -136,14 +174,13 @@ impl ProcessLine {
         if mappings.as_ref().is_some_and(|mappings| !mappings.is_sorted_by(|a, b| a.end <= b.start)) {
             return Err("mappings overlap or are not in the order of their addresses".to_owned());
         }
-        let time = OffsetDateTime::parse(&self.time, &Rfc3339).map_err(|_| "`time` is no time".to_owned())?;
         Ok(Process {
             pid: self.pid,
             start_time: self.start_time,
             comm: bytes(self.comm, self.comm_hex),
             exe: self.exe_hex.map(|hex| hex.0).or_else(|| self.exe.map(String::into_bytes)),
             cmdline: self.cmdline_hex.map_or(self.cmdline.0, |hex| hex.0),
-            time_ns: i64::try_from(time.unix_timestamp_nanos()).map_err(|_| "`time` is out of range".to_owned())?,
+            time_ns: time_ns(&self.time)?,
             page_size: self.page_size,
             state: u8::try_from(self.state).map_err(|_| "`state` is no state".to_owned())?,
             counters,

@@ -34,7 +34,7 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
         objects(physical, show, sheet);
     }
     sheet.line(&[]);
-    notes(snapshot, group, sheet);
+    notes(snapshot, group, show, sheet);
     if let Some(first) = members.first() {
         let text = format!("memtrace snapshot --pid {}        one of them, by kind and file", first.pid);
         sheet.line(&[(Look::Faint, &text)]);
@@ -42,7 +42,7 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
 }
 
 /// Who is not in it, what looking at them together cost, and what was not read.
-pub(super) fn notes(snapshot: &Snapshot, group: &Group, sheet: &mut Sheet) {
+pub(super) fn notes(snapshot: &Snapshot, group: &Group, show: &ShowOptions, sheet: &mut Sheet) {
     if snapshot.vanished > 0 {
         let gone = counted(snapshot.vanished as u64, "process", "processes");
         sheet.line(&[(Look::Plain, &format!("vanished    {gone} ended before they could be read"))]);
@@ -51,7 +51,7 @@ pub(super) fn notes(snapshot: &Snapshot, group: &Group, sheet: &mut Sheet) {
     for process in unread {
         sheet.wrapped((Look::Plain, "left out    "), 12, (Look::Plain, &left_out(process)));
     }
-    notes::cost(&group.sources, sheet);
+    notes::cost(&group.sources, show, sheet);
     let pids: String = group.pids.iter().take(FEW).map(|pid| format!(" --pid {pid}")).collect();
     let more = if group.pids.len() > FEW { " …" } else { "" };
     notes::given_up(&group.given_up, &format!("memtrace snapshot{pids}{more}"), sheet);

@@ -20,7 +20,7 @@ pub(super) struct Column {
     weight: u8,
     /// Nothing is lost with it.
     empty: bool,
-    /// In no row is it known.
+    /// In no row is it known that there is anything.
     unknown: bool,
     /// What its head means, where that is no common word; empty for none.
     meaning: &'static str,
@@ -31,7 +31,8 @@ impl Column {
     pub(super) fn bytes(head: impl Into<String>, weight: u8, cells: impl IntoIterator<Item = Option<u64>>) -> Self {
         let cells: Vec<Option<u64>> = cells.into_iter().collect();
         let empty = cells.iter().all(|&cell| cell == Some(0));
-        let unknown = cells.iter().all(Option::is_none);
+        // Where there is nothing, all of it is known.
+        let unknown = cells.contains(&None) && cells.iter().all(|cell| cell.is_none_or(|bytes| bytes == 0));
         Self {
             head: head.into(),
             cells: cells.into_iter().map(|cell| or_unknown(cell, short)).collect(),

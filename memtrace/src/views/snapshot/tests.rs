@@ -2,6 +2,7 @@ use super::*;
 use crate::cli::{By, Format, PictureScale, ShowOptions, Sort};
 use crate::snapshot::{Process, Snapshot};
 use crate::views::columns::columns;
+use std::time::Duration;
 
 fn show() -> ShowOptions {
     ShowOptions {
@@ -12,6 +13,8 @@ fn show() -> ShowOptions {
         top: Some(20),
         picture: false,
         scale: PictureScale::Log,
+        costs: false,
+        hold_limit: Some(Duration::from_millis(50)),
     }
 }
 
@@ -141,6 +144,26 @@ fn what_changed() {
 }
 
 #[test]
+fn what_changed_in_several_together() {
+    use crate::snapshot::diff::{Levels, Together};
+    let compare = crate::snapshot::diff::diff;
+    let levels =
+        Levels { sum_res: Some(900 << 20), sum_pss: Some(300 << 20), res: Some(280 << 20), uss: Some(270 << 20) };
+    let before = Together { time_ns: 1_769_860_803_120_000_000, pids: vec![4_711, 4_712, 4_713], levels };
+    let levels = Levels { sum_res: Some(940 << 20), sum_pss: Some(299 << 20), res: Some(280 << 20), uss: None };
+    let after = Together { time_ns: before.time_ns + 2_000_000_000, pids: vec![4_711, 4_712], levels };
+    let page = Page { color: false, width: Some(80) };
+    let (mut text, mut json) = (Vec::new(), Vec::new());
+    diff::render_together(&before, &after, page, &mut text).expect("a Vec takes everything");
+    let (one, later) = (sample::postgres(), later());
+    let quiet = vec![compare(&one, &one); 9];
+    assert!(quiet.iter().all(diff::is_quiet) && !diff::is_quiet(&compare(&one, &later)));
+    diff::render_quiet(&quiet, page, &mut text).expect("a Vec takes everything");
+    json::diff::render_together(&before, &after, &mut json).expect("a Vec takes everything");
+    insta::assert_snapshot!("diff_together", String::from_utf8([text, json].concat()).expect("text"));
+}
+
+#[test]
 fn who_else_maps_a_page_is_one_line() {
     let before = sample::postgres();
     let mut after = before.clone();
@@ -214,6 +237,53 @@ fn unreadable_is_said_with_what_to_type() {
     assert_eq!(told(&[sample::zombie()]).expect("nothing to show").1, ExitCode::Failure);
     let (text, _) = told(&vec![sample::not_permitted(); 13]).expect("nothing to show");
     assert!(text.ends_with("memtrace: and nothing of 3 other processes\n"), "{text}");
+}
+
+#[test]
+fn a_picture_whose_pages_were_refused_says_what_to_type_and_is_no_success() {
+    use crate::cli::ExitCode;
+    use crate::snapshot::{GivenUp, PageMap, Reason, Source};
+    let because = |reason| {
+        let mut process = sample::postgres();
+        process.given_up.push(GivenUp { source: Source::Pagemap, reason });
+        Snapshot {
+            processes: vec![sample::postgres(), process],
+            page_maps: vec![Some(PageMap::default()), None],
+            ..Snapshot::default()
+        }
+    };
+    let refused = because(Reason::NotPermitted { capability: "CAP_SYS_PTRACE".to_owned() });
+    let (text, code) = notes::unplaced(&refused, usize::MAX, " --picture", 100).expect("one has no places");
+    assert_eq!(code, ExitCode::NotPermitted);
+    insta::assert_snapshot!("unplaced", text);
+    assert_eq!(notes::unplaced(&refused, 1, " --svg FILE", 100), None, "it is not drawn");
+    let broken = because(Reason::Failed { what: "no\x1bthing".to_owned() });
+    let (text, code) = notes::unplaced(&broken, 2, " --svg FILE", 100).expect("one has no places");
+    assert!(code == ExitCode::Failure && text.contains("no\\x1bthing"), "{text}");
+    let zombies = Snapshot { processes: vec![sample::zombie()], page_maps: vec![None], ..Snapshot::default() };
+    assert_eq!(notes::unplaced(&zombies, 1, "", 100), None, "of these it is told that nothing could be read");
+}
+
+#[test]
+fn a_call_that_took_longer_than_allowed_is_told() {
+    let mut process = sample::postgres();
+    let show = || ShowOptions { hold_limit: Some(Duration::from_micros(200)), ..show() };
+    assert!(
+        text(&alone(process.clone()), &show(), 100).contains("too long    a call of smaps took 214 µs, and 200 µs")
+    );
+    let full = ShowOptions { hold_limit: None, costs: true, ..show() };
+    insta::assert_snapshot!("costs", text(&alone(process.clone()), &full, 100).split_once("cost  ").expect("told").1);
+    // cachestat asks about files: it keeps nobody waiting.
+    process.sources.retain(|cost| !cost.source.holds_lock());
+    assert!(!text(&alone(process), &show(), 100).contains("too long"));
+}
+
+#[test]
+fn text_says_what_a_picture_shows() {
+    let process = sample::over_budget();
+    let map = blocks::tests::placed(&sample::postgres());
+    let snapshot = Snapshot { processes: vec![process], page_maps: vec![Some(map)], ..Snapshot::default() };
+    insta::assert_snapshot!("with_a_page_map", text(&snapshot, &show(), 100));
 }
 
 #[test]

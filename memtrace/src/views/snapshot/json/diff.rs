@@ -2,10 +2,10 @@
 
 use super::{Address, AmountFields, Hex, SCHEMA, Text, write_line};
 use crate::snapshot::Process;
-use crate::snapshot::diff::{Change, Diff, Row, difference};
+use crate::snapshot::diff::{Change, Diff, Levels, Row, Together, difference};
 use crate::views::Clock;
 use crate::views::words::permissions;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::io::{self, Write};
 
 /// Writes the line of one process.
@@ -30,6 +30,60 @@ pub fn render(diff: &Diff<'_>, out: &mut dyn Write) -> io::Result<()> {
 pub fn render_single(process: &Process, is_new: bool, out: &mut dyn Write) -> io::Result<()> {
     let (before, after) = if is_new { (None, Some(process)) } else { (Some(process), None) };
     write_line(&DiffLine::of(before, after, process), &mut Vec::new(), out)
+}
+
+/// Writes the line of several processes together.
+///
+/// # Errors
+/// What the writer returned.
+pub fn render_together(before: &Together, after: &Together, out: &mut dyn Write) -> io::Result<()> {
+    let time = |together: &Together| Clock::at(together.time_ns).rfc3339(0);
+    let amounts = before.levels.amounts().into_iter().zip(after.levels.amounts());
+    let changes = amounts.map(|(from, to)| from.zip(to).map(|(from, to)| difference(from, to)));
+    let line = GroupDiffLine {
+        r#type: "group_diff",
+        time: time(after),
+        schema: SCHEMA,
+        from: time(before),
+        to: time(after),
+        opening: TogetherFields::of(before),
+        closing: TogetherFields::of(after),
+        change: Levels::NAMES.into_iter().zip(changes).collect(),
+    };
+    write_line(&line, &mut Vec::new(), out)
+}
+
+#[derive(Serialize)]
+struct GroupDiffLine<'a> {
+    r#type: &'static str,
+    time: String,
+    schema: u32,
+    from: String,
+    to: String,
+    opening: TogetherFields<'a>,
+    closing: TogetherFields<'a>,
+    #[serde(serialize_with = "in_order")]
+    change: Vec<(&'static str, Option<i64>)>,
+}
+
+#[derive(Serialize)]
+struct TogetherFields<'a> {
+    pids: &'a [u32],
+    #[serde(flatten, serialize_with = "in_order")]
+    levels: Vec<(&'static str, Option<u64>)>,
+}
+
+impl<'a> TogetherFields<'a> {
+    fn of(together: &'a Together) -> Self {
+        Self { pids: &together.pids, levels: Levels::NAMES.into_iter().zip(together.levels.amounts()).collect() }
+    }
+}
+
+fn in_order<S: Serializer, T: Serialize>(
+    fields: &[(&'static str, Option<T>)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(fields.iter().map(|(name, value)| (name, value)))
 }
 
 #[derive(Serialize)]
