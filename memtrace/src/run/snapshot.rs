@@ -8,7 +8,7 @@ use crate::cli::{ExitCode, Format, SnapshotOptions, Subject};
 use crate::hints::Failure;
 use crate::snapshot::Process;
 use crate::snapshot::diff::{Together, diff, pair};
-use crate::snapshot::stored::{self, Stored};
+use crate::views::snapshot::json::stored::{self, Stored};
 use crate::views::snapshot::{self as views, Page};
 use anyhow::{Context as _, Result};
 use std::ffi::OsStr;

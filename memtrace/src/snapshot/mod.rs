@@ -16,8 +16,6 @@ pub mod read;
 pub mod rows;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod sharing;
-#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
-pub mod stored;
 
 use crate::event::permission;
 use crate::statement::Kind;

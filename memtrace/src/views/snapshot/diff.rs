@@ -72,8 +72,13 @@ pub fn render_together(before: &Together, after: &Together, page: Page, out: &mu
     if before.pids.len() != after.pids.len() {
         title.push_str(&format!("(before {}) ", count(before.pids.len() as u64)));
     }
-    let span = span(before.time_ns, after.time_ns);
-    sheet.wrapped((Look::Strong, &title), 2, (Look::Plain, &format!("· {span}")));
+    let mut about = format!("· {}", span(before.time_ns, after.time_ns));
+    if (&before.pids, before.levels) == (&after.pids, after.levels) {
+        about.push_str(&format!(": Σ RES {}, nothing changed", or_unknown(after.levels.sum_res, size)));
+        sheet.wrapped((Look::Strong, &title), 2, (Look::Plain, &about));
+        return out.write_all(sheet.text.as_bytes());
+    }
+    sheet.wrapped((Look::Strong, &title), 2, (Look::Plain, &about));
     let names = ["Σ RES", "Σ PSS", "RES", "USS"];
     for (name, (from, to)) in names.iter().zip(before.levels.amounts().into_iter().zip(after.levels.amounts())) {
         let Some((from, to)) = from.zip(to) else { continue };

@@ -155,6 +155,7 @@ fn what_changed_in_several_together() {
     let page = Page { color: false, width: Some(80) };
     let (mut text, mut json) = (Vec::new(), Vec::new());
     diff::render_together(&before, &after, page, &mut text).expect("a Vec takes everything");
+    diff::render_together(&after, &after, page, &mut text).expect("a Vec takes everything");
     let (one, later) = (sample::postgres(), later());
     let quiet = vec![compare(&one, &one); 9];
     assert!(quiet.iter().all(diff::is_quiet) && !diff::is_quiet(&compare(&one, &later)));

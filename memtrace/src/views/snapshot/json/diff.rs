@@ -1,10 +1,11 @@
 //! What changed between two snapshots, as lines of NDJSON.
 
-use super::{Address, AmountFields, Hex, SCHEMA, Text, write_line};
+use super::values::Permissions;
+use super::{Address, AmountFields, Named, SCHEMA, Str, Twin, write_line};
 use crate::snapshot::Process;
 use crate::snapshot::diff::{Change, Diff, Levels, Row, Together, difference};
+use crate::statement::Kind;
 use crate::views::Clock;
-use crate::views::words::permissions;
 use serde::{Serialize, Serializer};
 use std::io::{self, Write};
 
@@ -93,9 +94,9 @@ struct DiffLine<'a> {
     schema: u32,
     pid: u32,
     start_time: u64,
-    comm: Text<'a>,
+    comm: Str<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    comm_hex: Option<Hex<'a>>,
+    comm_hex: Option<Twin<'a>>,
     from: Option<String>,
     to: Option<String>,
     opening: Option<LevelFields>,
@@ -108,14 +109,15 @@ struct DiffLine<'a> {
 impl<'a> DiffLine<'a> {
     fn of(before: Option<&Process>, after: Option<&Process>, whose: &'a Process) -> Self {
         let time = |process: &Process| Clock::at(process.time_ns).rfc3339(0);
+        let (comm, comm_hex) = Str::of(&whose.comm);
         Self {
             r#type: "diff",
             time: time(whose),
             schema: SCHEMA,
             pid: whose.pid,
             start_time: whose.start_time,
-            comm: Text(&whose.comm),
-            comm_hex: Hex::twin(&whose.comm),
+            comm,
+            comm_hex,
             from: before.map(time),
             to: after.map(time),
             opening: before.and_then(LevelFields::of),
@@ -175,13 +177,13 @@ impl ChangeFields {
 #[derive(Serialize)]
 struct RowFields<'a> {
     what: &'static str,
-    kind: &'static str,
-    name: Text<'a>,
+    kind: Named<Kind>,
+    name: Str<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    name_hex: Option<Hex<'a>>,
+    name_hex: Option<Twin<'a>>,
     start: Address,
     end: Address,
-    permissions: String,
+    permissions: Permissions,
     size: i64,
     change: Option<ChangeFields>,
     before: Option<AmountFields>,
@@ -191,14 +193,15 @@ struct RowFields<'a> {
 impl<'a> RowFields<'a> {
     fn of(row: &Row<'a>) -> Self {
         let mapping = row.mapping;
+        let (name, name_hex) = Str::of(&mapping.name);
         Self {
             what: row.what().name(),
-            kind: mapping.kind.name(),
-            name: Text(&mapping.name),
-            name_hex: Hex::twin(&mapping.name),
+            kind: Named(mapping.kind),
+            name,
+            name_hex,
             start: Address(mapping.start),
             end: Address(row.end),
-            permissions: permissions(mapping.permissions),
+            permissions: Permissions(mapping.permissions),
             size: difference(row.from.size, row.to.size),
             change: row.change().map(ChangeFields::of),
             before: (row.from.mappings > 0).then(|| AmountFields::of(&row.from)),

@@ -1,7 +1,7 @@
+use super::stored::{Error, read};
 use super::*;
 use crate::snapshot::diff::Levels;
-use crate::snapshot::stored::{Error, read};
-use crate::snapshot::{Allocator, Detail, Resident, Source};
+use crate::snapshot::{Detail, GivenUp, MappedFile, Reason, Resident, Source, SourceCost, Thread};
 use crate::statement::Kind;
 use crate::views::snapshot::sample;
 use proptest::prelude::*;
