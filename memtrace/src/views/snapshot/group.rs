@@ -34,15 +34,33 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
         objects(physical, show, sheet);
     }
     sheet.line(&[]);
-    notes(snapshot, group, show, sheet);
+    absent(snapshot, group, sheet);
+    let sources = members.iter().flat_map(|process| &process.sources).chain(&group.sources);
+    notes::cost(&sources.copied().collect::<Vec<_>>(), show, sheet);
+    notes::given_up_of(&members, &command(group), sheet);
+    notes::given_up(&group.given_up, &command(group), sheet);
     if let Some(first) = members.first() {
         let text = format!("memtrace snapshot --pid {}        one of them, by kind and file", first.pid);
         sheet.line(&[(Look::Faint, &text)]);
     }
 }
 
-/// Who is not in it, what looking at them together cost, and what was not read.
+/// Below what each of them says of itself: who is not in it, what looking at them together cost, and what was not read.
 pub(super) fn notes(snapshot: &Snapshot, group: &Group, show: &ShowOptions, sheet: &mut Sheet) {
+    absent(snapshot, group, sheet);
+    notes::cost(&group.sources, show, sheet);
+    notes::given_up(&group.given_up, &command(group), sheet);
+}
+
+/// What was typed, or comes to the same.
+fn command(group: &Group) -> String {
+    let pids: String = group.pids.iter().take(FEW).map(|pid| format!(" --pid {pid}")).collect();
+    let more = if group.pids.len() > FEW { " …" } else { "" };
+    format!("memtrace snapshot{pids}{more}")
+}
+
+/// Who is not in it.
+fn absent(snapshot: &Snapshot, group: &Group, sheet: &mut Sheet) {
     if snapshot.vanished > 0 {
         let gone = counted(snapshot.vanished as u64, "process", "processes");
         sheet.line(&[(Look::Plain, &format!("vanished    {gone} ended before they could be read"))]);
@@ -51,10 +69,6 @@ pub(super) fn notes(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
     for process in unread {
         sheet.wrapped((Look::Plain, "left out    "), 12, (Look::Plain, &left_out(process)));
     }
-    notes::cost(&group.sources, show, sheet);
-    let pids: String = group.pids.iter().take(FEW).map(|pid| format!(" --pid {pid}")).collect();
-    let more = if group.pids.len() > FEW { " …" } else { "" };
-    notes::given_up(&group.given_up, &format!("memtrace snapshot{pids}{more}"), sheet);
 }
 
 /// Who is not in the group, and why.

@@ -6,8 +6,9 @@ use crate::cli::{ExitCode, ShowOptions};
 use crate::snapshot::diff::difference;
 use crate::snapshot::{Counters, GivenUp, Process, Reason, Snapshot, Source, SourceCost};
 use crate::views::escape::escape;
-use crate::views::human::{counted, duration, signed_size, size};
+use crate::views::human::{count, counted, duration, signed_size, size};
 use crate::views::sheet::{Look, Sheet};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 const INDENT: usize = 12;
@@ -113,6 +114,7 @@ fn changed(before: Counters, after: Counters, sheet: &mut Sheet) {
 }
 
 /// How long all took and for how long the target was held up, in a line; when that is longer than allowed, it is told.
+/// A source may be there more than once: of several processes.
 pub(super) fn cost(sources: &[SourceCost], show: &ShowOptions, sheet: &mut Sheet) {
     if sources.is_empty() {
         return;
@@ -137,7 +139,18 @@ pub(super) fn cost(sources: &[SourceCost], show: &ShowOptions, sheet: &mut Sheet
         );
         sheet.wrapped((Look::Alarm, "too long    "), INDENT, (Look::Plain, &text));
     }
+    let mut each: Vec<SourceCost> = Vec::new();
     for s in sources.iter().filter(|_| show.costs) {
+        match each.iter_mut().find(|sum| sum.source == s.source) {
+            Some(sum) => {
+                sum.cost_ns = sum.cost_ns.saturating_add(s.cost_ns);
+                sum.longest_call_ns = sum.longest_call_ns.max(s.longest_call_ns);
+                sum.calls = sum.calls.saturating_add(s.calls);
+            }
+            None => each.push(*s),
+        }
+    }
+    for s in each {
         let calls = counted(s.calls.into(), "call", "calls");
         let (all, longest) = (duration(s.cost_ns), duration(s.longest_call_ns));
         let text = format!("            {}: {all} in {calls}, longest {longest}", s.source.name());
@@ -147,20 +160,43 @@ pub(super) fn cost(sources: &[SourceCost], show: &ShowOptions, sheet: &mut Sheet
 
 /// One line for each reason, with what it concerns.
 pub(super) fn given_up(given_up: &[GivenUp], command: &str, sheet: &mut Sheet) {
-    let mut told: Vec<(&Reason, Vec<&str>)> = Vec::new();
-    for one in given_up {
-        match told.iter_mut().find(|(reason, _)| *reason == &one.reason) {
-            Some((_, sources)) => sources.push(one.source.name()),
-            None => told.push((&one.reason, vec![one.source.name()])),
+    for (reason, sources) in by_reason(given_up) {
+        not_read(&sources, reason, command, sheet);
+    }
+}
+
+/// Of several processes: one line for each sort of reason, with the first process that it concerns and how many more.
+pub(super) fn given_up_of(processes: &[&Process], command: &str, sheet: &mut Sheet) {
+    type Concerned<'a> = (&'a Process, &'a Reason, u64);
+    let mut told: BTreeMap<(String, &'static str), Concerned<'_>> = BTreeMap::new();
+    for process in processes {
+        for (reason, sources) in by_reason(&process.given_up) {
+            told.entry((sources, reason.name())).or_insert((process, reason, 0)).2 += 1;
         }
     }
-    for (reason, sources) in told {
-        let (why, advice) = words(reason, command);
-        let text = format!("{}: {why}", sources.join(", "));
-        sheet.wrapped((Look::Alarm, "not read    "), INDENT, (Look::Plain, &text));
-        if let Some(advice) = advice {
-            sheet.wrapped((Look::Plain, "            "), INDENT + 2, (Look::Plain, &format!("→ {advice}")));
+    for ((sources, _), (process, reason, concerned)) in told {
+        let others = if concerned > 1 { format!(" and {} more", count(concerned - 1)) } else { String::new() };
+        not_read(&format!("{sources} of {}{others}", name(process)), reason, command, sheet);
+    }
+}
+
+/// Reasons, each with the names of what was not read because of it.
+fn by_reason(given_up: &[GivenUp]) -> Vec<(&Reason, String)> {
+    let mut told: Vec<(&Reason, String)> = Vec::new();
+    for one in given_up {
+        match told.iter_mut().find(|(reason, _)| *reason == &one.reason) {
+            Some((_, sources)) => sources.push_str(&format!(", {}", one.source.name())),
+            None => told.push((&one.reason, one.source.name().to_owned())),
         }
+    }
+    told
+}
+
+fn not_read(what: &str, reason: &Reason, command: &str, sheet: &mut Sheet) {
+    let (why, advice) = words(reason, command);
+    sheet.wrapped((Look::Alarm, "not read    "), INDENT, (Look::Plain, &format!("{what}: {why}")));
+    if let Some(advice) = advice {
+        sheet.wrapped((Look::Plain, "            "), INDENT + 2, (Look::Plain, &format!("→ {advice}")));
     }
 }
 

@@ -82,6 +82,21 @@ fn a_group_without_a_look_at_pages() {
 }
 
 #[test]
+fn of_a_group_it_is_told_what_was_not_read_of_its_members() {
+    let mut snapshot = sample::group(true);
+    let over = sample::over_budget();
+    for process in snapshot.processes.iter_mut().skip(2).take(3) {
+        (process.rollup, process.given_up) = (None, over.given_up.clone());
+    }
+    let text = text(&snapshot, &show(), 100);
+    assert!(
+        text.contains("not read    smaps, smaps_rollup of postgres[4713] and 2 more: one call would hold"),
+        "{text}"
+    );
+    assert!(text.contains(" --full "), "{text}");
+}
+
+#[test]
 fn tables() {
     let snapshot = alone(sample::postgres());
     let few = ShowOptions { top: Some(6), ..by(By::Mapping) };

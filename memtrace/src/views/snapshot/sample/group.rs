@@ -89,7 +89,11 @@ pub(crate) fn two(heap_kib: u64) -> Snapshot {
         }
     }
     // Nobody else maps them.
-    sharing.count_outside(|_, counts| Ok::<_, ()>(counts.fill(2))).expect("always");
+    let twice = |_, counts: &mut [u64]| {
+        counts.fill(2);
+        Ok::<_, ()>(())
+    };
+    sharing.count_outside(twice).expect("always");
     let sums = crate::snapshot::diff::Together::of(&processes);
     Snapshot {
         page_maps: Vec::new(),
