@@ -333,7 +333,10 @@ fn objects(physical: &Physical, show: &ShowOptions, sheet: &mut Sheet) {
     };
     let columns = vec![
         Column::text("processes", 6, shown.iter().map(|object| count(object.processes as u64))),
-        bytes("in memory", 9, |o| o.res),
+        match shown.iter().any(|object| object.inode == 0) {
+            true => bytes("in memory", 9, |o| o.res).meaning("of heap and data only what is mapped more than once"),
+            false => bytes("in memory", 9, |o| o.res),
+        },
         bytes("shared", 8, |o| o.shared),
         bytes("in Σ RES", 7, |o| o.sum_res),
     ];
