@@ -39,7 +39,7 @@ pub struct Process {
     pub time_ns: i64,
     /// Bytes of a page.
     pub page_size: u64,
-    /// `R`, `S`, `T`, …; see proc(5).
+    /// `R`, `S`, `T`, …; see proc(5). Of the main thread, or, when that has exited alone, of one that goes on.
     pub state: u8,
     /// The kernel's counters: exact since Linux 6.16 and in its stable series (else to some pages per CPU), and readable for
     /// everyone. `None`: no address space (zombie, kernel thread).
@@ -206,8 +206,8 @@ pub struct Resident {
     pub rss: u64,
     /// Of these, anonymous.
     pub anonymous: u64,
-    /// In swap.
-    pub swap: u64,
+    /// In swap. `None` where the page tables have markers of userfaultfd that we may not tell from it.
+    pub swap: Option<u64>,
     /// Mapped by huge page-table entries.
     pub huge: u64,
 }

@@ -393,7 +393,7 @@ impl MappingFields {
     }
 
     fn resident(&self) -> Option<Resident> {
-        Some(Resident { rss: self.rss?, anonymous: self.anonymous?, swap: self.swap?, huge: self.huge? })
+        Some(Resident { rss: self.rss?, anonymous: self.anonymous?, swap: self.swap, huge: self.huge? })
     }
 
     fn detail(&self) -> Option<Detail> {

@@ -4,9 +4,8 @@
 //! was not permitted is said.
 
 use super::pages::{Found, Look, Painter, walk};
-use super::{Costs, not_permitted};
+use super::{Costs, frames_not_permitted};
 use crate::cli::ReadOptions;
-use crate::live::rights::bit;
 use crate::procfs::{KernelPages, ProcessFiles, page_size, read_kernel_release, read_own_entry};
 use crate::snapshot::sharing::{ObjectId, Sharing};
 use crate::snapshot::{GivenUp, Group, Mapping, PageMap, Physical, Process, Reason, Source};
@@ -65,7 +64,7 @@ fn read_page_map(
     let Some(mappings) = &process.mappings else { return Ok(None) };
     let looks = looks(mappings, true);
     let mut painter = Painter::new(mappings, &looks, page_size());
-    walk(files, mappings, &looks, max_hold, costs, |mapping, addresses, found| {
+    walk(files, mappings, &looks, max_hold, true, costs, |mapping, addresses, found| {
         painter.paint(mapping, addresses, found);
         ControlFlow::Continue(())
     })?;
@@ -148,13 +147,13 @@ fn read_readable(
 /// page-table entries.
 fn address_spaces(read: &[(ProcessFiles, Process)]) -> Vec<usize> {
     let mut members: Vec<usize> = Vec::with_capacity(read.len());
-    for (index, (_, process)) in read.iter().enumerate() {
+    for (index, (files, process)) in read.iter().enumerate() {
         let Some(counters) = process.counters else { continue };
         // Asked only of those that look alike: comparing all with all would be a call for each pair.
         let same = |&other: &usize| {
-            let other = &read[other].1;
-            other.counters.is_some_and(|others| others.virt == counters.virt)
-                && one_address_space(process.pid, other.pid)
+            let (others, other) = &read[other];
+            other.counters.is_some_and(|other| other.virt == counters.virt)
+                && one_address_space(files.tid(), others.tid())
         };
         if !members.iter().any(same) {
             members.push(index);
@@ -190,7 +189,7 @@ fn read_physical(
         let mut feeder = Feeder::new(&mut sharing, mappings);
         feeder.feed_known(&looks);
         let mut stopped = None;
-        walk(files, mappings, &looks, options.hold_limit(), costs, |mapping, addresses, found| {
+        walk(files, mappings, &looks, options.hold_limit(), options.page_map, costs, |mapping, addresses, found| {
             if let Some(painter) = &mut painter {
                 painter.paint(mapping, addresses.clone(), found);
             }
@@ -235,11 +234,6 @@ fn open_kernel_pages() -> Result<KernelPages, GivenUp> {
         return Err(GivenUp { source: Source::Pagemap, reason: frames_not_permitted() });
     }
     KernelPages::open().map_err(|error| GivenUp { source: Source::Kpage, reason: reason(&error) })
-}
-
-/// Page frames are told to who has this.
-fn frames_not_permitted() -> Reason {
-    not_permitted(bit::SYS_ADMIN, "CAP_SYS_ADMIN")
 }
 
 fn reason(error: &io::Error) -> Reason {

@@ -37,8 +37,8 @@ pub fn read(subject: &Subject, options: &ReadOptions) -> Result<Snapshot> {
             Err(error) if selected.one_by_one => {
                 return Err(Failure::of_process(&error).map_or_else(|| error.into(), Into::into));
             }
-            Err(Error::KernelThread { .. } | Error::Zombie(_)) => {}
-            Err(Error::NoSuchProcess(_) | Error::Gone(_)) => snapshot.vanished += 1,
+            Err(Error::KernelThread { .. }) => {}
+            Err(Error::NoSuchProcess(_) | Error::Gone(_) | Error::Zombie(_)) => snapshot.vanished += 1,
             Err(error) => return Err(error.into()),
         }
     }
@@ -55,6 +55,11 @@ pub fn read(subject: &Subject, options: &ReadOptions) -> Result<Snapshot> {
 /// By this capability it would be permitted, unless we have it.
 fn not_permitted(bit: u32, capability: &'static str) -> Reason {
     Reason::NotPermitted { capability: named_if_missing(bit, capability).to_owned() }
+}
+
+/// Page frames, and what is in swap where, are told to who has this.
+fn frames_not_permitted() -> Reason {
+    not_permitted(bit::SYS_ADMIN, "CAP_SYS_ADMIN")
 }
 
 impl From<&procfs::Error> for Reason {

@@ -37,7 +37,8 @@ impl Reading {
         let process = Process {
             pid,
             start_time: files.start_time(),
-            comm: status.name.clone(),
+            // Of a task that stands in for the main thread, status has the task's own name.
+            comm: if files.tid() == pid { status.name } else { files.read_comm()? },
             exe: files.read_exe().ok().filter(|exe| !exe.is_empty()),
             cmdline: files.read_cmdline().unwrap_or_default(),
             time_ns: now_ns(),
@@ -188,11 +189,10 @@ impl Reading {
 
     /// Over budget: what is resident, by ranges of bounded length; PSS and the like only if one walk of all is short enough.
     fn read_cheaply(&mut self, size: &SmapsSize, limit_ns: u64, mappings: &mut [Mapping]) {
-        let hugetlb = self.process.counters.is_none_or(|counters| counters.hugetlb > 0);
         self.process.given_up.extend(scan(
             &self.files,
             mappings,
-            hugetlb,
+            self.process.counters,
             Some(Duration::from_nanos(limit_ns)),
             &mut self.costs,
         ));
@@ -393,7 +393,7 @@ fn mapping(header: &MapsHeader<'_>) -> Mapping {
 
 fn resident(smaps: &SmapsMapping) -> Resident {
     let huge = smaps.anon_huge.saturating_add(smaps.shmem_pmd).saturating_add(smaps.file_pmd);
-    Resident { rss: smaps.rss, anonymous: smaps.anonymous, swap: smaps.swap, huge }
+    Resident { rss: smaps.rss, anonymous: smaps.anonymous, swap: Some(smaps.swap), huge }
 }
 
 fn detail(smaps: &SmapsMapping) -> Detail {
