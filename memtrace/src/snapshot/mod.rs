@@ -503,7 +503,8 @@ pub struct Physical {
     /// For each process, as in [`Group::pids`]: pages that another one of the group maps as well.
     pub shared_with_group: Vec<u64>,
     /// For each two, by their index in [`Group::pids`], `a < b`: pages that both map. Pairs that share nothing are left out.
-    pub pairs: Vec<Pair>,
+    /// `None` for groups of more than [`sharing::PAIRS_OF`].
+    pub pairs: Option<Vec<Pair>>,
     /// What is shared, the largest first: by file, segment or origin.
     pub objects: Vec<SharedObject>,
     /// For the first two processes only: which of their mappings show the same pages.

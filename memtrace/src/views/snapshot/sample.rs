@@ -319,7 +319,7 @@ pub(crate) fn two() -> Snapshot {
                 res: res - shared,
                 uss: res - shared,
                 shared_with_group: vec![shared; 2],
-                pairs: vec![Pair { a: 0, b: 1, shared }],
+                pairs: Some(vec![Pair { a: 0, b: 1, shared }]),
                 objects: vec![
                     object(Kind::File, "/srv/store/data", 4_096 * KIB, 5_632 * KIB),
                     object(Kind::Heap, "[heap]", 64 * KIB, 1_984 * KIB),
@@ -489,7 +489,7 @@ pub(crate) fn group(physical: bool) -> Snapshot {
         res: each + 9 * alone,
         uss: each + 9 * alone - 4 * MIB,
         shared_with_group: vec![each; 9],
-        pairs: pairs.collect(),
+        pairs: Some(pairs.collect()),
         objects,
         links: vec![Link { a: 4, b: 4, shared: BUFFERS }, Link { a: 1, b: 1, shared: 4_400 * KIB }],
     };
