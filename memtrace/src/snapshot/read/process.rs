@@ -14,11 +14,65 @@ use crate::snapshot::{Allocator, Counters, Detail, GivenUp, Mapping, Process, Re
 use crate::statement::Kind;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What is being read of one process. Whoever reads more adds to `costs` and to what was given up.
-pub(super) struct Reading {
+/// How often a process is read that executes other programs meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// A process that has been read.
+pub(super) struct Member {
     pub(super) files: ProcessFiles,
     pub(super) process: Process,
-    pub(super) costs: Costs,
+    /// Which program was read, by its auxiliary vector: in there are addresses that each exec chooses anew. Empty when
+    /// that may not be read, and then nothing that exec could change is.
+    program: Vec<u8>,
+}
+
+impl Member {
+    /// Reads a process: again, when it executed another program meanwhile, because a part of one and a part of the other
+    /// would be neither.
+    ///
+    /// # Errors
+    /// There is no such process, or it ended before its counters were read.
+    pub(super) fn read(pid: u32, options: &ReadOptions) -> Result<Self, Error> {
+        let mut attempt = 1;
+        loop {
+            let mut member = Reading::begin(pid, options)?.finish();
+            if !member.has_executed() {
+                return Ok(member);
+            }
+            if attempt == ATTEMPTS {
+                member.process.given_up.push(GivenUp { source: Source::Maps, reason: executed(pid) });
+                return Ok(member);
+            }
+            attempt += 1;
+        }
+    }
+
+    /// It runs another program than that which was read. One that has ended does not.
+    pub(super) fn has_executed(&self) -> bool {
+        let program = read_program(&self.files);
+        !self.program.is_empty() && !program.is_empty() && program != self.program
+    }
+}
+
+/// Why what was read of this process does not fit together.
+pub(super) fn executed(pid: u32) -> Reason {
+    Reason::Failed { what: format!("process {pid} executed another program while it was read") }
+}
+
+fn read_program(files: &ProcessFiles) -> Vec<u8> {
+    let mut program = Vec::new();
+    if files.read_auxv(&mut program).is_err() {
+        program.clear();
+    }
+    program
+}
+
+/// What is being read of one process. Whoever reads more adds to `costs` and to what was given up.
+struct Reading {
+    files: ProcessFiles,
+    process: Process,
+    program: Vec<u8>,
+    costs: Costs,
 }
 
 impl Reading {
@@ -26,8 +80,9 @@ impl Reading {
     ///
     /// # Errors
     /// There is no such process, or it ended before its counters were read.
-    pub(super) fn begin(pid: u32, options: &ReadOptions) -> Result<Self, Error> {
+    fn begin(pid: u32, options: &ReadOptions) -> Result<Self, Error> {
         let files = ProcessFiles::open(pid)?;
+        let program = read_program(&files);
         let mut costs = Costs::default();
         let status = costs.time(Source::Status, || files.read_status())?;
         let counters = counters(&status);
@@ -52,13 +107,13 @@ impl Reading {
             sources: Vec::new(),
             given_up: Vec::new(),
         };
-        let mut reading = Self { files, process, costs };
+        let mut reading = Self { files, process, program, costs };
         reading.read_mappings(options);
         Ok(reading)
     }
 
     /// Reads the counters again: what they bound is complete.
-    pub(super) fn finish(mut self) -> (ProcessFiles, Process) {
+    fn finish(mut self) -> Member {
         match self.costs.time(Source::Status, || self.files.read_status()) {
             Ok(status) => match counters(&status) {
                 Some(counters) => self.process.counters_after = Some(counters),
@@ -67,7 +122,7 @@ impl Reading {
             Err(error) => self.give_up(Source::Status, (&error).into()),
         }
         self.process.sources = self.costs.into_sources();
-        (self.files, self.process)
+        Member { files: self.files, process: self.process, program: self.program }
     }
 
     fn give_up(&mut self, source: Source, reason: Reason) {
