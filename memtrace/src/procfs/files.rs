@@ -1,9 +1,8 @@
 //! The files of one process, through a handle that cannot be confused by a reused pid.
 
 use super::{
-    Error, Malformed, MapsHeader, Pagemap, ParseReport, ReadCost, Rollup, SmapsPieces, SmapsSize, Statm, Status,
-    page_size, parse_rollup, parse_stack_pointer, parse_stat, parse_statm, parse_status, private_file, visit_maps,
-    visit_smaps,
+    Error, Malformed, MapsHeader, Pagemap, ParseReport, PrivateFile, ReadCost, Rollup, SmapsPieces, SmapsSize, Statm,
+    Status, page_size, parse_rollup, parse_stack_pointer, parse_stat, parse_statm, parse_status, visit_maps,
 };
 use crate::event::{MmId, Overview, SmapsMapping};
 use crate::procfs::monotonic_ns;
@@ -20,8 +19,8 @@ use std::time::{Duration, Instant};
 const CMDLINE_CAP: u64 = 4096;
 /// Room that each read(2) is offered. The kernel fills one buffer of its own (a page, grown for long lines) per read.
 const READ_ROOM: usize = 64 << 10;
-/// Pages of pagemap that an overview may look at, in all: 1 GiB of 4 KiB pages, 2 MiB of pagemap, some milliseconds.
-pub(crate) const PAGEMAP_CAP: u64 = 1 << 18;
+/// Address space of which pagemap may be looked at for [`PrivateFile`]: 2 MiB of pagemap, some milliseconds.
+pub(crate) const PAGEMAP_BYTES: u64 = 1 << 30;
 
 /// A process, opened once. The handle names this process for ever: after its death every reading is
 /// [`Error::Gone`], even when another process has got the same pid.
@@ -32,7 +31,7 @@ pub struct ProcessFiles {
     start_time: u64,
     process: Process,
     /// Another task, whose main thread has exited: through that one none of the process's memory is to be seen any more.
-    other: Option<(u32, Process)>,
+    other: Option<Box<(u32, Process)>>,
     // These two follow the process through exec, because the kernel looks its address space up at each read.
     // maps and smaps hold on to the address space that was there when they were opened, so they are opened each time.
     statm: File,
@@ -87,7 +86,7 @@ impl ProcessFiles {
             is_ours.then_some((tid, task, statm, status))
         });
         let Some((tid, task, statm, status)) = other else { return false };
-        self.other = Some((tid, task));
+        self.other = Some(Box::new((tid, task)));
         (self.statm, self.status) = (statm, status);
         true
     }
@@ -101,12 +100,12 @@ impl ProcessFiles {
     /// The task by which its memory is read: its main thread, unless that has exited alone.
     #[must_use]
     pub fn tid(&self) -> u32 {
-        self.other.as_ref().map_or(self.pid, |(tid, _)| *tid)
+        self.other.as_ref().map_or(self.pid, |other| other.0)
     }
 
     /// /proc of that task.
     fn task(&self) -> &Process {
-        self.other.as_ref().map_or(&self.process, |(_, task)| task)
+        self.other.as_ref().map_or(&self.process, |other| &other.1)
     }
 
     /// When it started, in clock ticks since boot.
@@ -267,10 +266,13 @@ impl ProcessFiles {
         };
         let private_file = match rollup {
             None => None,
-            Some(rollup) => match rollup.private_file() {
-                None if may_read_smaps => self.read_private_file()?,
-                private_file => private_file,
-            },
+            Some(Rollup { private_file: None, .. }) if may_read_smaps => {
+                let mut sum = PrivateFile::default();
+                let (_, report) = self.visit_smaps(|_, mapping| sum.add(mapping))?;
+                let whole = report.malformed == 0 && report.mappings > 0;
+                if whole { self.read_private_file(&sum)?.0 } else { None }
+            }
+            Some(rollup) => rollup.private_file,
         };
         Ok(Overview {
             mm,
@@ -287,43 +289,27 @@ impl ProcessFiles {
         })
     }
 
-    /// Bytes of file and shared-memory pages that nobody else maps.
-    fn read_private_file(&self) -> Result<Option<u64>, Error> {
-        let mut buffer = Vec::new();
-        self.read_smaps(&mut buffer)?;
-        let mut sum = 0u64;
-        let mut open = Vec::new();
-        let mut open_pages = 0u64;
-        let report = visit_smaps(&buffer, |_, mapping| match private_file(mapping) {
-            Some(bytes) => sum = sum.saturating_add(bytes),
-            None => {
-                open.push((mapping.start, mapping.end));
-                open_pages = open_pages.saturating_add((mapping.end - mapping.start) / self.page_size);
-            }
-        });
-        if report.malformed > 0 || report.mappings == 0 || open_pages > PAGEMAP_CAP {
-            return Ok(None);
-        }
-        Ok(Some(sum.saturating_add(self.read_private_file_in(&open)?.0)))
-    }
-
-    /// Bytes of file and shared-memory pages in these ranges of addresses that nobody else maps, from pagemap.
+    /// What these mappings have of file and shared-memory pages that nobody else maps; where smaps leaves it open, from
+    /// pagemap. `None` when that would be more than [`PAGEMAP_BYTES`].
     ///
     /// # Errors
     /// As [`Self::read_maps`].
-    pub fn read_private_file_in(&self, ranges: &[(u64, u64)]) -> Result<(u64, ReadCost), Error> {
+    pub fn read_private_file(&self, sum: &PrivateFile) -> Result<(Option<u64>, ReadCost), Error> {
         let (mut pages, mut cost) = (0, ReadCost::default());
-        if ranges.is_empty() {
-            return Ok((pages, cost));
+        if sum.open.is_empty() {
+            return Ok((Some(sum.bytes), cost));
+        }
+        if sum.open_bytes() > PAGEMAP_BYTES {
+            return Ok((None, cost));
         }
         let pagemap = self.open_pagemap(None)?;
-        for &(start, end) in ranges {
-            cost.add(pagemap.read(start..end, |_, entry| {
+        for addresses in &sum.open {
+            cost.add(pagemap.read(addresses.clone(), |_, entry| {
                 pages += u64::from(entry.present() && entry.file() && entry.exclusive());
                 ControlFlow::Continue(())
             })?);
         }
-        Ok((pages * self.page_size, cost))
+        Ok((Some(sum.bytes.saturating_add(pages * self.page_size)), cost))
     }
 
     /// The name: any bytes.

@@ -6,7 +6,7 @@ use crate::cli::ReadOptions;
 use crate::event::SmapsMapping;
 use crate::kind::{self, Context, Line};
 use crate::procfs::{
-    Error, MapsHeader, PAGEMAP_CAP, ProcessFiles, Refusal, SmapsBudget, SmapsSize, Status, page_size, private_file,
+    Error, MapsHeader, PAGEMAP_BYTES, PrivateFile, ProcessFiles, Refusal, SmapsBudget, SmapsSize, Status, page_size,
     visit_maps, visit_mounts, visit_smaps,
 };
 use crate::snapshot::allocator::{allocator, java_heap};
@@ -207,33 +207,32 @@ impl Reading {
                 break (parsed, report.malformed);
             }
         };
-        let Parsed { mappings, hugetlb, sums, repeated, .. } = parsed;
+        let Parsed { mappings, hugetlb, rollup, private_file, repeated, .. } = parsed;
         if mappings.is_empty() {
             return Err(Error::Gone(self.process.pid));
         }
         self.note_malformed(Source::Smaps, malformed);
         self.note_repeated(Source::Smaps, repeated);
         if malformed == 0 {
-            let private_file = self.private_file(&sums);
-            self.process.rollup = Some(Rollup { private_file, ..sums.rollup });
+            let private_file = self.private_file(&private_file);
+            self.process.rollup = Some(Rollup { private_file, ..rollup });
         }
         Ok(Found { mappings, hugetlb, over_budget: None })
     }
 
     /// File pages that nobody else maps: what smaps leaves open, pagemap tells.
-    fn private_file(&mut self, sums: &Sums) -> Option<u64> {
-        let pages = sums.open.iter().fold(0u64, |sum, (start, end)| sum.saturating_add((end - start) / page_size()));
-        if pages > PAGEMAP_CAP {
-            let what = format!("{pages} pages would have to be looked at, and {PAGEMAP_CAP} are the limit");
-            self.give_up(Source::Pagemap, Reason::Failed { what });
-            return None;
-        }
-        match self.files.read_private_file_in(&sums.open) {
+    fn private_file(&mut self, sum: &PrivateFile) -> Option<u64> {
+        match self.files.read_private_file(sum) {
             Ok((bytes, cost)) => {
                 if cost.reads > 0 {
                     self.costs.add_reading(Source::Pagemap, cost);
                 }
-                Some(sums.private_file.saturating_add(bytes))
+                if bytes.is_none() {
+                    let (open, most) = (sum.open_bytes() >> 20, PAGEMAP_BYTES >> 20);
+                    let what = format!("{open} MiB of addresses would have to be looked at, and {most} are the limit");
+                    self.give_up(Source::Pagemap, Reason::Failed { what });
+                }
+                bytes
             }
             Err(error) => {
                 self.give_up(Source::Pagemap, (&error).into());
@@ -256,22 +255,7 @@ impl Reading {
             return self.give_up(Source::Rollup, Reason::OverBudget { estimate_ns, limit_ns });
         }
         match self.costs.time(Source::Rollup, || self.files.read_rollup()) {
-            Ok(Some(rollup)) => {
-                self.process.rollup = Some(Rollup {
-                    rss: rollup.rss,
-                    pss: rollup.pss,
-                    private_clean: rollup.private_clean,
-                    private_dirty: rollup.private_dirty,
-                    shared_clean: rollup.shared_clean,
-                    shared_dirty: rollup.shared_dirty,
-                    anonymous: rollup.anonymous,
-                    swap: rollup.swap,
-                    swap_pss: rollup.swap_pss,
-                    hugetlb: rollup.hugetlb,
-                    locked: rollup.locked,
-                    private_file: rollup.private_file(),
-                });
-            }
+            Ok(Some(rollup)) => self.process.rollup = Some(rollup),
             Ok(None) => self.give_up(Source::Rollup, Reason::Gone),
             Err(error) => self.give_up(Source::Rollup, (&error).into()),
         }
@@ -313,10 +297,12 @@ struct Found {
 }
 
 /// A text of smaps.
+#[derive(Default)]
 struct Parsed {
     mappings: Vec<Mapping>,
     hugetlb: Vec<usize>,
-    sums: Sums,
+    rollup: Rollup,
+    private_file: PrivateFile,
     /// Mappings left out because a part of them was read before.
     repeated: usize,
     page_size: u64,
@@ -329,8 +315,7 @@ fn repeats(mappings: &[Mapping], header: &MapsHeader<'_>) -> bool {
 
 impl Parsed {
     fn new(expected: usize) -> Self {
-        let (mappings, hugetlb) = (Vec::with_capacity(expected), Vec::new());
-        Self { mappings, hugetlb, sums: Sums::default(), repeated: 0, page_size: page_size() }
+        Self { mappings: Vec::with_capacity(expected), page_size: page_size(), ..Self::default() }
     }
 
     fn add(&mut self, header: &MapsHeader<'_>, smaps: &SmapsMapping) {
@@ -341,7 +326,8 @@ impl Parsed {
         if smaps.kernel_page > self.page_size {
             self.hugetlb.push(self.mappings.len());
         }
-        self.sums.add(smaps);
+        self.rollup.add(smaps);
+        self.private_file.add(smaps);
         self.mappings.push(Mapping { resident: Some(resident(smaps)), detail: Some(detail(smaps)), ..mapping(header) });
     }
 }
@@ -352,9 +338,9 @@ impl Parsed {
 pub fn parse(smaps: &[u8], program: &[u8], mounts: &[u8]) -> (Vec<Mapping>, Rollup) {
     let mut parsed = Parsed::new(0);
     visit_smaps(smaps, |header, mapping| parsed.add(header, mapping));
-    let Parsed { mut mappings, hugetlb, sums, .. } = parsed;
+    let Parsed { mut mappings, hugetlb, rollup, .. } = parsed;
     describe(&mut mappings, &hugetlb, &mut context(program, mounts));
-    (mappings, sums.rollup)
+    (mappings, rollup)
 }
 
 fn context(program: &[u8], mounts: &[u8]) -> Context {
@@ -367,40 +353,6 @@ fn context(program: &[u8], mounts: &[u8]) -> Context {
     context.tmpfs.sort_unstable();
     context.hugetlbfs.sort_unstable();
     context
-}
-
-/// What the mappings of smaps add up to.
-#[derive(Default)]
-struct Sums {
-    rollup: Rollup,
-    private_file: u64,
-    /// Mappings of which smaps does not tell how many of the private pages are a file's.
-    open: Vec<(u64, u64)>,
-}
-
-impl Sums {
-    fn add(&mut self, smaps: &SmapsMapping) {
-        let sums = &mut self.rollup;
-        for (sum, amount) in [
-            (&mut sums.rss, smaps.rss),
-            (&mut sums.pss, smaps.pss),
-            (&mut sums.private_clean, smaps.private_clean),
-            (&mut sums.private_dirty, smaps.private_dirty),
-            (&mut sums.shared_clean, smaps.shared_clean),
-            (&mut sums.shared_dirty, smaps.shared_dirty),
-            (&mut sums.anonymous, smaps.anonymous),
-            (&mut sums.swap, smaps.swap),
-            (&mut sums.swap_pss, smaps.swap_pss),
-            (&mut sums.hugetlb, smaps.hugetlb),
-            (&mut sums.locked, smaps.locked),
-        ] {
-            *sum = sum.saturating_add(amount);
-        }
-        match private_file(smaps) {
-            Some(bytes) => self.private_file = self.private_file.saturating_add(bytes),
-            None => self.open.push((smaps.start, smaps.end)),
-        }
-    }
 }
 
 fn describe(mappings: &mut [Mapping], hugetlb: &[usize], context: &mut Context) {
@@ -496,7 +448,7 @@ mod tests {
             3000-4000 rw-p 00000000 00:00 0 \nRss:                   4 kB\n";
         let mut parsed = Parsed::new(0);
         visit_smaps(smaps, |header, mapping| parsed.add(header, mapping));
-        assert_eq!((parsed.repeated, parsed.mappings.len(), parsed.sums.rollup.rss), (1, 2, 8192));
+        assert_eq!((parsed.repeated, parsed.mappings.len(), parsed.rollup.rss), (1, 2, 8192));
         assert!(parsed.mappings.is_sorted_by_key(|mapping| mapping.start));
     }
 }
