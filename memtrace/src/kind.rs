@@ -13,10 +13,12 @@ use std::sync::Arc;
 pub const ARENA_BYTES: u64 = 64 << 20;
 /// The largest guard that a thread's stack is recognised by (the JVM has the pthread guard and its own zones).
 pub const GUARD_BYTES: u64 = 64 << 10;
-/// The largest anonymous mapping right after a library's data that is taken for its `.bss`: unless the library itself is
-/// smaller, because anything can be mapped there. Of 155 libraries of a Debian that have pages of `.bss`, nine have more of
-/// them than all that is mapped of the file (sanitizers, allocators, a profiler).
-const LIBRARY_BSS_BYTES: u64 = 1 << 20;
+/// What right after a library's writable data is taken for its `.bss`, because anything else can be mapped there as well:
+/// no more than sixteen times that data, or 64 KiB, and never more than 1 MiB. Of 155 libraries of a Debian that have pages
+/// of `.bss`, it is more in 22 by the last (sanitizers, graphics drivers), and in five by the others.
+const BSS_PER_DATA: u64 = 16;
+const SMALL_BSS_BYTES: u64 = 64 << 10;
+const BSS_BYTES: u64 = 1 << 20;
 
 /// A mapping, as far as its kind depends on itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,7 +247,7 @@ pub fn line_hints(lines: &[Line<'_>], context: &Context) -> Vec<LineHint> {
         } else if line.name.is_empty()
             && line.permissions == READ | WRITE
             && earlier.permissions == READ | WRITE
-            && is_bss(line, lines.get(..index).unwrap_or_default(), context)
+            && is_bss(line, earlier, context)
             && let Some(hint) = hints.get_mut(index)
         {
             hint.hint = Hint::Bss(earlier.name.into());
@@ -254,17 +256,11 @@ pub fn line_hints(lines: &[Line<'_>], context: &Context) -> Vec<LineHint> {
     hints
 }
 
-/// Of the file that the last of the lines before it shows.
-fn is_bss(line: &Line<'_>, before: &[Line<'_>], context: &Context) -> bool {
-    let Some(name) = before.last().map(|last| last.name).filter(|name| !name.is_empty()) else { return false };
-    if *name == *context.program {
-        return true;
-    }
-    let mut end = line.start;
-    let image =
-        before.iter().rev().take_while(|part| part.name == name && std::mem::replace(&mut end, part.start) == part.end);
-    let image_bytes = image.fold(0_u64, |sum, part| sum.saturating_add(part.end - part.start));
-    context.executables.contains(name) && line.end - line.start <= image_bytes.min(LIBRARY_BSS_BYTES)
+/// Zero-initialised data of the file whose data is right before it.
+fn is_bss(line: &Line<'_>, data: &Line<'_>, context: &Context) -> bool {
+    let most = (data.end - data.start).saturating_mul(BSS_PER_DATA).clamp(SMALL_BSS_BYTES, BSS_BYTES);
+    !data.name.is_empty()
+        && (*data.name == *context.program || context.executables.contains(data.name) && line.end - line.start <= most)
 }
 
 /// A small guard below, and together (or without it) a power of two as thread libraries allocate.

@@ -351,11 +351,11 @@ fn signed_bytes(diff: &Value, level: &str) -> Result<i64> {
     Ok(amount(&diff["closing"], level)? as i64 - amount(&diff["opening"], level)? as i64)
 }
 
-/// Again and again, of a process that never stands still: each difference closes, and begins where the last one ended.
+/// Again and again, of a process that never stands still, and as often as asked (`--full`): each difference closes, and begins where the last one ended.
 fn watch() -> Result<()> {
     let (target, _dir) = restless()?;
     let number = target.pid().to_string();
-    let arguments = ["snapshot", "--pid", &number, "--json", "--watch", "200ms", "--duration", "3s"];
+    let arguments = ["snapshot", "--pid", &number, "--json", "--full", "--watch", "200ms", "--duration", "3s"];
     let (status, output, errors) = run_to_end(&arguments)?;
     ensure!(status.success(), "{status}: {errors}");
     let lines: Vec<Value> = output.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
