@@ -11,6 +11,7 @@ mod fault;
 mod file;
 mod helper;
 mod kinds;
+mod odd;
 mod others;
 mod page_cache;
 mod posts;
@@ -21,6 +22,7 @@ mod shrink;
 mod sights;
 mod stage;
 mod storm;
+mod uffd;
 
 use stage::Stage;
 use std::process::ExitCode;
@@ -40,6 +42,7 @@ const ROOMS: &[&[(&str, Scene)]] = &[
     sights::SCENES,
     page_cache::SCENES,
     sharing::SCENES,
+    odd::SCENES,
 ];
 
 /// Far beyond what any test plays for.

@@ -100,7 +100,7 @@ impl<'a> Block<'a> {
         let nothing_else = self.chief.kind == Kind::Guard;
         for (_, mapping) in self.mappings.iter().filter(|(_, mapping)| nothing_else || mapping.kind != Kind::Guard) {
             let sum = sums.entry(kind_words(mapping.kind)).or_default();
-            *sum = sum.saturating_add(mapping.resident.map_or(0, |r| r.rss.saturating_add(r.swap)));
+            *sum = sum.saturating_add(mapping.resident.map_or(0, |r| r.rss.saturating_add(r.swap.unwrap_or(0))));
         }
         let mut kinds: Vec<_> = sums.into_iter().collect();
         kinds.sort_by_key(|&(_, sum)| Reverse(sum));
@@ -146,7 +146,7 @@ fn pieces(index: usize, mapping: &Mapping, map: &PageMap, mut each: impl FnMut(P
 
 fn sums(mapping: &Mapping) -> Parts {
     let Some(resident) = mapping.resident else { return Parts::only(Part::Unknown, mapping.size()) };
-    let mut parts = Parts::only(Part::Swapped, resident.swap);
+    let mut parts = Parts::only(Part::Swapped, resident.swap.unwrap_or(0));
     match mapping.detail {
         Some(detail) => {
             parts[Part::Private] = detail.private_clean.saturating_add(detail.private_dirty);
@@ -155,7 +155,8 @@ fn sums(mapping: &Mapping) -> Parts {
         // In memory, and whether anyone shares it was not read.
         None => parts[Part::Unknown] = resident.rss,
     }
-    parts[Part::Untouched] = mapping.size().saturating_sub(parts.total());
+    let rest = if resident.swap.is_some() { Part::Untouched } else { Part::Unknown };
+    parts[rest] = parts[rest].saturating_add(mapping.size().saturating_sub(parts.total()));
     parts
 }
 
@@ -174,7 +175,7 @@ impl From<Slice> for Parts {
 pub(super) fn is_placed(blocks: &[Block<'_>], map: &PageMap) -> bool {
     blocks.iter().flat_map(|block| &block.mappings).all(|&(index, mapping)| {
         map.mappings.get(index).is_some_and(|slices| !slices.slices.is_empty())
-            || mapping.resident.is_some_and(|resident| resident.rss == 0 && resident.swap == 0)
+            || mapping.resident.is_some_and(|resident| resident.rss == 0 && resident.swap == Some(0))
     })
 }
 

@@ -75,7 +75,9 @@ fn absent(snapshot: &Snapshot, group: &Group, sheet: &mut Sheet) {
 fn left_out(process: &Process) -> String {
     let why = match (process.counters, &process.mappings) {
         (None, _) => "nothing of it could be read".to_owned(),
-        (_, Some(_)) => "it ended meanwhile, or its memory is that of another one of them".to_owned(),
+        (_, Some(_)) => {
+            "it ended or executed another program meanwhile, or its memory is that of another one of them".to_owned()
+        }
         (_, None) => {
             let maps = process.given_up.iter().find(|given_up| given_up.source == Source::Maps);
             maps.map_or_else(|| "its mappings are unknown".to_owned(), |maps| notes::words(&maps.reason, "").0)
@@ -275,16 +277,14 @@ fn processes(members: &[&Process], group: &Group, show: &ShowOptions, sheet: &mu
 
 /// Who shares how much with whom.
 fn pairs(group: &Group, physical: &Physical, show: &ShowOptions, sheet: &mut Sheet) {
-    if physical.pairs.is_empty() {
-        return;
-    }
+    // That those of a large group are left out is among what was not read.
+    let Some(pairs) = physical.pairs.as_ref().filter(|pairs| !pairs.is_empty()) else { return };
     sheet.line(&[]);
     let n = group.pids.len();
     let pid = |index: usize| group.pids.get(index).map_or_else(String::new, u32::to_string);
-    let width = physical.pairs.iter().map(|pair| short(pair.shared).chars().count()).max().unwrap_or(0).max(7) + 1;
+    let width = pairs.iter().map(|pair| short(pair.shared).chars().count()).max().unwrap_or(0).max(7) + 1;
     if n > 2 && n <= MATRIX && 8 + (n - 1) * width <= sheet.lines() {
-        let cells: BTreeMap<(usize, usize), u64> =
-            physical.pairs.iter().map(|pair| ((pair.a, pair.b), pair.shared)).collect();
+        let cells: BTreeMap<(usize, usize), u64> = pairs.iter().map(|pair| ((pair.a, pair.b), pair.shared)).collect();
         let heads: String = (0..n - 1).map(|a| right(&pid(a), width)).collect();
         sheet.line(&[(Look::Faint, &format!("{:<8}{heads}", "shared"))]);
         for b in 1..n {
@@ -293,7 +293,7 @@ fn pairs(group: &Group, physical: &Physical, show: &ShowOptions, sheet: &mut She
         }
         return;
     }
-    let mut pairs = physical.pairs.clone();
+    let mut pairs = pairs.clone();
     pairs.sort_by_key(|pair| (Reverse(pair.shared), pair.a, pair.b));
     let shown = show.top.unwrap_or(pairs.len()).min(FEW);
     sheet.line(&[(Look::Faint, "pairs that share most")]);

@@ -261,7 +261,7 @@ impl<'a> GroupLine<'a> {
             res: physical.map(|p| p.res),
             uss: physical.map(|p| p.uss),
             shared_with_group: physical.map(|p| p.shared_with_group.as_slice()),
-            pairs: physical.map(|p| p.pairs.iter().filter_map(pair).collect()),
+            pairs: physical.and_then(|p| p.pairs.as_ref()).map(|pairs| pairs.iter().filter_map(pair).collect()),
             objects: physical.map(|p| p.objects.iter().map(ObjectFields::of).collect()),
             links: physical.map(links),
             sources: group.sources.iter().map(SourceFields::of).collect(),

@@ -46,7 +46,7 @@ fn mapping(start: u64, kib: u64, permissions: u8, kind: Kind, name: &str, here: 
         resident: Some(Resident {
             rss: (private + shared) * KIB,
             anonymous: here.anonymous * KIB,
-            swap: here.swap * KIB,
+            swap: Some(here.swap * KIB),
             huge: here.huge * KIB,
         }),
         detail: Some(Detail {
@@ -85,7 +85,7 @@ fn process(pid: u32, comm: &str, exe: &str, cmdline: &str, mappings: Vec<Mapping
         anon: resident.anonymous,
         file: sum(&|m, r, _| if shmem(m.kind) { 0 } else { r.rss - r.anonymous }),
         shmem: sum(&|m, r, _| if shmem(m.kind) { r.rss - r.anonymous } else { 0 }),
-        swap: sum(&|m, r, _| if shmem(m.kind) { 0 } else { r.swap }),
+        swap: sum(&|m, r, _| if shmem(m.kind) { 0 } else { r.swap.unwrap_or(0) }),
         hugetlb: detail.hugetlb,
         locked: 0,
         page_tables: 912 * KIB,
@@ -98,7 +98,7 @@ fn process(pid: u32, comm: &str, exe: &str, cmdline: &str, mappings: Vec<Mapping
         shared_clean: detail.shared_clean,
         shared_dirty: detail.shared_dirty,
         anonymous: resident.anonymous,
-        swap: resident.swap,
+        swap: resident.swap.unwrap_or(0),
         swap_pss: detail.swap_pss,
         hugetlb: detail.hugetlb,
         locked: detail.locked,

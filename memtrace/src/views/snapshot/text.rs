@@ -355,7 +355,7 @@ fn swap(process: &Process, counters: &Counters, sheet: &mut Sheet) {
         .mappings
         .iter()
         .flatten()
-        .filter_map(|mapping| Some((mapping, mapping.resident?.swap)))
+        .filter_map(|mapping| Some((mapping, mapping.resident?.swap?)))
         .filter(|&(_, swap)| swap > 0)
         .collect();
     if mappings.is_empty() && counters.swap == 0 {

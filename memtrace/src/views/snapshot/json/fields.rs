@@ -116,7 +116,7 @@ impl AmountFields {
     fn known(&self) -> (Option<Resident>, Option<Detail>) {
         let [_, rss, anonymous, pss, private_clean, private_dirty, shared_clean, shared_dirty, rest @ ..] = self.0;
         let [swap, swap_pss, locked, huge, hugetlb, ksm, lazy_free] = rest;
-        let resident = || Some(Resident { rss: rss?, anonymous: anonymous?, swap: swap?, huge: huge? });
+        let resident = || Some(Resident { rss: rss?, anonymous: anonymous?, swap, huge: huge? });
         let detail = || {
             Some(Detail {
                 pss: pss?,

@@ -175,6 +175,15 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn resident()(
+        [rss, anonymous, huge] in any::<[u64; 3]>(),
+        swap in proptest::option::of(any::<u64>()),
+    ) -> Resident {
+        Resident { rss, anonymous, swap, huge }
+    }
+}
+
+proptest::prop_compose! {
     /// Its range is a gap and a length, made addresses later.
     fn mapping()(
         (start, end) in (0_u64..1 << 20, 1_u64..1 << 20),
@@ -184,7 +193,7 @@ prop_compose! {
         name in name(),
         allocator in proptest::option::of(proptest::sample::select(&Allocator::ALL[..])),
         thread in proptest::option::of(thread()),
-        resident in proptest::option::of(any::<[u64; 4]>().prop_map(|[rss, anonymous, swap, huge]| Resident { rss, anonymous, swap, huge })),
+        resident in proptest::option::of(resident()),
         detail in proptest::option::of(detail()),
     ) -> Mapping {
         Mapping { start, end, permissions, offset, device, inode, kind, name, allocator, thread, resident, detail }

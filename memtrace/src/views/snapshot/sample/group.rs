@@ -170,7 +170,7 @@ pub(crate) fn group(physical: bool) -> Snapshot {
         res: each + 9 * alone,
         uss: each + 9 * alone - 4 * MIB,
         shared_with_group: vec![each; 9],
-        pairs: pairs.collect(),
+        pairs: Some(pairs.collect()),
         objects,
         links: vec![Link { a: 4, b: 4, shared: BUFFERS }, Link { a: 1, b: 1, shared: 4_400 * KIB }],
     };
