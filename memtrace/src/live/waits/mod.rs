@@ -107,7 +107,8 @@ impl Waits {
         let mut drafts = Vec::new();
         let mut waits = Vec::new();
         for (at, &(mm, tid)) in chosen.iter().enumerate() {
-            if monotonic_ns().saturating_sub(begin) > LOOK_NS {
+            // One thread at least: the next look would get no further.
+            if at > 0 && monotonic_ns().saturating_sub(begin) > LOOK_NS {
                 self.cost.unseen += (chosen.len() - at) as u64;
                 self.after = at.checked_sub(1).and_then(|before| chosen.get(before)).copied();
                 break;

@@ -54,12 +54,16 @@ fn looking_brings_nothing_in() {
     unsafe { assert_eq!(libc::fallocate(memory.as_raw_fd(), hole, 0, 4096), 0) };
     let before = resident(&files);
     let mut stacks = Stacks::new();
+    let mut whole = 0;
     for _ in 0..200 {
         let mut waits = Waits::default();
-        let seen = waits.look([(MM, &files)].into_iter(), &mut Vec::new, Some(&mut stacks));
-        assert_eq!(seen[0].object, WaitObject::Descriptors { of: Vec::new(), total: 1, timeout_ns: None });
-        assert!(seen[0].stack.is_some());
+        let seen = waits.look([(MM, &files)].into_iter(), &mut Vec::new, Some(&mut stacks)).pop().expect("it waits");
+        let absent = WaitObject::Descriptors { of: Vec::new(), total: 1, timeout_ns: None };
+        // On a machine that is busy, a look may be over before it has come to the object.
+        assert!(seen.object == absent || seen.object == WaitObject::Unknown, "{seen:?}");
+        whole += u32::from(seen.object == absent && seen.stack.is_some());
     }
+    assert!(whole > 0);
     assert_eq!(resident(&files), before);
 }
 
