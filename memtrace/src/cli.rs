@@ -218,9 +218,6 @@ enum Sub {
         /// Overwrite the file if it is there.
         #[arg(long)]
         force: bool,
-        /// Also record where the threads' time goes.
-        #[arg(long, conflicts_with = "no_bpf")]
-        time: bool,
         #[command(flatten)]
         target: TargetArgs,
         #[command(flatten)]
@@ -366,9 +363,9 @@ where
             trace: trace.options(&talk),
             output: output.options(&talk),
         },
-        Some(Sub::Record { file, force, time, target, trace, talk }) => Request::Record {
+        Some(Sub::Record { file, force, target, trace, talk }) => Request::Record {
             target: target.target("memtrace record -o FILE")?,
-            trace: TraceOptions { time, ..trace.options(&talk) },
+            trace: trace.options(&talk),
             file,
             force,
             output: OutputArgs { no_screen: true, ..OutputArgs::default() }.options(&talk),

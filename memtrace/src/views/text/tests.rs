@@ -40,7 +40,9 @@ fn the_sample_session_in_colour_and_verbose() {
 fn only_the_closing_statement() {
     let options = TextOptions { closing_only: true, ..TextOptions::default() };
     let text = text_with(options, &sample::session());
-    assert!(text.starts_with("── closing statement, 5.0 s"), "{text}");
+    let (answer, closing) = text.split_once("── closing statement, 5.0 s").expect("there is one");
+    assert!(answer.starts_with("Not memory. Blocked 100 %"), "why it did not move was asked for: {answer}");
+    assert!(!answer.contains("──") && closing.contains("unexplained"), "{text}");
 }
 
 #[test]
