@@ -174,6 +174,15 @@ fn stalls() -> Vec<Stall> {
             ),
     );
     stall(
+        "none is left to wake them",
+        some(State::BlockedSemaphore, false),
+        Scene::default()
+            .spans([blocked(PID, "futex", 0x10), blocked(WORKER, "futex", 0x20), blocked(OTHER, "futex", 0x30)])
+            .wait(PID, "futex", &[0x10], NONE, &[], &["__pthread_clockjoin_ex", "main"])
+            .wait(WORKER, "futex", &[0x20], NONE, &[], &["sem_wait", "PyThread_acquire_lock_timed"])
+            .wait(OTHER, "futex", &[0x30], NONE, &[], &["sem_wait", "PyThread_acquire_lock_timed"]),
+    );
+    stall(
         "a mutex whose owner sleeps",
         some(State::BlockedFutex, false),
         Scene::default().spans([blocked(PID, "futex", 0x1000), blocked(WORKER, "nanosleep", 0)]).wait(
