@@ -20,7 +20,9 @@ mod sharing;
 mod shrink;
 mod sights;
 mod stage;
+mod stalls;
 mod storm;
+mod times;
 
 use stage::Stage;
 use std::process::ExitCode;
@@ -40,10 +42,15 @@ const ROOMS: &[&[(&str, Scene)]] = &[
     sights::SCENES,
     page_cache::SCENES,
     sharing::SCENES,
+    times::SCENES,
 ];
 
 /// Far beyond what any test plays for.
 const LIFETIME_SECONDS: u32 = 1800;
+
+fn scenes() -> impl Iterator<Item = &'static (&'static str, Scene)> {
+    ROOMS.iter().chain(stalls::ROOMS).copied().flatten()
+}
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -53,7 +60,7 @@ fn main() -> ExitCode {
     };
     match name.as_str() {
         "--list" => {
-            for (name, _) in ROOMS.iter().copied().flatten() {
+            for (name, _) in scenes() {
                 println!("{name}");
             }
             return ExitCode::SUCCESS;
@@ -67,7 +74,7 @@ fn main() -> ExitCode {
     // Whoever started it may be gone, and a child of it may wait for what never comes: in the end it ends itself.
     // SAFETY: no memory is involved.
     unsafe { libc::alarm(LIFETIME_SECONDS) };
-    let Some((_, scene)) = ROOMS.iter().copied().flatten().find(|(known, _)| *known == name) else {
+    let Some((_, scene)) = scenes().find(|(known, _)| *known == name) else {
         eprintln!("workload: no scene is named {name}; see --list");
         return ExitCode::from(2);
     };
