@@ -393,7 +393,7 @@ pub(in crate::views) fn session() -> Vec<Report> {
 
 /// Why it did not move, after the stacks that that refers to.
 pub(in crate::views) fn stuck() -> Vec<Report> {
-    let reports = crate::stuck::tests::stall("PostgreSQL's lock").reports();
+    let reports = crate::stuck::stalls::stall("PostgreSQL's lock").reports();
     let wanted = |report: &Report| match report {
         Report::Stack(_) => true,
         Report::Stuck(stuck) => stuck.whole,
