@@ -7,7 +7,7 @@ mod stuck;
 
 use crate::cli::{ExitCode, OutputOptions, Request};
 #[cfg(feature = "live")]
-use crate::cli::{Target, TraceOptions};
+use crate::cli::{Only, Target, TraceOptions};
 use crate::event::{End, EndReason, Event};
 use crate::hints::Failure;
 use crate::model::Model;
@@ -74,6 +74,8 @@ struct Books {
     view: Box<dyn View>,
     reports: Vec<Report>,
     lost: u64,
+    /// It was told where the threads' time went.
+    answered: bool,
 }
 
 impl Books {
@@ -97,7 +99,7 @@ impl Books {
             };
             Box::new(TextView::new(out, options))
         };
-        Ok(Self { model: Model::new(), view, reports: Vec::new(), lost: 0 })
+        Ok(Self { model: Model::new(), view, reports: Vec::new(), lost: 0, answered: false })
     }
 
     /// Takes events and shows what they lead to.
@@ -108,6 +110,7 @@ impl Books {
             }
             self.model.apply(event, &mut self.reports);
             for report in self.reports.drain(..) {
+                self.answered |= matches!(&report, Report::Stuck(stuck) if stuck.whole);
                 self.view.render(&report)?;
             }
         }
@@ -165,6 +168,9 @@ fn watch(
     }
     if let Some(pid) = outcome.left_running {
         eprintln!("memtrace: the command goes on unwatched, as process {pid}");
+    }
+    if output.only == Some(Only::Stuck) && !books.answered {
+        anyhow::bail!("nothing was observed: it ended too soon");
     }
     verdict(output, books.lost, outcome.status)
 }

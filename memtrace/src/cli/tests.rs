@@ -175,6 +175,40 @@ fn snapshots_have_useful_defaults_and_every_flag_arrives() {
     assert_eq!((watch.watch, watch.duration), (Some(Duration::from_secs(2)), Some(Duration::from_secs(60))));
 }
 
+#[test]
+fn stuck_is_a_session_of_which_only_the_answer_is_printed() {
+    let Ok(Request::Stuck(plain)) = request("memtrace stuck --pid 7") else { panic!("not stuck") };
+    assert_eq!(plain.target, Target::Pid(7));
+    assert_eq!(plain.trace.duration, Some(Duration::from_secs(5)));
+    assert!(plain.trace.time && plain.trace.stacks && plain.trace.smaps_interval.is_none());
+    assert_eq!((plain.output.only, plain.output.json), (Some(Only::Stuck), false));
+    let Ok(Request::Stuck(other)) =
+        request("memtrace stuck -p 7 --duration 300ms --json -o a.json --force -v --color never --fail-on-loss")
+    else {
+        panic!("not stuck")
+    };
+    assert_eq!(other.trace.duration, Some(Duration::from_millis(300)));
+    assert!(other.output.json && other.output.force && other.output.verbose && other.output.fail_on_loss);
+    for refused in
+        ["memtrace stuck", "memtrace stuck --pid 0", "memtrace stuck --pid 1 --duration 1ms", "memtrace stuck -- ls"]
+    {
+        assert!(request(refused).is_err(), "{refused}");
+    }
+}
+
+#[test]
+fn times_are_kept_where_they_are_asked_for() {
+    let of = |line| match request(line) {
+        Ok(Request::Watch { trace, .. } | Request::Record { trace, .. }) => (trace.time, trace.may_time),
+        _ => panic!("no session"),
+    };
+    assert_eq!(of("memtrace record --time -o x --pid 1"), (true, true));
+    assert_eq!(of("memtrace --pid 1"), (false, true));
+    assert_eq!(of("memtrace --pid 1 --no-time"), (false, false));
+    assert_eq!(of("memtrace --pid 1 --no-bpf"), (false, false));
+    assert!(request("memtrace --pid 1 --time --no-bpf").is_err());
+}
+
 /// The man pages in docs/ are made from the definition. `MEMTRACE_BLESS=1 cargo test -p memtrace
 /// --no-default-features --lib the_man_pages` writes them anew.
 #[test]

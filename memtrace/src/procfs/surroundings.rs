@@ -118,8 +118,9 @@ pub fn parse_limit(bytes: &[u8]) -> Option<Option<u64>> {
 /// Version 2's `cpu.max`: CPU time per period, both in nanoseconds. The inner `None` for no limit.
 #[must_use]
 pub fn parse_cpu_max(bytes: &[u8]) -> Option<Option<(u64, u64)>> {
-    let (quota, period) = bytes.trim_ascii().split_at_checked(memchr::memchr(b' ', bytes)?)?;
-    let period = whole_decimal(&period[1..])?.checked_mul(1000)?;
+    let bytes = bytes.trim_ascii();
+    let (quota, period) = bytes.split_at_checked(memchr::memchr(b' ', bytes)?)?;
+    let period = whole_decimal(period.get(1..)?)?.checked_mul(1000)?;
     match quota {
         b"max" => Some(None),
         quota => Some(Some((whole_decimal(quota)?.checked_mul(1000)?, period))),

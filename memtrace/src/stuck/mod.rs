@@ -6,7 +6,9 @@ mod sampling;
 #[cfg(test)]
 pub(crate) mod scenes;
 #[cfg(test)]
-pub(crate) mod tests;
+pub(crate) mod stalls;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 pub(crate) use classify::{Look, Span, is_memory_wait, of_fault_on_cpu, state_of, takes_descriptor, throttled};

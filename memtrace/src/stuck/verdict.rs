@@ -5,8 +5,6 @@
 mod evidence;
 mod next;
 mod phrase;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use evidence::waiting;
 
@@ -308,9 +306,9 @@ fn nobody_left(case: &Case<'_>) -> Option<Finding> {
     }
     let top = case.top()?;
     // The one that waits for another's end waits for the others.
-    let about = threads.iter().find(|thread| !is_below(thread, JOINS)).map(|thread| thread.tid);
+    let about = threads.iter().find(|thread| !is_below(thread, JOINS)).unwrap_or(case.lead);
     Some(Finding {
-        state: Some(top.state),
+        state: main_state(about).or(Some(top.state)),
         memory: Some(false),
         sentence: format!(
             "All {} threads wait for a mutex or semaphore 100 % of {}{}, and none is left to wake them: a deadlock, unless \
@@ -320,7 +318,7 @@ fn nobody_left(case: &Case<'_>) -> Option<Finding> {
             since(case, top.state)
         ),
         next: vec![format!("memtrace stuck --pid {} -v        where each thread waits", case.stuck.pid)],
-        about,
+        about: Some(about.tid),
         ..Finding::default()
     })
 }

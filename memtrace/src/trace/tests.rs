@@ -287,8 +287,8 @@ fn what_is_wrong_is_said() {
     );
     assert_eq!(said(b"{}"), "not a memtrace trace: starts with \"{}\"");
     assert_eq!(said(b""), "the trace ends within its header, after 0 of 10 bytes: nothing was recorded");
-    assert_eq!(said(b"MEMTRACE\x04\x00"), "recorded by a newer memtrace: trace format 4, and this one reads 3");
-    assert_eq!(said(b"MEMTRACE\x02\x00"), "recorded by an older memtrace: trace format 2, and this one reads 3");
+    assert_eq!(said(b"MEMTRACE\x05\x00"), "recorded by a newer memtrace: trace format 5, and this one reads 4");
+    assert_eq!(said(b"MEMTRACE\x02\x00"), "recorded by an older memtrace: trace format 2, and this one reads 4");
     assert_eq!(said(b"MEMTRACE\x00\x00"), "damaged trace: there is no trace format 0");
     let mut long = write(&[]);
     long.push(0);

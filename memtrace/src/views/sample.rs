@@ -384,7 +384,20 @@ pub(in crate::views) fn session() -> Vec<Report> {
         Report::Process(ProcessChange { task: task(TaskWhat::ProcessExited { code: 0 }) }),
         Report::Audit(audit(false)),
         Report::Loss { ts_ns: BEGIN + 5_000 * MS, lost: LOST },
-        Report::Closing(closing()),
-        Report::End(Box::new(end())),
     ]
+    .into_iter()
+    .chain(stuck())
+    .chain([Report::Closing(closing()), Report::End(Box::new(end()))])
+    .collect()
+}
+
+/// Why it did not move, after the stacks that that refers to.
+pub(in crate::views) fn stuck() -> Vec<Report> {
+    let reports = crate::stuck::stalls::stall("PostgreSQL's lock").reports();
+    let wanted = |report: &Report| match report {
+        Report::Stack(_) => true,
+        Report::Stuck(stuck) => stuck.whole,
+        _ => false,
+    };
+    reports.into_iter().filter(wanted).collect()
 }

@@ -118,7 +118,7 @@ fn hostile_names_are_text() {
         let here = Resident { mapping, private: 4096, shared: 0, pss: 0, swap: 0, dirty: 0 };
         reports.push(Report::Residency(Residency { mm: MM, pid: PID, ts_ns: BEGIN + id, mappings: vec![here] }));
     }
-    reports.extend(crate::stuck::tests::hostile().reports().into_iter().filter(|r| matches!(r, Report::Stuck(_))));
+    reports.extend(crate::stuck::stalls::hostile().reports().into_iter().filter(|r| matches!(r, Report::Stuck(_))));
     for size in [NARROW, WIDE, (60, 14), (121, 37)] {
         let mut app = app(&reports, Options::default());
         press(&mut app, "a");
@@ -137,7 +137,7 @@ fn hostile_names_are_text() {
 
 #[test]
 fn the_seconds_of_a_stall_can_be_seen() {
-    let reports = crate::stuck::tests::stall("a mutex whose owner swaps").reports();
+    let reports = crate::stuck::stalls::stall("a mutex whose owner swaps").reports();
     let mut app = app(&reports, Options { color: false, replay: true });
     press(&mut app, "7");
     let text = seen(&mut app, (100, 30));

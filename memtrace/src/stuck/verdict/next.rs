@@ -24,6 +24,9 @@ pub(super) fn next(case: &Case<'_>, found: &Finding) -> Vec<String> {
 fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String> {
     let pid = case.stuck.pid;
     let tid = case.lead.tid;
+    let window = case.stuck.ts_ns.saturating_sub(case.stuck.start_ns);
+    // A hundredth: less is what any reader of /proc holds, this program too.
+    let is_worth = |ns: u64, of: u64| ns >= of / 100;
     let stuck = |pid: u32, why: &str| vec![format!("memtrace stuck --pid {pid}        {why}")];
     let object = share.map_or(&WaitObject::Unknown, |share| &share.object);
     match (state, object) {
@@ -57,7 +60,8 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
             lines.push("vmstat 1        si, so: whether swapping goes on".to_owned());
             lines
         }
-        (State::MmapLock, _) => match case.stuck.holds.iter().find(|hold| hold.tid != tid) {
+        (State::MmapLock, _) => match case.stuck.holds.iter().find(|hold| hold.tid != tid && is_worth(hold.ns, window))
+        {
             Some(hold) if case.thread(hold.tid).is_none() => {
                 vec![format!("ps -o pid,comm,args -p {}        who holds the lock from outside", hold.tid)]
             }

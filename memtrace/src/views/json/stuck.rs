@@ -185,12 +185,14 @@ enum ObjectFields<'a> {
     File {
         fd: i32,
         path: Text<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         path_hex: Option<Hex<'a>>,
         offset: Option<u64>,
     },
     FileLock {
         fd: i32,
         path: Text<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         path_hex: Option<Hex<'a>>,
         holder: Option<Someone<'a>>,
     },
@@ -229,6 +231,7 @@ enum ObjectFields<'a> {
     },
     FilePage {
         path: Text<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         path_hex: Option<Hex<'a>>,
         offset: u64,
     },

@@ -30,6 +30,9 @@ impl Session {
             Some(false) => (Look::Strong, "Not memory. "),
             None => (Look::Strong, "Undecided. "),
         };
+        if self.options.only.is_none() {
+            self.sheet.rule(&format!("where the time went, {}", window(stuck)));
+        }
         let whose = self.whose(stuck.pid, &stuck.comm);
         let sentence = format!("{}.", verdict.sentence);
         self.sheet.wrapped((look, &format!("{whose}{answer}")), 2, (Look::Strong, &sentence));

@@ -40,7 +40,10 @@ fn the_sample_session_in_colour_and_verbose() {
 fn only_the_closing_statement() {
     let options = TextOptions { closing_only: true, ..TextOptions::default() };
     let text = text_with(options, &sample::session());
-    assert!(text.starts_with("── closing statement, 5.0 s"), "{text}");
+    let (answer, closing) = text.split_once("── closing statement, 5.0 s").expect("there is one");
+    assert!(answer.starts_with("── where the time went, 5.0 s"), "what was asked for comes first: {answer}");
+    assert!(answer.lines().nth(1).is_some_and(|line| line.starts_with("Not memory. ")), "{answer}");
+    assert!(closing.contains("unexplained"), "{text}");
 }
 
 #[test]
