@@ -6,12 +6,11 @@
 use crate::database::postgres::{Refusal, Status};
 use crate::database::{Memory, Program, Server, Unread, mysql_version, read_text};
 use crate::event::{Backend, Event};
-use crate::procfs::{PageEntry, ProcessFiles, monotonic_ns, page_size};
+use crate::procfs::{Directory, PresentMemory, monotonic_ns, parse_status};
 use crate::stacks::{Bytes, open_regular};
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
@@ -23,6 +22,8 @@ const SAMPLE: Duration = Duration::from_millis(20);
 const SAMPLES_PER_EVENT: u32 = 50;
 /// Where the auxiliary vector has the address of the program's first instruction (`AT_ENTRY`).
 const AT_ENTRY: u64 = 9;
+/// Bytes of what the kernel tells in a file.
+const READ_MAX: u64 = 64 << 10;
 /// Bytes of `PG_VERSION`, and of MySQL's version, that are read.
 const VERSION_MAX: usize = 64;
 
@@ -130,7 +131,7 @@ struct Process {
 /// A server's process.
 struct Running {
     server: Server,
-    memory: ProcessMemory,
+    memory: PresentMemory,
     /// Its process id as it sees it itself.
     own_pid: u32,
 }
@@ -176,20 +177,24 @@ impl Process {
 impl Running {
     /// `None` for what is no database server, or is gone.
     fn open(pid: u32) -> Option<Self> {
-        let files = ProcessFiles::open(pid).ok()?;
+        // The memory of this process for ever, as it is before an exec: never that of another one with its number.
+        let directory = Directory::open(&format!("/proc/{pid}")).ok()?;
+        let memory = PresentMemory::open(&directory).ok()?;
+        let mut bytes = Vec::new();
+        directory.read("auxv", READ_MAX, &mut bytes).ok()?;
+        let entry = entry(&bytes)?;
         let (exe, metadata) = open_regular(Path::new(&format!("/proc/{pid}/exe")))?;
         let program = Program::read(Bytes::File(exe, metadata.size()))?;
-        let mut auxv = Vec::new();
-        files.read_auxv(&mut auxv).ok()?;
-        let bias = entry(&auxv)?.wrapping_sub(program.entry());
+        let bias = entry.wrapping_sub(program.entry());
         let data_version = open_regular(Path::new(&format!("/proc/{pid}/cwd/PG_VERSION"))).and_then(|(file, _)| {
             let mut version = Vec::new();
             file.take(VERSION_MAX as u64).read_to_end(&mut version).ok()?;
             Some(version)
         });
         let server = Server::recognise(&program, bias, data_version.as_deref())?;
-        let own_pid = files.read_status().ok()?.ns_pid.last().copied().unwrap_or(pid);
-        Some(Self { server, memory: ProcessMemory::open(&files)?, own_pid })
+        directory.read("status", READ_MAX, &mut bytes).ok()?;
+        let own_pid = parse_status(&bytes).ok()?.ns_pid.last().copied().unwrap_or(pid);
+        Some(Self { server, memory, own_pid })
     }
 
     fn tell(&self) -> Backend {
@@ -244,32 +249,8 @@ fn entry(auxv: &[u8]) -> Option<u64> {
     })
 }
 
-/// The memory of a process as it was when this was opened: after an exec, or when another process has its number,
-/// nothing can be read. (`process_vm_readv` would read whoever has the number.)
-struct ProcessMemory {
-    memory: File,
-    pagemap: File,
-    page_size: u64,
-}
-
-impl ProcessMemory {
-    fn open(files: &ProcessFiles) -> Option<Self> {
-        let (memory, pagemap) = (files.open_file("mem").ok()?, files.open_file("pagemap").ok()?);
-        Some(Self { memory, pagemap, page_size: page_size() })
-    }
-}
-
-impl Memory for ProcessMemory {
+impl Memory for PresentMemory {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unread> {
-        let unreadable = Unread::Unreadable(address);
-        let last = address.checked_add(into.len().saturating_sub(1) as u64).ok_or(unreadable)?;
-        for page in address / self.page_size..=last / self.page_size {
-            let mut entry = [0; 8];
-            self.pagemap.read_exact_at(&mut entry, page * 8).map_err(|_| unreadable)?;
-            if !PageEntry(u64::from_ne_bytes(entry)).present() {
-                return Err(Unread::Absent(page * self.page_size));
-            }
-        }
-        self.memory.read_exact_at(into, address).map_err(|_| unreadable)
+        if Self::read(self, address, into) { Ok(()) } else { Err(Unread(address)) }
     }
 }
