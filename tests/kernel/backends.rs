@@ -244,6 +244,7 @@ fn a_session() -> Result<()> {
         no_bpf: true,
         stacks: false,
         time: true,
+        may_time: false,
         verbose: 0,
     };
     let mut backends = Vec::new();

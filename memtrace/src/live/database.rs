@@ -9,6 +9,7 @@ use crate::event::{Backend, Event};
 use crate::procfs::{Directory, PresentMemory, monotonic_ns, parse_status};
 use crate::stacks::{Bytes, open_regular};
 use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -22,6 +23,8 @@ const SAMPLE: Duration = Duration::from_millis(20);
 const SAMPLES_PER_EVENT: u32 = 50;
 /// Where the auxiliary vector has the address of the program's first instruction (`AT_ENTRY`).
 const AT_ENTRY: u64 = 9;
+/// Executables that are remembered.
+const KNOWN_MAX: usize = 256;
 /// Bytes of what the kernel tells in a file.
 const READ_MAX: u64 = 64 << 10;
 /// Bytes of `PG_VERSION`, and of MySQL's version, that are read.
@@ -73,9 +76,10 @@ impl Backends {
 /// process, and for one that is gone or may not be read.
 #[must_use]
 pub fn read_backend(pid: u32) -> Option<Backend> {
-    let mut process = Process::new(pid);
+    let mut known = Known::default();
+    let mut process = Process::new(pid, &mut known);
     process.sample();
-    process.tell()
+    process.tell(&mut known)
 }
 
 /// Looks until nobody wants it any more.
@@ -83,8 +87,9 @@ fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>) {
     let mut processes: BTreeMap<u32, Process> = BTreeMap::new();
     let mut next = Instant::now();
     let mut samples = 0_u32;
-    let tell = |process: &mut Process| {
-        if let Some(backend) = process.tell() {
+    let mut known = Known::default();
+    let tell = |process: &mut Process, known: &mut Known| {
+        if let Some(backend) = process.tell(known) {
             // Nobody takes it any more: the session ends.
             let _ = events.send(Event::Backend(Box::new(backend)));
         }
@@ -95,12 +100,12 @@ fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>) {
                 processes.retain(|pid, process| {
                     let wanted = pids.contains(pid);
                     if !wanted {
-                        tell(process);
+                        tell(process, &mut known);
                     }
                     wanted
                 });
                 for pid in pids {
-                    processes.entry(pid).or_insert_with(|| Process::new(pid));
+                    processes.entry(pid).or_insert_with(|| Process::new(pid, &mut known));
                 }
                 continue;
             }
@@ -112,10 +117,10 @@ fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>) {
         samples = samples.wrapping_add(1);
         processes.values_mut().for_each(Process::sample);
         if samples.is_multiple_of(SAMPLES_PER_EVENT) {
-            processes.values_mut().for_each(tell);
+            processes.values_mut().for_each(|process| tell(process, &mut known));
         }
     }
-    processes.values_mut().for_each(tell);
+    processes.values_mut().for_each(|process| tell(process, &mut known));
 }
 
 /// A process that is looked at.
@@ -128,6 +133,28 @@ struct Process {
     waits: HashMap<Option<(String, String)>, u64>,
 }
 
+/// Device, inode and time of change of an executable, its entry in memory, and the content of `PG_VERSION`.
+type Place = ((u64, u64), (i64, i64), u64, Option<Vec<u8>>);
+
+/// What executables were recognised as. Backends are forked by one process, and have the same program at the same place.
+#[derive(Default)]
+struct Known(HashMap<Place, Option<Server>>);
+
+impl Known {
+    fn server(&mut self, exe: File, metadata: &Metadata, entry: u64, data_version: Option<Vec<u8>>) -> Option<Server> {
+        if self.0.len() >= KNOWN_MAX {
+            self.0.clear();
+        }
+        let changed = (metadata.mtime(), metadata.mtime_nsec());
+        let place = ((metadata.dev(), metadata.ino()), changed, entry, data_version);
+        let recognise = |place: &Place| {
+            let program = Program::read(Bytes::File(exe, metadata.size()))?;
+            Server::recognise(&program, entry.wrapping_sub(program.entry()), place.3.as_deref())
+        };
+        self.0.entry(place).or_insert_with_key(recognise).clone()
+    }
+}
+
 /// A server's process.
 struct Running {
     server: Server,
@@ -137,18 +164,18 @@ struct Running {
 }
 
 impl Process {
-    fn new(pid: u32) -> Self {
+    fn new(pid: u32, known: &mut Known) -> Self {
         let mut process = Self { pid, exe: None, backend: None, waits: HashMap::new() };
-        process.recognise();
+        process.recognise(known);
         process
     }
 
     /// Looks again whether it is a server, when it is another program than the last time.
-    fn recognise(&mut self) {
+    fn recognise(&mut self, known: &mut Known) {
         let exe = std::fs::metadata(format!("/proc/{}/exe", self.pid)).ok().map(|exe| (exe.dev(), exe.ino()));
         if exe != self.exe {
             self.exe = exe;
-            self.backend = exe.and_then(|_| Running::open(self.pid));
+            self.backend = exe.and_then(|_| Running::open(self.pid, known));
         }
     }
 
@@ -161,22 +188,25 @@ impl Process {
     }
 
     /// What it says now, and the waits since the last time; `None` for what is no database server.
-    fn tell(&mut self) -> Option<Backend> {
+    fn tell(&mut self, known: &mut Known) -> Option<Backend> {
         let mut waits: Vec<_> = self.waits.drain().collect();
         waits.sort_by(|(a, x), (b, y)| y.cmp(x).then_with(|| a.cmp(b)));
-        let backend = Backend { ts_ns: monotonic_ns(), pid: self.pid, waits, ..self.backend.as_ref()?.tell() };
+        let mut backend = Backend { ts_ns: monotonic_ns(), pid: self.pid, waits, ..self.backend.as_ref()?.tell() };
         if !backend.refused.is_empty() {
             // It may have become another program, from the same file.
             self.exe = None;
         }
-        self.recognise();
+        self.recognise(known);
+        if !backend.refused.is_empty() && self.exe.is_none() {
+            "the process has ended".clone_into(&mut backend.refused);
+        }
         Some(backend)
     }
 }
 
 impl Running {
     /// `None` for what is no database server, or is gone.
-    fn open(pid: u32) -> Option<Self> {
+    fn open(pid: u32, known: &mut Known) -> Option<Self> {
         // The memory of this process for ever, as it is before an exec: never that of another one with its number.
         let directory = Directory::open(&format!("/proc/{pid}")).ok()?;
         let memory = PresentMemory::open(&directory).ok()?;
@@ -184,14 +214,12 @@ impl Running {
         directory.read("auxv", READ_MAX, &mut bytes).ok()?;
         let entry = entry(&bytes)?;
         let (exe, metadata) = open_regular(Path::new(&format!("/proc/{pid}/exe")))?;
-        let program = Program::read(Bytes::File(exe, metadata.size()))?;
-        let bias = entry.wrapping_sub(program.entry());
         let data_version = open_regular(Path::new(&format!("/proc/{pid}/cwd/PG_VERSION"))).and_then(|(file, _)| {
             let mut version = Vec::new();
             file.take(VERSION_MAX as u64).read_to_end(&mut version).ok()?;
             Some(version)
         });
-        let server = Server::recognise(&program, bias, data_version.as_deref())?;
+        let server = known.server(exe, &metadata, entry, data_version)?;
         directory.read("status", READ_MAX, &mut bytes).ok()?;
         let own_pid = parse_status(&bytes).ok()?.ns_pid.last().copied().unwrap_or(pid);
         Some(Self { server, memory, own_pid })
