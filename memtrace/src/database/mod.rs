@@ -27,16 +27,11 @@ pub trait Memory {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unread>;
 }
 
-/// Why bytes of a process could not be read.
+/// Bytes that could not be read: they are in swap or in a file, were never touched, or nobody has them (any more). To
+/// read what is not in memory would change what the process has in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unread {
-    /// It is in swap, in a file, or was never touched: to read it would change what the process has in memory.
-    #[error("the page at {0:#x} is not in memory")]
-    Absent(u64),
-    /// No memory, or none that we may read.
-    #[error("nothing can be read at {0:#x}")]
-    Unreadable(u64),
-}
+#[error("what lies at {0:#x} is not in memory")]
+pub struct Unread(pub u64);
 
 /// A server that a program is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,12 +6,12 @@
 use crate::database::postgres::{Refusal, Status};
 use crate::database::{Memory, Program, Server, Unread, mysql_version, read_text};
 use crate::event::{Backend, Event};
-use crate::procfs::{PageEntry, ProcessFiles, monotonic_ns, page_size};
+use crate::procfs::{Directory, PresentMemory, monotonic_ns, parse_status};
 use crate::stacks::{Bytes, open_regular};
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
@@ -23,6 +23,10 @@ const SAMPLE: Duration = Duration::from_millis(20);
 const SAMPLES_PER_EVENT: u32 = 50;
 /// Where the auxiliary vector has the address of the program's first instruction (`AT_ENTRY`).
 const AT_ENTRY: u64 = 9;
+/// Executables that are remembered.
+const KNOWN_MAX: usize = 256;
+/// Bytes of what the kernel tells in a file.
+const READ_MAX: u64 = 64 << 10;
 /// Bytes of `PG_VERSION`, and of MySQL's version, that are read.
 const VERSION_MAX: usize = 64;
 
@@ -72,9 +76,10 @@ impl Backends {
 /// process, and for one that is gone or may not be read.
 #[must_use]
 pub fn read_backend(pid: u32) -> Option<Backend> {
-    let mut process = Process::new(pid);
+    let mut known = Known::default();
+    let mut process = Process::new(pid, &mut known);
     process.sample();
-    process.tell()
+    process.tell(&mut known)
 }
 
 /// Looks until nobody wants it any more.
@@ -82,8 +87,9 @@ fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>) {
     let mut processes: BTreeMap<u32, Process> = BTreeMap::new();
     let mut next = Instant::now();
     let mut samples = 0_u32;
-    let tell = |process: &mut Process| {
-        if let Some(backend) = process.tell() {
+    let mut known = Known::default();
+    let tell = |process: &mut Process, known: &mut Known| {
+        if let Some(backend) = process.tell(known) {
             // Nobody takes it any more: the session ends.
             let _ = events.send(Event::Backend(Box::new(backend)));
         }
@@ -94,12 +100,12 @@ fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>) {
                 processes.retain(|pid, process| {
                     let wanted = pids.contains(pid);
                     if !wanted {
-                        tell(process);
+                        tell(process, &mut known);
                     }
                     wanted
                 });
                 for pid in pids {
-                    processes.entry(pid).or_insert_with(|| Process::new(pid));
+                    processes.entry(pid).or_insert_with(|| Process::new(pid, &mut known));
                 }
                 continue;
             }
@@ -111,10 +117,10 @@ fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>) {
         samples = samples.wrapping_add(1);
         processes.values_mut().for_each(Process::sample);
         if samples.is_multiple_of(SAMPLES_PER_EVENT) {
-            processes.values_mut().for_each(tell);
+            processes.values_mut().for_each(|process| tell(process, &mut known));
         }
     }
-    processes.values_mut().for_each(tell);
+    processes.values_mut().for_each(|process| tell(process, &mut known));
 }
 
 /// A process that is looked at.
@@ -127,27 +133,49 @@ struct Process {
     waits: HashMap<Option<(String, String)>, u64>,
 }
 
+/// Device, inode and time of change of an executable, its entry in memory, and the content of `PG_VERSION`.
+type Place = ((u64, u64), (i64, i64), u64, Option<Vec<u8>>);
+
+/// What executables were recognised as. Backends are forked by one process, and have the same program at the same place.
+#[derive(Default)]
+struct Known(HashMap<Place, Option<Server>>);
+
+impl Known {
+    fn server(&mut self, exe: File, metadata: &Metadata, entry: u64, data_version: Option<Vec<u8>>) -> Option<Server> {
+        if self.0.len() >= KNOWN_MAX {
+            self.0.clear();
+        }
+        let changed = (metadata.mtime(), metadata.mtime_nsec());
+        let place = ((metadata.dev(), metadata.ino()), changed, entry, data_version);
+        let recognise = |place: &Place| {
+            let program = Program::read(Bytes::File(exe, metadata.size()))?;
+            Server::recognise(&program, entry.wrapping_sub(program.entry()), place.3.as_deref())
+        };
+        self.0.entry(place).or_insert_with_key(recognise).clone()
+    }
+}
+
 /// A server's process.
 struct Running {
     server: Server,
-    memory: ProcessMemory,
+    memory: PresentMemory,
     /// Its process id as it sees it itself.
     own_pid: u32,
 }
 
 impl Process {
-    fn new(pid: u32) -> Self {
+    fn new(pid: u32, known: &mut Known) -> Self {
         let mut process = Self { pid, exe: None, backend: None, waits: HashMap::new() };
-        process.recognise();
+        process.recognise(known);
         process
     }
 
     /// Looks again whether it is a server, when it is another program than the last time.
-    fn recognise(&mut self) {
+    fn recognise(&mut self, known: &mut Known) {
         let exe = std::fs::metadata(format!("/proc/{}/exe", self.pid)).ok().map(|exe| (exe.dev(), exe.ino()));
         if exe != self.exe {
             self.exe = exe;
-            self.backend = exe.and_then(|_| Running::open(self.pid));
+            self.backend = exe.and_then(|_| Running::open(self.pid, known));
         }
     }
 
@@ -160,36 +188,41 @@ impl Process {
     }
 
     /// What it says now, and the waits since the last time; `None` for what is no database server.
-    fn tell(&mut self) -> Option<Backend> {
+    fn tell(&mut self, known: &mut Known) -> Option<Backend> {
         let mut waits: Vec<_> = self.waits.drain().collect();
         waits.sort_by(|(a, x), (b, y)| y.cmp(x).then_with(|| a.cmp(b)));
-        let backend = Backend { ts_ns: monotonic_ns(), pid: self.pid, waits, ..self.backend.as_ref()?.tell() };
+        let mut backend = Backend { ts_ns: monotonic_ns(), pid: self.pid, waits, ..self.backend.as_ref()?.tell() };
         if !backend.refused.is_empty() {
             // It may have become another program, from the same file.
             self.exe = None;
         }
-        self.recognise();
+        self.recognise(known);
+        if !backend.refused.is_empty() && self.exe.is_none() {
+            "the process has ended".clone_into(&mut backend.refused);
+        }
         Some(backend)
     }
 }
 
 impl Running {
     /// `None` for what is no database server, or is gone.
-    fn open(pid: u32) -> Option<Self> {
-        let files = ProcessFiles::open(pid).ok()?;
+    fn open(pid: u32, known: &mut Known) -> Option<Self> {
+        // The memory of this process for ever, as it is before an exec: never that of another one with its number.
+        let directory = Directory::open(&format!("/proc/{pid}")).ok()?;
+        let memory = PresentMemory::open(&directory).ok()?;
+        let mut bytes = Vec::new();
+        directory.read("auxv", READ_MAX, &mut bytes).ok()?;
+        let entry = entry(&bytes)?;
         let (exe, metadata) = open_regular(Path::new(&format!("/proc/{pid}/exe")))?;
-        let program = Program::read(Bytes::File(exe, metadata.size()))?;
-        let mut auxv = Vec::new();
-        files.read_auxv(&mut auxv).ok()?;
-        let bias = entry(&auxv)?.wrapping_sub(program.entry());
         let data_version = open_regular(Path::new(&format!("/proc/{pid}/cwd/PG_VERSION"))).and_then(|(file, _)| {
             let mut version = Vec::new();
             file.take(VERSION_MAX as u64).read_to_end(&mut version).ok()?;
             Some(version)
         });
-        let server = Server::recognise(&program, bias, data_version.as_deref())?;
-        let own_pid = files.read_status().ok()?.ns_pid.last().copied().unwrap_or(pid);
-        Some(Self { server, memory: ProcessMemory::open(&files)?, own_pid })
+        let server = known.server(exe, &metadata, entry, data_version)?;
+        directory.read("status", READ_MAX, &mut bytes).ok()?;
+        let own_pid = parse_status(&bytes).ok()?.ns_pid.last().copied().unwrap_or(pid);
+        Some(Self { server, memory, own_pid })
     }
 
     fn tell(&self) -> Backend {
@@ -244,32 +277,8 @@ fn entry(auxv: &[u8]) -> Option<u64> {
     })
 }
 
-/// The memory of a process as it was when this was opened: after an exec, or when another process has its number,
-/// nothing can be read. (`process_vm_readv` would read whoever has the number.)
-struct ProcessMemory {
-    memory: File,
-    pagemap: File,
-    page_size: u64,
-}
-
-impl ProcessMemory {
-    fn open(files: &ProcessFiles) -> Option<Self> {
-        let (memory, pagemap) = (files.open_file("mem").ok()?, files.open_file("pagemap").ok()?);
-        Some(Self { memory, pagemap, page_size: page_size() })
-    }
-}
-
-impl Memory for ProcessMemory {
+impl Memory for PresentMemory {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unread> {
-        let unreadable = Unread::Unreadable(address);
-        let last = address.checked_add(into.len().saturating_sub(1) as u64).ok_or(unreadable)?;
-        for page in address / self.page_size..=last / self.page_size {
-            let mut entry = [0; 8];
-            self.pagemap.read_exact_at(&mut entry, page * 8).map_err(|_| unreadable)?;
-            if !PageEntry(u64::from_ne_bytes(entry)).present() {
-                return Err(Unread::Absent(page * self.page_size));
-            }
-        }
-        self.memory.read_exact_at(into, address).map_err(|_| unreadable)
+        if Self::read(self, address, into) { Ok(()) } else { Err(Unread(address)) }
     }
 }
