@@ -96,10 +96,30 @@ impl Postgres {
         Ok(())
     }
 
-    fn bin_command(&self, name: &str) -> Command {
+    /// Stops the server and starts it again: nothing is in shared_buffers.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn restart(&mut self) -> Result<()> {
+        if let Some(mut server) = self.server.take() {
+            server.signal(libc::SIGINT);
+            server.wait()?;
+        }
+        self.start()
+    }
+
+    /// One of the client programs, told where the server is.
+    #[must_use]
+    pub fn bin_command(&self, name: &str) -> Command {
         let mut command = Command::new(self.bin.join(name));
         command.env("PGHOST", self.dir.path()).env("PGUSER", "postgres").env("PGDATABASE", "postgres");
         command
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     /// A session and the process id of its backend. SQL goes in by [`Target::send`].

@@ -5,7 +5,7 @@ use crate::runner::{SceneFailed, current, keepsake, target_dir};
 use crate::target::{Target, children, wait_until};
 use crate::tool::{Lines, PATIENCE, binary};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::os::unix::process::CommandExt;
@@ -61,24 +61,13 @@ impl Asked {
         Ok(Self { child, lines, errors })
     }
 
-    /// Waits until it watches. It says nothing before its answer, so it is looked at: while it loads its probes it wants the
-    /// CPU all the time, once it watches it sleeps. That it was so is seen in the answer, which says when the window began.
+    /// As [`wait_until_it_watches`].
     ///
     /// # Errors
-    /// It does not come to that.
+    /// As there.
     pub fn wait_until_it_watches(&mut self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut looks = 0_u32;
-        while looks.count_ones() < QUIET_LOOKS {
-            // The last thirty-two.
-            looks = looks << 1 | u32::from(has_probes(self.child.id()) && sleeps(self.child.id()));
-            if let Some(status) = self.child.try_wait()? {
-                bail!("memtrace ended with {status} before its window: {}", self.errors.rest(deadline)?.join("\n"));
-            }
-            ensure!(Instant::now() < deadline, "memtrace does not come to watch");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
+        wait_until_it_watches(&mut self.child)
+            .with_context(|| self.errors.rest(Instant::now()).unwrap_or_default().join("\n"))
     }
 
     /// Its answer.
@@ -105,6 +94,26 @@ impl Drop for Asked {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Waits until memtrace watches. It says nothing before its answer, so it is looked at: while it loads its probes it wants
+/// the CPU all the time, once it watches it sleeps. That it was so is seen in the answer, which says when the window began.
+///
+/// # Errors
+/// It does not come to that.
+pub fn wait_until_it_watches(tool: &mut Child) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut looks = 0_u32;
+    while looks.count_ones() < QUIET_LOOKS {
+        // The last thirty-two.
+        looks = looks << 1 | u32::from(has_probes(tool.id()) && sleeps(tool.id()));
+        if let Some(status) = tool.try_wait()? {
+            bail!("memtrace ended with {status} before its window");
+        }
+        ensure!(Instant::now() < deadline, "memtrace does not come to watch");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 fn has_probes(pid: u32) -> bool {
@@ -168,6 +177,29 @@ pub fn play(
     note(&truth, &answer, Some(&compared), begun, compared.wrong.is_empty());
     let sentence = answer["verdict"]["sentence"].as_str().unwrap_or_default();
     ensure!(compared.wrong.is_empty(), "{}\nthe tool says: {sentence}", compared.wrong.join("\n"));
+    Ok(())
+}
+
+/// Holds an answer against a class (any of these) and whether memory is the cause (`None`: not judged), for a process that does
+/// not measure itself; what was found goes into the confusion table.
+///
+/// # Errors
+/// What does not hold.
+pub fn judge(answer: &Value, classes: &[&str], memory: Option<bool>, begun: Begun) -> Result<()> {
+    let truth = json!({"class": classes, "memory": memory});
+    let verdict = &answer["verdict"];
+    let mut wrong = sums(answer)?;
+    if !classes.iter().any(|class| verdict["class"] == *class) {
+        wrong.push(format!(
+            "the verdict is {} (between {}), {classes:?} in truth",
+            verdict["class"], verdict["between"]
+        ));
+    }
+    if memory.is_some_and(|memory| verdict["memory"] != memory) {
+        wrong.push(format!("memory is {} in the verdict, {memory:?} in truth", verdict["memory"]));
+    }
+    note(&truth, answer, None, begun, wrong.is_empty());
+    ensure!(wrong.is_empty(), "{}\nthe tool says: {}", wrong.join("\n"), verdict["sentence"]);
     Ok(())
 }
 
@@ -409,7 +441,6 @@ pub fn tell_confusion(name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn truth(measure: &str) -> Value {
         // Half of the time in the act, a quarter on a CPU, an eighth waiting for one.
