@@ -129,11 +129,12 @@ fn compare(
             "the server waits for {}: the stall did not come about",
             activity["wait_event"]
         );
+        // Under its eyes, it may have waited for its client longer than for this.
+        let mut seen = database["waits"].as_array().into_iter().flatten();
         ensure!(
-            database["wait_event_type"] == kind && database["wait_event"] == event,
-            "the wait event is {}/{}, {kind}/{event} for the server",
-            database["wait_event_type"],
-            database["wait_event"]
+            seen.any(|wait| wait["type"] == kind && wait["event"] == event),
+            "its waits are {}, {kind}/{event} for the server",
+            database["waits"]
         );
     }
     Ok(())
@@ -186,7 +187,7 @@ fn cold_scan(begun: Begun) -> Result<()> {
     drop(session);
     server.restart()?;
     evict(&server.data().join("base"))?;
-    let disk = Cgroup::slow_reads(server.data(), 100)?;
+    let disk = Cgroup::slow_reads(server.data(), 10)?;
     let (mut session, pid) = server.session()?;
     disk.join(pid)?;
     let expected = Expected { classes: &["blocked.file_io"], memory: false, wait: Some(("IO", "DataFileRead")) };
