@@ -104,13 +104,32 @@ impl Postgres {
         Ok(())
     }
 
-    /// One of the server's own clients, or the newest server's: they speak to any.
-    fn bin_command(&self, name: &str) -> Command {
+    /// Stops the server and starts it again: nothing is in shared_buffers.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn restart(&mut self) -> Result<()> {
+        if let Some(mut server) = self.server.take() {
+            server.signal(libc::SIGINT);
+            server.wait()?;
+        }
+        self.start()
+    }
+
+    /// One of the server's own clients, or the newest server's: they speak to any. Told where the server is.
+    #[must_use]
+    pub fn bin_command(&self, name: &str) -> Command {
         let own = Some(self.bin.join(name)).filter(|client| client.is_file());
         let client = own.or_else(|| Some(newest_postgres()?.join(name))).unwrap_or_else(|| name.into());
         let mut command = Command::new(client);
         command.env("PGHOST", self.dir.path()).env("PGUSER", "postgres").env("PGDATABASE", "postgres");
         command
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     /// A session and the process id of its backend. SQL goes in by [`Target::send`].

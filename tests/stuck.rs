@@ -5,7 +5,7 @@ use crate::runner::{SceneFailed, current, keepsake, target_dir};
 use crate::target::{Target, children, wait_until};
 use crate::tool::{Lines, PATIENCE, binary};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::os::unix::process::CommandExt;
@@ -19,6 +19,8 @@ const SUM_CLOSE: f64 = 0.001;
 const STILL_CLOSE: f64 = 0.02;
 /// The same where it goes on and on: what it does on a CPU is sampled.
 const MOVING_CLOSE: f64 = 0.06;
+/// So many of thirty-two looks that find it asleep, ten milliseconds apart.
+const QUIET_LOOKS: u32 = 20;
 /// What a stall must take of the window from its beginning on to be called one.
 const LEAST_SHARE: f64 = 0.6;
 
@@ -59,27 +61,13 @@ impl Asked {
         Ok(Self { child, lines, errors })
     }
 
-    /// Waits until it has attached all that it attaches: it says nothing before its answer, so its descriptors are
-    /// looked at. That it was so is seen in the answer, which says when the window began.
+    /// As [`wait_until_it_watches`].
     ///
     /// # Errors
-    /// It does not come to that.
-    pub fn wait_until_attached(&mut self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        let (mut seen, mut since) = (0, Instant::now());
-        loop {
-            let now = probes_of(self.child.id());
-            if now != seen {
-                (seen, since) = (now, Instant::now());
-            } else if seen > 0 && since.elapsed() > Duration::from_millis(400) {
-                return Ok(());
-            }
-            if let Some(status) = self.child.try_wait()? {
-                bail!("memtrace ended with {status} before its window: {}", self.errors.rest(deadline)?.join("\n"));
-            }
-            ensure!(Instant::now() < deadline, "memtrace does not attach");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    /// As there.
+    pub fn wait_until_it_watches(&mut self) -> Result<()> {
+        wait_until_it_watches(&mut self.child)
+            .with_context(|| self.errors.rest(Instant::now()).unwrap_or_default().join("\n"))
     }
 
     /// Its answer.
@@ -108,11 +96,38 @@ impl Drop for Asked {
     }
 }
 
-/// How many probes a process has attached.
-fn probes_of(pid: u32) -> usize {
+/// Waits until memtrace watches. It says nothing before its answer, so it is looked at: while it loads its probes it wants
+/// the CPU all the time, once it watches it sleeps. That it was so is seen in the answer, which says when the window began.
+///
+/// # Errors
+/// It does not come to that.
+pub fn wait_until_it_watches(tool: &mut Child) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut looks = 0_u32;
+    while looks.count_ones() < QUIET_LOOKS {
+        // The last thirty-two.
+        looks = looks << 1 | u32::from(has_probes(tool.id()) && sleeps(tool.id()));
+        if let Some(status) = tool.try_wait()? {
+            bail!("memtrace ended with {status} before its window");
+        }
+        ensure!(Instant::now() < deadline, "memtrace does not come to watch");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn has_probes(pid: u32) -> bool {
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let links = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
-    links.filter(|link| link.to_str().is_some_and(|link| link.contains("bpf") || link.contains("perf_event"))).count()
+    let mut links = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.any(|link| link.to_str().is_some_and(|link| link.contains("bpf_link")))
+}
+
+/// None of its threads has a CPU, or wants one.
+fn sleeps(pid: u32) -> bool {
+    std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
+    })
 }
 
 /// Plays a stall under the tool and compares; what was found goes into the confusion table, right or wrong. The groups are
@@ -149,8 +164,8 @@ pub fn play(
         begin(&mut target)?;
         Asked::about(actor, Duration::from_secs(2))?.answer()
     } else {
-        let mut asked = Asked::about(actor, Duration::from_secs(4))?;
-        asked.wait_until_attached()?;
+        let mut asked = Asked::about(actor, Duration::from_millis(3500))?;
+        asked.wait_until_it_watches()?;
         begin(&mut target)?;
         asked.answer()
     };
@@ -162,6 +177,29 @@ pub fn play(
     note(&truth, &answer, Some(&compared), begun, compared.wrong.is_empty());
     let sentence = answer["verdict"]["sentence"].as_str().unwrap_or_default();
     ensure!(compared.wrong.is_empty(), "{}\nthe tool says: {sentence}", compared.wrong.join("\n"));
+    Ok(())
+}
+
+/// Holds an answer against a class (any of these) and whether memory is the cause (`None`: not judged), for a process that does
+/// not measure itself; what was found goes into the confusion table.
+///
+/// # Errors
+/// What does not hold.
+pub fn judge(answer: &Value, classes: &[&str], memory: Option<bool>, begun: Begun) -> Result<()> {
+    let truth = json!({"class": classes, "memory": memory});
+    let verdict = &answer["verdict"];
+    let mut wrong = sums(answer)?;
+    if !classes.iter().any(|class| verdict["class"] == *class) {
+        wrong.push(format!(
+            "the verdict is {} (between {}), {classes:?} in truth",
+            verdict["class"], verdict["between"]
+        ));
+    }
+    if memory.is_some_and(|memory| verdict["memory"] != memory) {
+        wrong.push(format!("memory is {} in the verdict, {memory:?} in truth", verdict["memory"]));
+    }
+    note(&truth, answer, None, begun, wrong.is_empty());
+    ensure!(wrong.is_empty(), "{}\nthe tool says: {}", wrong.join("\n"), verdict["sentence"]);
     Ok(())
 }
 
@@ -301,6 +339,7 @@ impl Spent {
         let (least, most) = match truth["measure"].as_str() {
             Some("act") => (act, act),
             Some("act_scheduled") => ((act - delay).max(0.0), act),
+            Some("act_waiting") => ((act - delay - cpu).max(0.0), act),
             Some("cpu") => (cpu, cpu),
             Some("off") => (length - cpu, length - cpu),
             other => bail!("unknown measure {other:?}"),
@@ -402,7 +441,6 @@ pub fn tell_confusion(name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn truth(measure: &str) -> Value {
         // Half of the time in the act, a quarter on a CPU, an eighth waiting for one.

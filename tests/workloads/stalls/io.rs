@@ -169,7 +169,7 @@ fn epoll(stage: &mut Stage) {
 fn file_read(stage: &mut Stage) {
     const PAGES: usize = 8192;
     let file = make_file(&stage.dir, PAGES);
-    let stall = Stall { stand: None, ..waits(&["blocked.file_io"], libc::SYS_pread64) };
+    let stall = Stall { measure: Measure::ActScheduled, stand: None, ..waits(&["blocked.file_io"], libc::SYS_pread64) };
     let act = |ledger: &Ledger| {
         evict(&file, PAGES);
         let mut page = vec![0; page_size()];
@@ -185,7 +185,7 @@ fn file_read(stage: &mut Stage) {
 /// A page written and synced, again and again.
 fn fsync(stage: &mut Stage) {
     let file = make_file(&stage.dir, 64);
-    let stall = Stall { stand: None, ..waits(&["blocked.file_io"], libc::SYS_fsync) };
+    let stall = Stall { measure: Measure::ActScheduled, stand: None, ..waits(&["blocked.file_io"], libc::SYS_fsync) };
     let act = |ledger: &Ledger| {
         let page = vec![9; page_size()];
         ledger.await_go();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// How long the actor may prepare.
 const PATIENCE_NS: u64 = 60_000_000_000;
-/// The actor looks so often whether it may go: it is the act before the stall, and nothing that a stall looks like.
+/// The actor looks so often whether it may go.
 const LOOK_NS: i64 = 1_000_000;
 
 /// The actor's books. All zero is a new one.
@@ -41,12 +41,14 @@ impl Ledger {
         self.released();
     }
 
-    /// Another thread of the actor's.
+    /// Another thread of the actor's. It waits between its looks for a signal that does not come: no stall does that.
     pub fn released(&self) {
         let pause = libc::timespec { tv_sec: 0, tv_nsec: LOOK_NS };
+        // SAFETY: all zero is a set of no signals; the kernel reads our structs.
+        let none: libc::sigset_t = unsafe { std::mem::zeroed() };
         while self.go.load(Ordering::Acquire) == 0 {
-            // SAFETY: reads our struct.
-            unsafe { libc::nanosleep(&raw const pause, std::ptr::null_mut()) };
+            // SAFETY: as above.
+            unsafe { libc::sigtimedwait(&raw const none, std::ptr::null_mut(), &raw const pause) };
         }
     }
 

@@ -155,7 +155,7 @@ fn mmap_lock(stage: &mut Stage) {
             }
         });
     };
-    let stall = memory(&["mmap_lock"]);
+    let stall = Stall { measure: Measure::ActWaiting, ..memory(&["mmap_lock"]) };
     direct(stage, &stall, act, nothing, |ledger| json!({"kind": "mmap_lock", "holder": ledger.other()}));
 }
 
@@ -173,7 +173,8 @@ fn reclaim_memcg(stage: &mut Stage) {
             let _ = file.rewind();
         }
     };
-    direct(stage, &memory(&["reclaim.memcg"]), act, nothing, no_object);
+    let stall = Stall { measure: Measure::ActWaiting, ..memory(&["reclaim.memcg"]) };
+    direct(stage, &stall, act, nothing, no_object);
 }
 
 /// It uses more than its cgroup, which somebody has limited, has room for: what comes in from swap drives out what it

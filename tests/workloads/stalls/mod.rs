@@ -36,6 +36,8 @@ pub enum Measure {
     Act,
     /// The same, without what the scheduler says it waited for a CPU.
     ActScheduled,
+    /// The same, of which what it did on a CPU may have been something else.
+    ActWaiting,
     /// CPU time.
     Cpu,
     /// Time without a CPU, for whatever reason.
@@ -47,6 +49,7 @@ impl Measure {
         match self {
             Self::Act => "act",
             Self::ActScheduled => "act_scheduled",
+            Self::ActWaiting => "act_waiting",
             Self::Cpu => "cpu",
             Self::Off => "off",
         }
@@ -162,14 +165,19 @@ pub fn direct<T>(
     });
     ledger.await_prepared(actor.pid());
     stage.begin();
-    ledger.go();
     let tid = actor.pid();
-    let mut begun = until(stage, tid, || ledger.begun_ns() != 0);
+    let mut samples = Vec::with_capacity(1024);
+    samples.push(Sample::take(ledger, tid).told());
+    ledger.go();
+    let mut begun = until(stage, tid, || {
+        samples.push(Sample::take(ledger, tid).told());
+        ledger.begun_ns() != 0
+    });
     // Dropped before the actor is: one that is frozen cannot be killed.
     let _inflicted = inflict(tid);
     begun = begun && until(stage, tid, || stall.stand.is_none_or(|stand| stand.holds(tid)));
     say(&json!({"begun": begun}));
-    let (mut samples, before) = (Vec::with_capacity(1024), Scheduled::read(tid, tid));
+    let before = Scheduled::read(tid, tid);
     while !byte_within(SAMPLE) {
         samples.push(Sample::take(ledger, tid).told());
     }
@@ -202,7 +210,7 @@ pub fn direct<T>(
 }
 
 /// Waits until it is so; whether it came to that.
-fn until(stage: &mut Stage, tid: u32, there: impl Fn() -> bool) -> bool {
+fn until(stage: &mut Stage, tid: u32, mut there: impl FnMut() -> bool) -> bool {
     let deadline = monotonic_ns() + PATIENCE_NS;
     while !there() {
         if monotonic_ns() > deadline {

@@ -142,7 +142,7 @@ fn vfork(stage: &mut Stage) {
     direct(stage, &stall, act, nothing, no_object);
 }
 
-/// Makes a directory on a file system that somebody has frozen: no descriptor tells what it waits for.
+/// Makes a directory on a file system that somebody has frozen.
 fn uninterruptible(stage: &mut Stage) {
     let path = stage.dir.join("directory");
     let act = |ledger: &Ledger| {
@@ -150,7 +150,13 @@ fn uninterruptible(stage: &mut Stage) {
         ledger.enter();
         let _ = std::fs::create_dir(&path);
     };
-    direct(stage, &stands(&["uninterruptible"], 'D', Some(libc::SYS_mkdir)), act, nothing, no_object);
+    direct(
+        stage,
+        &stands(&["uninterruptible", "blocked.file_io"], 'D', Some(libc::SYS_mkdir)),
+        act,
+        nothing,
+        no_object,
+    );
 }
 
 /// Writes to a file there.

@@ -1,0 +1,376 @@
+//! `memtrace stuck` on backends of a real PostgreSQL, attached before and after the stall began: the verdict, and the
+//! statement and the wait event against what `pg_stat_activity` says of the same backend; and what watching one costs.
+
+use anyhow::{Context, Result, ensure};
+use memtrace_tests::database::Postgres;
+use memtrace_tests::machine::{Cgroup, Swap};
+use memtrace_tests::runner::{self, Test, skip};
+use memtrace_tests::stuck::{Asked, Begun, judge, tell_confusion, wait_until_it_watches};
+use memtrace_tests::target::Target;
+use memtrace_tests::tool::{Lines, PATIENCE, binary};
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+macro_rules! both {
+    ($($name:literal => $play:expr;)*) => {
+        &[$((concat!($name, ".before"), || ($play)(Begun::Before)), (concat!($name, ".after"), || ($play)(Begun::After))),*]
+    };
+}
+
+const STALLS: &[Test] = both! {
+    "postgres.row_lock" => row_lock;
+    "postgres.pgbench" => contention;
+    "postgres.sort_spills" => sort_spills;
+    "postgres.cold_scan" => cold_scan;
+    "postgres.swapped_out" => swapped_out;
+    "postgres.silent_client" => silent_client;
+};
+
+const COST: &[Test] = &[
+    ("postgres.cost.stuck", || cost(&["stuck", "--json", "--duration", "1h"])),
+    ("postgres.cost.watch", || cost(&["--json", "--interval", "1s"])),
+];
+
+fn main() -> ExitCode {
+    let code = runner::run(&[STALLS, COST].concat());
+    tell_confusion("stuck_postgres");
+    code
+}
+
+fn server(settings: &[(&str, &str)]) -> Result<Postgres> {
+    let mut server = Postgres::create()?;
+    for (name, value) in settings {
+        server.set(name, value)?;
+    }
+    server.start()?;
+    Ok(server)
+}
+
+/// Another session, which looks at the first one.
+struct Observer(Target);
+
+impl Observer {
+    fn of(server: &Postgres) -> Result<Self> {
+        Ok(Self(server.session()?.0))
+    }
+
+    fn ask(&mut self, sql: &str) -> Result<String> {
+        self.0.send(&format!("{sql};\n"))?;
+        self.0.line()
+    }
+
+    /// What the server says of a backend.
+    fn activity(&mut self, pid: u32) -> Result<Value> {
+        let told = self.ask(&format!("select row_to_json(a) from pg_stat_activity a where pid = {pid}"))?;
+        Ok(serde_json::from_str(&told)?)
+    }
+
+    fn wait_until(&mut self, pid: u32, holds: impl Fn(&Value) -> bool) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let activity = self.activity(pid)?;
+            if holds(&activity) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "it does not come to that: {activity}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// What must be found.
+struct Expected<'a> {
+    classes: &'a [&'a str],
+    memory: bool,
+    /// The wait event of which both speak; `None` where it comes and goes.
+    wait: Option<(&'a str, &'a str)>,
+}
+
+/// Has the backend execute the statement, asks the tool and the server, and compares.
+fn compare(
+    server: &Postgres,
+    (session, pid): (&mut Target, u32),
+    statement: &str,
+    begun: Begun,
+    expected: &Expected<'_>,
+    then: impl FnOnce(&Target),
+) -> Result<()> {
+    let mut observer = Observer::of(server)?;
+    let stall = |session: &mut Target, observer: &mut Observer| {
+        session.send(&format!("{statement};\n"))?;
+        observer.wait_until(pid, |activity| activity["query"] == format!("{statement};"))?;
+        then(session);
+        if let Some((_, event)) = expected.wait.filter(|_| begun == Begun::Before) {
+            observer.wait_until(pid, |activity| activity["wait_event"] == event)?;
+        }
+        Ok::<(), anyhow::Error>(())
+    };
+    let answer = if begun == Begun::Before {
+        stall(session, &mut observer)?;
+        Asked::about(pid, Duration::from_secs(2))?.answer()?
+    } else {
+        let mut asked = Asked::about(pid, Duration::from_secs(4))?;
+        asked.wait_until_it_watches()?;
+        stall(session, &mut observer)?;
+        asked.answer()?
+    };
+    let activity = observer.activity(pid)?;
+    println!("    {}", answer["verdict"]["sentence"].as_str().unwrap_or_default());
+    judge(&answer, expected.classes, Some(expected.memory), begun)?;
+    let database = &answer["database"];
+    ensure!(database["kind"] == "postgresql", "the database is {database}");
+    ensure!(database["query"] == activity["query"], "the statement is {}, {}", database["query"], activity["query"]);
+    ensure!(database["backend_type"] == activity["backend_type"], "its type is {}", database["backend_type"]);
+    if let Some((kind, event)) = expected.wait {
+        ensure!(
+            activity["wait_event_type"] == kind && activity["wait_event"] == event,
+            "the server waits for {}: the stall did not come about",
+            activity["wait_event"]
+        );
+        // Under its eyes, it may have waited for its client longer than for this.
+        let mut seen = database["waits"].as_array().into_iter().flatten();
+        ensure!(
+            seen.any(|wait| wait["type"] == kind && wait["event"] == event),
+            "its waits are {}, {kind}/{event} for the server",
+            database["waits"]
+        );
+    }
+    Ok(())
+}
+
+fn nothing(_: &Target) {}
+
+fn row_lock(begun: Begun) -> Result<()> {
+    let server = server(&[])?;
+    let (mut holder, _) = server.session()?;
+    holder.send("create table rows as select 1 as id; begin; update rows set id = 1;\nselect 'held';\n")?;
+    holder.wait_for_line("held", PATIENCE)?;
+    let (mut session, pid) = server.session()?;
+    // The server waits for a latch, by epoll.
+    let expected = Expected {
+        classes: &["blocked.poll", "blocked.semaphore"],
+        memory: false,
+        wait: Some(("Lock", "transactionid")),
+    };
+    compare(&server, (&mut session, pid), "update rows set id = 2", begun, &expected, nothing)
+}
+
+/// The client is stopped while rows come.
+fn silent_client(begun: Begun) -> Result<()> {
+    let server = server(&[])?;
+    let (mut session, pid) = server.session()?;
+    let expected =
+        Expected { classes: &["blocked.socket", "blocked.poll"], memory: false, wait: Some(("Client", "ClientWrite")) };
+    let statement = "select repeat('x', 1000) from generate_series(1, 10000000)";
+    compare(&server, (&mut session, pid), statement, begun, &expected, |client| client.signal(libc::SIGSTOP))
+}
+
+fn sort_spills(begun: Begun) -> Result<()> {
+    let server = server(&[("work_mem", "64kB")])?;
+    let (mut session, pid) = server.session()?;
+    let expected =
+        Expected { classes: &["cpu.user", "cpu.kernel", "blocked.file_io", "runnable"], memory: false, wait: None };
+    let statement = "select count(*) from (select g from generate_series(1, 30000000) g order by md5(g::text)) s";
+    compare(&server, (&mut session, pid), statement, begun, &expected, nothing)
+}
+
+/// A table that is neither in shared_buffers nor in the page cache, on a disk that reads little a second.
+fn cold_scan(begun: Begun) -> Result<()> {
+    let mut server = server(&[("shared_buffers", "16MB")])?;
+    let (mut session, _) = server.session()?;
+    session.send(
+        "create table cold as select g, repeat('x', 500) as filler from generate_series(1, 400000) g; checkpoint;\nselect 'made';\n",
+    )?;
+    session.wait_for_line("made", PATIENCE)?;
+    drop(session);
+    server.restart()?;
+    evict(&server.data().join("base"))?;
+    let disk = Cgroup::slow_reads(server.data(), 10)?;
+    let (mut session, pid) = server.session()?;
+    disk.join(pid)?;
+    let expected = Expected { classes: &["blocked.file_io"], memory: false, wait: Some(("IO", "DataFileRead")) };
+    compare(&server, (&mut session, pid), "select count(filler) from cold", begun, &expected, nothing)
+}
+
+/// Throws each file's pages out of the page cache.
+fn evict(dir: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            evict(&path)?;
+            continue;
+        }
+        let file = std::fs::File::open(path)?;
+        file.sync_all()?;
+        // SAFETY: no memory is involved.
+        unsafe { libc::posix_fadvise(std::os::fd::AsRawFd::as_raw_fd(&file), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    }
+    Ok(())
+}
+
+/// A sort that may use more than its cgroup has.
+fn swapped_out(begun: Begun) -> Result<()> {
+    let _swap = Swap::on(512)?;
+    let server = server(&[("shared_buffers", "16MB"), ("work_mem", "1GB")])?;
+    let (mut session, pid) = server.session()?;
+    let group = Cgroup::memory()?;
+    group.write("memory.limit_in_bytes", &(24_u64 << 20).to_string())?;
+    group.join(pid)?;
+    let expected = Expected { classes: &["fault.swapin", "reclaim.memcg"], memory: true, wait: None };
+    let statement = "select count(*) from (select g from generate_series(1, 2500000) g order by md5(g::text)) s";
+    compare(&server, (&mut session, pid), statement, begun, &expected, nothing)
+}
+
+fn pgbench(server: &Postgres, arguments: &[&str]) -> Result<Command> {
+    let program = server.bin_command("pgbench");
+    if !Path::new(program.get_program()).is_file() {
+        skip("pgbench is not installed; type: apt-get install -y postgresql-contrib")?;
+    }
+    let mut command = program;
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    Ok(command)
+}
+
+/// A client of pgbench that is gone when this is.
+struct Load(std::process::Child);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One of the backends that serve pgbench.
+fn client_of_pgbench(observer: &mut Observer) -> Result<u32> {
+    let sql = "select coalesce(min(pid), 0) from pg_stat_activity where application_name = 'pgbench' and query ~ 'UPDATE|SELECT'";
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let pid = observer.ask(sql)?.parse()?;
+        if pid != 0 {
+            return Ok(pid);
+        }
+        ensure!(Instant::now() < deadline, "pgbench does not begin");
+    }
+}
+
+/// Thirty-two clients that update the same few rows: what one of them waits for comes and goes, and memory it is not.
+fn contention(begun: Begun) -> Result<()> {
+    let server = server(&[])?;
+    ensure!(pgbench(&server, &["-i", "-q", "-s", "1"])?.status()?.success(), "pgbench -i fails");
+    let start = || Ok::<Load, anyhow::Error>(Load(pgbench(&server, &["-c", "32", "-j", "2", "-T", "60"])?.spawn()?));
+    let mut observer = Observer::of(&server)?;
+    let mut load = start()?;
+    let pid = client_of_pgbench(&mut observer)?;
+    let answer = if begun == Begun::Before {
+        Asked::about(pid, Duration::from_secs(2))?.answer()?
+    } else {
+        // Under its eyes: the clients stand still when it comes, and go on when it watches.
+        let client = load.0.id() as i32;
+        // SAFETY: signals to our own child.
+        unsafe { libc::kill(client, libc::SIGSTOP) };
+        let mut asked = Asked::about(pid, Duration::from_secs(4))?;
+        asked.wait_until_it_watches()?;
+        // SAFETY: as above.
+        unsafe { libc::kill(client, libc::SIGCONT) };
+        asked.answer()?
+    };
+    ensure!(load.0.try_wait()?.is_none(), "pgbench ended");
+    println!("    {}", answer["verdict"]["sentence"].as_str().unwrap_or_default());
+    let classes =
+        ["blocked.poll", "blocked.semaphore", "blocked.futex", "runnable", "cpu.user", "cpu.kernel", "blocked.file_io"];
+    judge(&answer, &classes, Some(false), begun)?;
+    let query = answer["database"]["query"].as_str().context("the statement")?;
+    let known = ["BEGIN", "UPDATE pgbench_", "SELECT abalance", "INSERT INTO pgbench_history", "END"];
+    ensure!(known.iter().any(|start| query.starts_with(start)), "the statement is {query}");
+    Ok(())
+}
+
+/// Seconds of pgbench's own report that count, after one that is part of both.
+const COUNTED: usize = 3;
+
+/// One client of pgbench, its backend watched and not in turns: the ratio of the medians of throughput, and the interval that holds
+/// it with 95 %. Printed; judged, over ten pairs, with `MEMTRACE_FULL=1`.
+fn cost(tool: &[&str]) -> Result<()> {
+    let full = std::env::var_os("MEMTRACE_FULL").is_some();
+    let server = server(&[])?;
+    ensure!(pgbench(&server, &["-i", "-q", "-s", "10"])?.status()?.success(), "pgbench -i fails");
+    let mut load = pgbench(&server, &["-S", "-c", "1", "-T", "600", "-P", "1"])?;
+    let mut load = Load(load.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?);
+    let reports = Lines::of(load.0.stderr.take().context("piped")?);
+    let pid = client_of_pgbench(&mut Observer::of(&server)?)?;
+    let pairs = if full { 10 } else { 3 };
+    let (mut alone, mut watched) = (Vec::new(), Vec::new());
+    for pair in 0..pairs {
+        // Who is first takes turns, too.
+        for watch in [pair % 2 == 0, pair % 2 != 0] {
+            if watch {
+                let watcher = watcher(pid, tool)?;
+                watched.push(throughput(&reports)?);
+                drop(watcher);
+            } else {
+                alone.push(throughput(&reports)?);
+            }
+        }
+    }
+    let ratio = median(watched.clone()) / median(alone.clone());
+    let [low, high] = interval(&alone, &watched);
+    println!(
+        "    memtrace {}: pgbench runs at {ratio:.3} of its throughput (95 %: {low:.3} to {high:.3}), {pairs} pairs",
+        tool.join(" ")
+    );
+    println!("      transactions a second: alone {alone:.0?}, watched {watched:.0?}");
+    ensure!(!full || high >= 0.97, "watching costs more than 3 %");
+    Ok(())
+}
+
+/// The tool, watching.
+fn watcher(pid: u32, tool: &[&str]) -> Result<Load> {
+    let mut command = Command::new(binary()?);
+    command.args(tool).args(["--pid", &pid.to_string()]);
+    let mut watcher = Load(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+    wait_until_it_watches(&mut watcher.0)?;
+    Ok(watcher)
+}
+
+/// Of the next whole seconds, by what pgbench reports of each.
+fn throughput(reports: &Lines) -> Result<f64> {
+    // What was reported before this is of before.
+    while reports.next(Instant::now()).is_ok_and(|line| line.is_some()) {}
+    let mut sum = 0.0;
+    for second in 0..=COUNTED {
+        let line = reports.next(Instant::now() + PATIENCE)?.context("pgbench ended")?.text;
+        let rate = line.split(", ").find_map(|part| part.strip_suffix(" tps")?.parse::<f64>().ok());
+        // The first one is of a second that began earlier.
+        if second > 0 {
+            sum += rate.with_context(|| format!("pgbench says {line}"))?;
+        }
+    }
+    Ok(sum / COUNTED as f64)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len().is_multiple_of(2) { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] }
+}
+
+/// Of the ratio of medians, by drawing as many pairs out of the pairs, two thousand times.
+fn interval(alone: &[f64], watched: &[f64]) -> [f64; 2] {
+    let mut seed = 1_u64;
+    let mut draw = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % alone.len()
+    };
+    let mut ratios: Vec<f64> = (0..2000)
+        .map(|_| {
+            let drawn: Vec<usize> = alone.iter().map(|_| draw()).collect();
+            let of = |values: &[f64]| median(drawn.iter().map(|index| values[*index]).collect());
+            of(watched) / of(alone)
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    [ratios[50], ratios[1949]]
+}
