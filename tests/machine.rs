@@ -7,18 +7,33 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const SWAP_FILE: &str = "/var/tmp/memtrace-kernel-tests.swap";
 const CGROUPS: &str = "/sys/fs/cgroup/memory";
 const FREEZERS: &str = "/sys/fs/cgroup/freezer";
+const CPUS: &str = "/sys/fs/cgroup/cpu";
+const DEVICES: &str = "/sys/fs/cgroup/blkio";
+/// Version 2, alone or beside version 1.
+const UNIFIED: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 const GROUP_PREFIX: &str = "memtrace-tests-";
 
 /// Lets go what stands in a frozen group: a frozen process cannot even be killed.
 pub fn thaw() {
-    for group in fs::read_dir(FREEZERS).into_iter().flatten().flatten() {
-        if group.file_name().to_string_lossy().starts_with(GROUP_PREFIX) {
-            let _ = fs::write(group.path().join("freezer.state"), "THAWED");
+    for root in UNIFIED.into_iter().chain([FREEZERS]) {
+        for group in fs::read_dir(root).into_iter().flatten().flatten() {
+            if group.file_name().to_string_lossy().starts_with(GROUP_PREFIX) {
+                thaw_group(&group.path());
+            }
+        }
+    }
+}
+
+fn thaw_group(path: &Path) {
+    for (file, thawed) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+        if path.join(file).exists() {
+            let _ = fs::write(path.join(file), thawed);
         }
     }
 }
@@ -27,7 +42,7 @@ pub fn thaw() {
 pub fn clean_up() {
     swap_off();
     thaw();
-    for root in [CGROUPS, FREEZERS] {
+    for root in UNIFIED.into_iter().chain([CGROUPS, FREEZERS, CPUS, DEVICES]) {
         for group in fs::read_dir(root).into_iter().flatten().flatten() {
             if group.file_name().to_string_lossy().starts_with(GROUP_PREFIX) {
                 let _ = fs::remove_dir(group.path());
@@ -209,6 +224,71 @@ impl Drop for Tmpfs {
     }
 }
 
+/// A file system on a file, mounted on a new directory, that can be frozen. Thawed and unmounted on drop.
+#[derive(Debug)]
+pub struct LoopMount {
+    path: PathBuf,
+    frozen: bool,
+}
+
+impl LoopMount {
+    /// Makes it below the directory.
+    ///
+    /// # Errors
+    /// The tools or loop devices are missing: skipped.
+    pub fn below(dir: &Path) -> Result<Self> {
+        let (image, path) = (dir.join("image"), dir.join("mounted"));
+        fs::File::create(&image)?.set_len(32 << 20)?;
+        fs::create_dir(&path)?;
+        for command in [
+            Command::new("mkfs.ext4").arg("-q").arg(&image),
+            Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&path),
+        ] {
+            let program = command.get_program().display().to_string();
+            match command.output() {
+                Ok(output) if output.status.success() => {}
+                Ok(output) => skip(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()))?,
+                Err(error) => skip(format!("{program}: {error}"))?,
+            }
+        }
+        Ok(Self { path, frozen: false })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whoever changes it waits from now on.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.frozen = true;
+        let done = Command::new("fsfreeze").arg("-f").arg(&self.path).status()?;
+        ensure!(done.success(), "fsfreeze ends with {done}");
+        Ok(())
+    }
+
+    /// They go on.
+    pub fn thaw(&mut self) {
+        if std::mem::take(&mut self.frozen) {
+            let _ = Command::new("fsfreeze").arg("-u").arg(&self.path).status();
+        }
+    }
+}
+
+impl Drop for LoopMount {
+    fn drop(&mut self) {
+        self.thaw();
+        if let Ok(path) = CString::new(self.path.as_os_str().as_bytes()) {
+            // SAFETY: a NUL-terminated path. Detached at once: what was just let go may still have files open on it.
+            unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+        }
+    }
+}
+
 fn mount(source: &CStr, target: &CStr, kind: Option<&CStr>, flags: libc::c_ulong) -> Result<()> {
     let kind = kind.map_or(std::ptr::null(), CStr::as_ptr);
     // SAFETY: NUL-terminated strings, a kind that may be null, no data.
@@ -239,15 +319,70 @@ impl Cgroup {
         Self::new(FREEZERS, "freezer.state", "freezer")
     }
 
+    /// A group whose processes may use the CPU for this long in each 100 ms.
+    ///
+    /// # Errors
+    /// The controller is not mounted as version 1: skipped.
+    pub fn cpu(milliseconds: u32) -> Result<Self> {
+        let group = Self::new(CPUS, "cpu.cfs_quota_us", "cpu")?;
+        group.write("cpu.cfs_period_us", "100000")?;
+        group.write("cpu.cfs_quota_us", &(milliseconds * 1000).to_string())?;
+        Ok(group)
+    }
+
+    /// A group whose processes may read so many times a second from the disk that this directory is on.
+    ///
+    /// # Errors
+    /// The controller is not mounted as version 1, or the directory is on no disk: skipped.
+    pub fn slow_reads(dir: &Path, a_second: u32) -> Result<Self> {
+        let group = Self::new(DEVICES, "blkio.throttle.read_iops_device", "blkio")?;
+        let device = std::os::unix::fs::MetadataExt::dev(&fs::metadata(dir)?);
+        let mut number = format!("{}:{}", libc::major(device), libc::minor(device));
+        // Limits are for whole disks.
+        let part = PathBuf::from(format!("/sys/dev/block/{number}"));
+        if part.join("partition").exists() {
+            fs::read_to_string(part.join("../dev"))?.trim().clone_into(&mut number);
+        }
+        if group.write("blkio.throttle.read_iops_device", &format!("{number} {a_second}")).is_err() {
+            skip(format!("{} is on {number}, which is no disk whose reads could be slowed", dir.display()))?;
+        }
+        Ok(group)
+    }
+
+    /// A version 2 group.
+    ///
+    /// # Errors
+    /// Version 2 is not mounted: skipped.
+    pub fn unified() -> Result<Self> {
+        let [beside, alone] = UNIFIED;
+        let root = if Path::new(beside).join("cgroup.procs").exists() { beside } else { alone };
+        let made = Self::made(root, "cgroup.freeze");
+        if made.is_none() {
+            skip(format!("no version 2 cgroups; type: mkdir -p {beside} && mount -t cgroup2 none {beside}"))?;
+        }
+        made.context("skipped")
+    }
+
     fn new(root: &str, file: &str, controller: &str) -> Result<Self> {
-        let path = Path::new(root).join(format!("{GROUP_PREFIX}{}", std::process::id()));
-        if fs::create_dir(&path).is_err() || !path.join(file).exists() {
-            let _ = fs::remove_dir(&path);
+        let made = Self::made(root, file);
+        if made.is_none() {
             skip(format!(
                 "no version 1 {controller} controller at {root}; type: mkdir -p {root} && mount -t cgroup -o {controller} none {root}"
             ))?;
         }
-        Ok(Self(path))
+        made.context("skipped")
+    }
+
+    /// `None` when a group there does not have the file.
+    fn made(root: &str, file: &str) -> Option<Self> {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = Path::new(root).join(format!("{GROUP_PREFIX}{}-{number}", std::process::id()));
+        let there = fs::create_dir(&path).is_ok() && path.join(file).exists();
+        if !there {
+            let _ = fs::remove_dir(&path);
+        }
+        there.then_some(Self(path))
     }
 
     /// Where it is.
@@ -283,6 +418,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
+        thaw_group(&self.0);
         // A killed member leaves its group a moment after it was reaped.
         let deadline = Instant::now() + Duration::from_secs(5);
         while fs::remove_dir(&self.0).is_err() && self.0.exists() && Instant::now() < deadline {

@@ -1,6 +1,6 @@
 //! Runs tests one by one, as root, and does not let a test pass that could not run.
 //!
-//! Not libtest: these tests change the machine (swap, cgroups, KSM), so two at a time would see each other,
+//! Not libtest: most of these tests change the machine (swap, cgroups, KSM), so two at a time would see each other,
 //! and a test that finds out while it runs that the machine cannot produce its case has a third outcome.
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -10,7 +10,9 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -100,24 +102,29 @@ pub fn target_dir() -> PathBuf {
 /// Runs those of the tests whose name contains one of the arguments (all without arguments).
 #[must_use]
 pub fn run(tests: &[Test]) -> ExitCode {
+    run_groups(&[(1, tests)])
+}
+
+/// As [`run`], group after group, so many tests of a group at once: for tests that do not see each other, because none
+/// changes the machine, and none needs a CPU for itself.
+#[must_use]
+pub fn run_groups(groups: &[(usize, &[Test])]) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let all = || groups.iter().flat_map(|(_, tests)| tests.iter());
     if arguments.iter().any(|argument| argument == "--list") {
-        for (name, _) in tests {
+        for (name, _) in all() {
             println!("{name}: test");
         }
         return ExitCode::SUCCESS;
     }
     let exact = arguments.iter().any(|argument| argument == "--exact");
     let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let chosen: Vec<&Test> = tests
-        .iter()
-        .filter(|(name, _)| {
-            wanted.is_empty()
-                || wanted.iter().any(|part| if exact { name == part } else { name.contains(part.as_str()) })
-        })
-        .collect();
-    if chosen.is_empty() {
-        println!("no test chosen of {}", tests.len());
+    let is_chosen = |(name, _): &&Test| {
+        wanted.is_empty() || wanted.iter().any(|part| if exact { name == part } else { name.contains(part.as_str()) })
+    };
+    let chosen = all().filter(is_chosen).count();
+    if chosen == 0 {
+        println!("no test chosen of {}", all().count());
         return ExitCode::SUCCESS;
     }
     let _alone = match prepare() {
@@ -127,40 +134,30 @@ pub fn run(tests: &[Test]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let all = Instant::now();
-    let (mut failed, mut skipped) = (Vec::new(), 0);
-    for (name, test) in &chosen {
-        CURRENT.replace((*name).to_owned());
-        let begin = Instant::now();
-        let watchdog = Watchdog::start();
-        let outcome = std::panic::catch_unwind(|| played(name, *test)).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            bail!("panicked: {}", text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?"))
-        });
-        let took = begin.elapsed().as_secs_f64();
-        let outcome = match (watchdog.stop(), outcome) {
-            (true, Ok(())) => Err(anyhow!("still at it after {} s", LIMIT.as_secs())),
-            (true, Err(error)) => Err(error.context(format!("ended by force after {} s", LIMIT.as_secs()))),
-            (false, outcome) => outcome,
-        };
-        match outcome {
-            Ok(()) => println!("test {name} ... ok ({took:.1} s)"),
-            Err(error) => {
-                if let Some(Skip(why)) = error.downcast_ref::<Skip>() {
-                    skipped += 1;
-                    println!("test {name} ... skipped: {why}");
-                } else {
-                    println!(
-                        "test {name} ... FAILED ({took:.1} s)\n    {}",
-                        format!("{error:#}").replace('\n', "\n    ")
-                    );
-                    println!("    what it saw: {}", keepsake("*").display());
-                    failed.push(*name);
+    let begin = Instant::now();
+    let (failed, skipped) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
+    for (at_once, tests) in groups {
+        let queue = Mutex::new(tests.iter().filter(is_chosen));
+        let work = || {
+            // Not in the loop's head: the queue would be locked until the test is over.
+            while let Some((name, test)) = { queue.lock().unwrap_or_else(PoisonError::into_inner).next() } {
+                match perform(name, *test) {
+                    Ended::Passed => {}
+                    Ended::Skipped => _ = skipped.fetch_add(1, Ordering::Relaxed),
+                    Ended::Failed => failed.lock().unwrap_or_else(PoisonError::into_inner).push(*name),
                 }
             }
-        }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..*at_once {
+                scope.spawn(work);
+            }
+            work();
+        });
     }
-    let passed = chosen.len() - failed.len() - skipped;
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let skipped = skipped.into_inner();
+    let passed = chosen - failed.len() - skipped;
     if !failed.is_empty() {
         println!("\nfailed: {}", failed.join(", "));
     } else if passed == 0 {
@@ -171,10 +168,48 @@ pub fn run(tests: &[Test]) -> ExitCode {
         "\ntest result: {}. {passed} passed; {} failed; {skipped} ignored; 0 measured; {} filtered out; finished in {:.2}s\n",
         if failed.is_empty() && passed > 0 { "ok" } else { "FAILED" },
         failed.len(),
-        tests.len() - chosen.len(),
-        all.elapsed().as_secs_f64()
+        all().count() - chosen,
+        begin.elapsed().as_secs_f64()
     );
     if failed.is_empty() && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// How a test ended.
+enum Ended {
+    Passed,
+    Skipped,
+    Failed,
+}
+
+/// Runs one test and prints how it ended.
+fn perform(name: &str, test: fn() -> Result<()>) -> Ended {
+    set_current(name.to_owned());
+    let begin = Instant::now();
+    let watchdog = Watchdog::start();
+    let outcome = std::panic::catch_unwind(|| played(name, test)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        bail!("panicked: {}", text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?"))
+    });
+    let took = begin.elapsed().as_secs_f64();
+    let outcome = match (watchdog.stop(), outcome) {
+        (true, Ok(())) => Err(anyhow!("still at it after {} s", LIMIT.as_secs())),
+        (true, Err(error)) => Err(error.context(format!("ended by force after {} s", LIMIT.as_secs()))),
+        (false, outcome) => outcome,
+    };
+    let Err(error) = outcome else {
+        println!("test {name} ... ok ({took:.1} s)");
+        return Ended::Passed;
+    };
+    if let Some(Skip(why)) = error.downcast_ref::<Skip>() {
+        println!("test {name} ... skipped: {why}");
+        return Ended::Skipped;
+    }
+    println!(
+        "test {name} ... FAILED ({took:.1} s)\n    {}\n    what it saw: {}",
+        format!("{error:#}").replace('\n', "\n    "),
+        keepsake("*").display()
+    );
+    Ended::Failed
 }
 
 /// No test takes this long, at its full size either.
@@ -240,8 +275,6 @@ fn prepare() -> Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     #[test]
     fn a_scene_that_fails_is_played_again_and_nothing_else_is() {
         static FAILING: AtomicUsize = AtomicUsize::new(0);

@@ -17,6 +17,48 @@ pub struct Play<'a> {
     pub tool: &'a [&'a str],
 }
 
+/// A scene that has been played: it holds its memory and has said what it is.
+#[derive(Debug)]
+pub struct Held {
+    /// Its process.
+    pub target: Target,
+    /// What it said.
+    pub truth: Value,
+    /// Where it has its files.
+    pub dir: TempDir,
+}
+
+impl Held {
+    /// Plays it in a directory of its own.
+    ///
+    /// # Errors
+    /// It does not get there.
+    pub fn play(name: &str) -> Result<Self> {
+        Self::play_in(name, TempDir::new()?)
+    }
+
+    /// Plays it with its files there.
+    ///
+    /// # Errors
+    /// It does not get there.
+    pub fn play_in(name: &str, dir: TempDir) -> Result<Self> {
+        let target = Target::workload(name, &options(&dir, &Play::default()))?;
+        Self::act(target, dir)
+    }
+
+    /// Plays one that is ready.
+    ///
+    /// # Errors
+    /// It does not get there.
+    pub fn act(mut target: Target, dir: TempDir) -> Result<Self> {
+        target.send("x")?;
+        let report = target.json().context("the scene's report")?;
+        ensure!(report["done"] == true, "the scene itself failed; its words are on stderr: {report}");
+        let truth = report["more"].clone();
+        Ok(Self { target, truth, dir })
+    }
+}
+
 /// A scene that was played.
 #[derive(Debug)]
 pub struct Played {

@@ -388,6 +388,16 @@ fn assert_kinds(kinds: &[Value], mappings: &[Value]) -> Result<()> {
     Ok(())
 }
 
+/// The mapping that begins where this one is told to.
+///
+/// # Errors
+/// There is none.
+pub fn mapping_of<'a>(process: &'a Value, told: &Value) -> Result<&'a Value> {
+    let mappings = process["mappings"].as_array().context("mappings")?;
+    let found = mappings.iter().find(|mapping| mapping["start"] == told["start"]);
+    found.with_context(|| format!("no mapping where the scene has {told}"))
+}
+
 /// Σ of a field over rows.
 ///
 /// # Errors

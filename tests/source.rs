@@ -28,6 +28,16 @@ pub fn build_c(dir: &TempDir) -> Result<PathBuf> {
     Ok(built)
 }
 
+/// `wait_events.c`, to be preloaded into a PostgreSQL server.
+///
+/// # Errors
+/// There is no compiler (skipped), or it refuses.
+pub fn build_wait_events(dir: &TempDir) -> Result<PathBuf> {
+    let built = dir.path().join("wait_events.so");
+    compile("wait_events.c", &built, &["-shared", "-fPIC", "-ldl"])?;
+    Ok(built)
+}
+
 fn compile(source: &str, built: &Path, flags: &[&str]) -> Result<()> {
     let compiler = program(&["gcc", "cc"], "gcc")?;
     run(Command::new(compiler).args(C).arg(path(source)).args(flags).arg("-o").arg(built))

@@ -368,3 +368,16 @@ pub fn run_to_end(arguments: &[&str]) -> Result<(ExitStatus, String, String)> {
     let (output, errors) = texts.context("memtrace does not end")?;
     Ok((status, output.join("\n"), errors.join("\n")))
 }
+
+/// Waits for what tells nobody when it comes.
+///
+/// # Errors
+/// It does not come, or what `done` says.
+pub fn until(mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !done()? {
+        ensure!(Instant::now() < deadline, "it does not come");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}

@@ -237,7 +237,8 @@ enum Sub {
     },
     /// Say where a process's memory is now: by kind, mapping, file and physical page. Loads no probes.
     #[command(
-        override_usage = "memtrace snapshot [OPTIONS] --pid <PID> [--pid <PID>...]\n       memtrace snapshot [OPTIONS] --name <NAME>\n       memtrace snapshot [OPTIONS] --cgroup <PATH>\n       memtrace snapshot [OPTIONS] --diff <BEFORE> <AFTER>"
+        override_usage = "memtrace snapshot [OPTIONS] --pid <PID> [--pid <PID>...]\n       memtrace snapshot [OPTIONS] --name <NAME>\n       memtrace snapshot [OPTIONS] --cgroup <PATH>\n       memtrace snapshot [OPTIONS] --diff <BEFORE> <AFTER>",
+        after_help = snapshot::AFTER_HELP
     )]
     Snapshot(Box<SnapshotArgs>),
     /// Say why a process does not move: where its threads' time goes, what they wait for, and whether memory is the reason.

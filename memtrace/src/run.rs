@@ -92,7 +92,7 @@ impl Books {
                 closing_only,
                 only: output.only,
                 verbose: output.verbose,
-                width: width(output.file.is_none(), TextOptions::default().width),
+                width: width(output.file.is_none()),
                 ..TextOptions::default()
             };
             Box::new(TextView::new(out, options))
@@ -120,14 +120,19 @@ fn colored(choice: crate::cli::ColorChoice, to_stdout: bool) -> bool {
     choice.enabled(terminal, std::env::var_os("NO_COLOR").as_deref())
 }
 
-/// Columns of text: those of the terminal, but not more than what reads well; `most` for tables.
-fn width(to_stdout: bool, most: usize) -> usize {
+/// Fewest columns that anything is written on.
+const NARROWEST: usize = 40;
+
+/// Columns of text: those of the terminal, but not more than what reads well.
+fn width(to_stdout: bool) -> usize {
     let usual = TextOptions::default().width;
+    terminal_width(to_stdout).map_or(usual, |columns| columns.clamp(NARROWEST, usual))
+}
+
+/// Columns of the terminal; `None` when it is none.
+fn terminal_width(to_stdout: bool) -> Option<usize> {
     let terminal = (to_stdout && io::stdout().is_terminal()).then(ratatui::crossterm::terminal::size);
-    match terminal {
-        Some(Ok((columns, _))) => usize::from(columns).clamp(40, most),
-        _ => usual,
-    }
+    terminal.and_then(Result::ok).map(|(columns, _)| columns.into())
 }
 
 fn create(path: &Path, force: bool) -> Result<File> {
@@ -286,7 +291,7 @@ fn print_closing(reports: &[Report], output: &OutputOptions) -> Result<()> {
     let options = TextOptions {
         color: colored(output.color, true),
         closing_only: true,
-        width: width(true, TextOptions::default().width),
+        width: width(true),
         ..TextOptions::default()
     };
     let mut view = TextView::new(BufWriter::new(io::stdout()), options);

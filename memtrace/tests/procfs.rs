@@ -184,7 +184,7 @@ fn overview_of_a_forked_process_asks_smaps_and_pagemap() {
     let child = forked_with_a_mixed_mapping();
     let files = ProcessFiles::open(child).unwrap();
     let rollup = files.read_rollup().unwrap().unwrap();
-    assert_eq!(rollup.private_file(), None, "a fork shares anonymous pages: {rollup:?}");
+    assert_eq!(rollup.private_file, None, "a fork shares anonymous pages: {rollup:?}");
     assert_eq!(files.read_overview(MmId(0), false).unwrap().private_file, None);
 
     let sure = || {

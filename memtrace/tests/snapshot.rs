@@ -96,7 +96,7 @@ fn the_sums_of_a_stopped_process_are_its_counters() {
 
     assert_eq!(sum(&process, |mapping| mapping.resident.unwrap().rss), counters.res());
     assert_eq!(sum(&process, |mapping| mapping.resident.unwrap().anonymous), counters.anon);
-    assert_eq!(sum(&process, |mapping| mapping.resident.unwrap().swap), counters.swap);
+    assert_eq!(sum(&process, |mapping| mapping.resident.unwrap().swap.unwrap()), counters.swap);
     // The kernel's own page at the end of the address space is in maps and not in VIRT.
     let vsyscall = |mapping: &Mapping| if mapping.name == b"[vsyscall]" { mapping.size() } else { 0 };
     assert_eq!(sum(&process, Mapping::size) - sum(&process, vsyscall), counters.virt);
@@ -136,7 +136,7 @@ fn over_budget_maps_are_read_and_what_was_given_up_is_said() {
     let resident = |amount: fn(Resident) -> u64| sum(&process, |mapping| amount(mapping.resident.unwrap()));
     assert_eq!(resident(|resident| resident.rss), counters.res());
     assert_eq!(
-        (resident(|resident| resident.anonymous), resident(|resident| resident.swap)),
+        (resident(|resident| resident.anonymous), resident(|resident| resident.swap.unwrap())),
         (counters.anon, counters.swap)
     );
     let full = one(child.pid(), &ReadOptions { full: true, ..frugal });

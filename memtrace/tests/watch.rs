@@ -99,6 +99,9 @@ fn of_several_the_others_are_watched_on() {
     short.end();
     // It is told of as gone, and then no more.
     while session.line()["closing"] != Value::Null {}
+    let together = session.line();
+    assert_eq!((&together["type"], &together["closing"]["pids"]), (&"group_diff".into(), &vec![long.0.id()].into()));
+    assert_eq!(together["opening"]["pids"].as_array().map(Vec::len), Some(2));
     for _ in 0..2 {
         assert_eq!(session.line()["pid"], long.0.id());
     }
@@ -116,7 +119,9 @@ fn a_watch_ends_when_its_time_is_over() {
     let Session { child, lines } = session;
     let types: Vec<Value> =
         lines.map(|line| serde_json::from_str::<Value>(&line.expect("text")).expect("JSON")["type"].clone()).collect();
-    assert_eq!(types, ["snapshot", "diff", "diff", "diff"]);
+    let (first, changes) = types.split_first().expect("a snapshot");
+    // On a busy machine turns are missed, and not made up for.
+    assert!(first == "snapshot" && changes.len() <= 3 && changes.iter().all(|kind| kind == "diff"), "{types:?}");
     assert!(child.wait_with_output().expect("it is ours").status.success());
 }
 

@@ -20,6 +20,7 @@ const TESTS: &[Test] = &[
     ("sharing.strangers", strangers),
     ("sharing.many", many),
     ("sharing.one", one),
+    ("sharing.restless", restless),
 ];
 
 fn main() -> ExitCode {
@@ -161,6 +162,28 @@ fn one() -> Result<()> {
         ensure!(res == rss, "RES of {pid} is {res}");
     }
     Ok(())
+}
+
+/// The same of one whose size is another each time that one looks: it is not by their figures that twins are known.
+fn restless() -> Result<()> {
+    let dir = TempDir::new()?;
+    let mut target = Target::workload("sharing.restless", &options(&dir, &Play::default()))?;
+    target.send("x")?;
+    let report = target.json().context("the scene's report")?;
+    let [parent, child] = report["more"]["pids"].as_array().context("pids")?.as_slice() else { bail!("{report}") };
+    let (first, second) = (parent.to_string(), child.to_string());
+    let mut differed = false;
+    for _ in 0..100 {
+        let taken = take(&["--pid", &first, "--pid", &second])?;
+        let group = taken.group.context("no group")?;
+        ensure!(group["pids"] == serde_json::json!([parent]), "the group is of {}", group["pids"]);
+        let virt: BTreeSet<u64> = taken.processes.iter().filter_map(|process| process["virt"].as_u64()).collect();
+        differed |= virt.len() > 1;
+        if differed {
+            return Ok(());
+        }
+    }
+    bail!("both had the same size a hundred times")
 }
 
 /// All together, every sum of which agrees with a count of page frames.

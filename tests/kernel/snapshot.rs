@@ -1,66 +1,33 @@
 //! `memtrace snapshot` of targets that stand still: every amount against the workload's own truth and against
 //! smaps, smaps_rollup and status, read again by the test.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use memtrace_tests::books::address;
 use memtrace_tests::machine::{Setting, Swap, TempDir, Tmpfs};
 use memtrace_tests::pages::{Pages, Pid, page_size};
 use memtrace_tests::runner::{self, Test};
-use memtrace_tests::scene::{Play, options};
+use memtrace_tests::scene::{Held, Play, options};
 use memtrace_tests::smaps;
 use memtrace_tests::snapshots::{
-    Taken, amount, assert_amount, assert_counters, sum, sum_of_kind, take, take_exact, take_pid,
+    amount, assert_amount, assert_counters, mapping_of, sum, sum_of_kind, take_exact, take_pid,
 };
 use memtrace_tests::target::{Target, children, stop};
-use memtrace_tests::tool::{binary, run_to_end, workload_binary};
+use memtrace_tests::tool::{run_to_end, until, workload_binary};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::{Command, ExitCode};
 
 const TESTS: &[Test] = &[
     ("kinds", kinds),
     ("kinds.other_namespaces", other_namespaces),
     ("mappings", sixty_thousand),
-    ("names", names),
     ("budget", budget),
     ("diff", diff),
     ("watch", watch),
-    ("unprivileged", unprivileged),
-    ("vanishing", vanishing),
-    ("zombie", zombie),
-    ("kernel_thread", kernel_thread),
 ];
 
 fn main() -> ExitCode {
     runner::run(TESTS)
-}
-
-/// A scene that has been played: it holds its memory and has said what it is.
-struct Scene {
-    target: Target,
-    truth: Value,
-    dir: TempDir,
-}
-
-impl Scene {
-    fn play(name: &str) -> Result<Self> {
-        Self::play_in(name, TempDir::new()?)
-    }
-
-    fn play_in(name: &str, dir: TempDir) -> Result<Self> {
-        let target = Target::workload(name, &options(&dir, &Play::default()))?;
-        Self::act(target, dir)
-    }
-
-    fn act(mut target: Target, dir: TempDir) -> Result<Self> {
-        target.send("x")?;
-        let report = target.json().context("the scene's report")?;
-        ensure!(report["done"] == true, "the scene itself failed; its words are on stderr: {report}");
-        let truth = report["more"].clone();
-        Ok(Self { target, truth, dir })
-    }
 }
 
 /// Removes what a scene left in /dev/shm.
@@ -99,7 +66,7 @@ const OPTIONAL: &[&str] = &["CONFIG_ANON_VMA_NAME"];
 fn kinds() -> Result<()> {
     let provisions = Provisions::make()?;
     let target = Target::workload("kinds", &["--dir".to_owned(), provisions.dir.path().display().to_string()])?;
-    let scene = Scene::act(target, TempDir::new()?)?;
+    let scene = Held::act(target, TempDir::new()?)?;
     let _leftover = Leftover(&scene.truth);
     for absent in scene.truth["absent"].as_array().context("absent")? {
         let why = absent["why"].as_str().unwrap_or_default();
@@ -174,12 +141,6 @@ enum Threads {
     Renumbered,
 }
 
-fn mapping_of<'a>(process: &'a Value, told: &Value) -> Result<&'a Value> {
-    let mappings = process["mappings"].as_array().context("mappings")?;
-    let found = mappings.iter().find(|mapping| mapping["start"] == told["start"]);
-    found.with_context(|| format!("no mapping where the scene has {told}"))
-}
-
 /// Every mapping that the scene told of is there as it told, and there is no other but the kernel's own and guards.
 fn assert_told(process: &Value, truth: &Value, threads: Threads) -> Result<()> {
     let told = truth["mappings"].as_array().context("mappings")?;
@@ -249,7 +210,7 @@ fn other_namespaces() -> Result<()> {
     let mut target = Target::start(&mut command)?;
     let ready = target.json().context("the scene does not get ready")?;
     ensure!(ready["pid"] == 1, "not in a PID namespace of its own: {ready}");
-    let scene = Scene::act(target, dir)?;
+    let scene = Held::act(target, dir)?;
     let _leftover = Leftover(&scene.truth);
     let pid = *children(scene.target.pid())?.first().context("the scene's process")?;
     let _stopped = stop(pid)?;
@@ -270,7 +231,7 @@ fn other_namespaces() -> Result<()> {
 }
 
 fn sixty_thousand() -> Result<()> {
-    let scene = Scene::play("mappings")?;
+    let scene = Held::play("mappings")?;
     let pid = scene.target.pid();
     let _stopped = stop(pid)?;
     let process = take_exact(pid, &["--full"])?;
@@ -286,47 +247,10 @@ fn sixty_thousand() -> Result<()> {
     Ok(())
 }
 
-/// Names come back whole as JSON, and harmless as text.
-fn names() -> Result<()> {
-    let scene = Scene::play("names")?;
-    let pid = scene.target.pid();
-    let _stopped = stop(pid)?;
-    let taken = take_pid(pid, &[])?;
-    let process = taken.only()?;
-    assert_sums_without_smaps(process, pid)?;
-    ensure!(process["comm_hex"] == scene.truth["comm_hex"], "comm {} {}", process["comm"], process["comm_hex"]);
-    let mapping = mapping_of(process, &scene.truth["mapping"])?;
-    ensure!(mapping["name_hex"] == scene.truth["path_hex"], "name {} {}", mapping["name"], mapping["name_hex"]);
-    assert_amount(mapping, "rss", amount(&scene.truth["mapping"], "rss")?, "the scene")?;
-    let files = process["files"].as_array().context("files")?;
-    ensure!(files.iter().any(|file| file["path_hex"] == scene.truth["path_hex"]), "not among the files");
-
-    let number = pid.to_string();
-    for shown in [&["--by", "mapping"][..], &["--by", "file"], &["--picture"], &["--csv"], &[]] {
-        let mut arguments = vec!["snapshot", "--pid", &number, "--color", "never", "--top", "0"];
-        arguments.extend(shown);
-        let (status, output, errors) = run_to_end(&arguments)?;
-        ensure!(status.success(), "{shown:?} ended with {status}: {errors}");
-        let bad = output.chars().find(|&letter| letter.is_control() && letter != '\n' && letter != '\r');
-        ensure!(bad.is_none(), "{shown:?} printed {bad:?}");
-        ensure!(!output.lines().any(|line| line.starts_with("feed ")), "{shown:?}: a name broke its line");
-    }
-    Ok(())
-}
-
-/// smaps of such a process is read as text of lines here, which its names break: only counters and sums are compared.
-fn assert_sums_without_smaps(process: &Value, pid: u32) -> Result<()> {
-    let status = smaps::status(pid)?;
-    assert_counters(process, &status)?;
-    let mappings = process["mappings"].as_array().context("mappings")?;
-    ensure!(sum(mappings, "rss")? == amount(process, "res")?, "Σ rss is {}", sum(mappings, "rss")?);
-    Ok(())
-}
-
 /// One mapping of gigabytes: smaps would hold the target's lock for longer than allowed. Then cheaper sources are read,
 /// what they cannot tell is unknown and named, and what they can is exact; asked for explicitly, all is read.
 fn budget() -> Result<()> {
-    let scene = Scene::play("gigabytes")?;
+    let scene = Held::play("gigabytes")?;
     let pid = scene.target.pid();
     let _stopped = stop(pid)?;
 
@@ -427,11 +351,11 @@ fn signed_bytes(diff: &Value, level: &str) -> Result<i64> {
     Ok(amount(&diff["closing"], level)? as i64 - amount(&diff["opening"], level)? as i64)
 }
 
-/// Again and again, of a process that never stands still: each difference closes, and begins where the last one ended.
+/// Again and again, of a process that never stands still, and as often as asked (`--full`): each difference closes, and begins where the last one ended.
 fn watch() -> Result<()> {
     let (target, _dir) = restless()?;
     let number = target.pid().to_string();
-    let arguments = ["snapshot", "--pid", &number, "--json", "--watch", "200ms", "--duration", "3s"];
+    let arguments = ["snapshot", "--pid", &number, "--json", "--full", "--watch", "200ms", "--duration", "3s"];
     let (status, output, errors) = run_to_end(&arguments)?;
     ensure!(status.success(), "{status}: {errors}");
     let lines: Vec<Value> = output.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
@@ -443,157 +367,6 @@ fn watch() -> Result<()> {
     }
     for (earlier, later) in diffs.iter().zip(&diffs[1..]) {
         ensure!(earlier["closing"] == later["opening"], "{} is followed by {}", earlier["closing"], later["opening"]);
-    }
-    Ok(())
-}
-
-/// Somebody else's process, without rights: its counters, and for the rest unknown instead of nothing.
-fn unprivileged() -> Result<()> {
-    let scene = Scene::play("names")?;
-    let pid = scene.target.pid();
-    let _stopped = stop(pid)?;
-    // A program that nobody may reach and run.
-    let place = TempDir::new()?;
-    std::fs::set_permissions(place.path(), PermissionsExt::from_mode(0o755))?;
-    let copy = place.path().join("memtrace");
-    std::fs::copy(binary()?, &copy)?;
-    std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755))?;
-    let as_nobody = |arguments: &[&str]| -> Result<_> {
-        let output = Command::new("setpriv")
-            .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs"])
-            .arg(&copy)
-            .arg("snapshot")
-            .args(arguments)
-            .current_dir("/")
-            .output()?;
-        Ok((output.status, String::from_utf8(output.stdout)?, String::from_utf8_lossy(&output.stderr).into_owned()))
-    };
-    let number = pid.to_string();
-    let (exit, output, errors) = as_nobody(&["--pid", &number, "--json"])?;
-    ensure!(exit.code().is_some() && !errors.contains("panicked"), "{exit}: {errors}");
-    let process: Value = serde_json::from_str(output.trim()).with_context(|| format!("{output:.400}\n{errors}"))?;
-    assert_counters(&process, &smaps::status(pid)?)?;
-    for field in ["uss", "pss", "private_file", "swap_pss", "rollup", "mappings", "kinds", "exe"] {
-        ensure!(process[field].is_null(), "{field} cannot be known and is {}", process[field]);
-    }
-    let given_up = process["given_up"].as_array().context("given_up")?;
-    ensure!(given_up.iter().any(|given_up| given_up["reason"] == "not_permitted"), "{given_up:?}");
-
-    let (exit, text, errors) = as_nobody(&["--pid", &number, "--color", "never"])?;
-    ensure!(exit.success(), "{exit}: {errors}");
-    ensure!(text.contains("unknown"), "does not say that something is unknown:\n{text}");
-
-    // A table of which there is no row is no success, and where it has no place for words stderr has them.
-    for shown in [&["--csv"][..], &["--csv", "--by", "file"], &["--picture"], &["--by", "kind"]] {
-        let (exit, text, errors) = as_nobody(&[&["--pid", number.as_str(), "--color", "never"][..], shown].concat())?;
-        ensure!(exit.code() == Some(4), "{shown:?} ended with {exit}: {text}{errors}");
-        let told = if shown == ["--by", "kind"] { &text } else { &errors };
-        ensure!(told.contains("not read ") && told.contains("→ sudo memtrace snapshot --pid"), "{shown:?}: {told}");
-    }
-
-    // One's own needs no rights.
-    let mut own = Command::new("setpriv");
-    own.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "sleep", "600"]).current_dir("/");
-    let own = Target::start(&mut own)?;
-    until(|| Ok(std::fs::read_to_string(format!("/proc/{}/comm", own.pid()))? == "sleep\n"))?;
-    let _own_stopped = stop(own.pid())?;
-    let (exit, output, errors) = as_nobody(&["--pid", &own.pid().to_string(), "--json"])?;
-    ensure!(exit.success(), "{exit}: {errors}");
-    let process: Value = serde_json::from_str(output.trim())?;
-    // The page cache of somebody else's files is not shown to everyone; the process's own memory is.
-    let given_up = process["given_up"].as_array().context("given_up")?;
-    ensure!(given_up.iter().all(|given_up| given_up["source"] == "cachestat"), "{given_up:?}");
-    let mappings = process["mappings"].as_array().context("mappings")?;
-    ensure!(sum(mappings, "rss")? == amount(&process, "res")?, "Σ rss is {}", sum(mappings, "rss")?);
-    amount(&process, "uss").map(drop)
-}
-
-fn until(mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = std::time::Instant::now() + memtrace_tests::tool::PATIENCE;
-    while !done()? {
-        ensure!(std::time::Instant::now() < deadline, "it does not come");
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    Ok(())
-}
-
-/// Processes of a name that come and go while they are read: what is left is shown whole, the others are counted.
-fn vanishing() -> Result<()> {
-    let dir = TempDir::new()?;
-    let program = dir.path().join("mayfly");
-    std::fs::copy(memtrace_tests::database::program(&["/usr/bin/sleep", "/bin/sleep"], "coreutils")?, &program)?;
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| -> Result<()> {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    let _ = Command::new(&program).arg("0.002").stderr(Stdio::null()).status();
-                }
-            });
-        }
-        let looked = (0..40).try_for_each(|_| {
-            let taken = take(&["--name", "mayfly"])?;
-            assert_ended_well(&taken)
-        });
-        over.store(true, Ordering::Relaxed);
-        looked
-    })
-}
-
-/// It showed somebody, or said that there is nobody.
-fn assert_ended_well(taken: &Taken) -> Result<()> {
-    for process in &taken.processes {
-        let Some(mappings) = process["mappings"].as_array() else { continue };
-        let whole = sum(mappings, "size")? >= amount(process, "virt")?;
-        ensure!(whole || gone(process) || moved(process), "cut off in silence: {process}");
-    }
-    match taken.status.code() {
-        Some(0) => ensure!(!taken.processes.is_empty(), "success without a process"),
-        _ => ensure!(!taken.errors.is_empty(), "failed without a word: {}", taken.status),
-    }
-    Ok(())
-}
-
-fn gone(process: &Value) -> bool {
-    process["given_up"].as_array().is_some_and(|given_up| given_up.iter().any(|given_up| given_up["reason"] == "gone"))
-}
-
-/// It is said that the process changed while it was read: it was starting.
-fn moved(process: &Value) -> bool {
-    let by = process["changed_meanwhile"].as_object();
-    by.is_some_and(|by| by.values().any(|amount| amount.as_i64().is_some_and(|amount| amount != 0)))
-}
-
-fn zombie() -> Result<()> {
-    let mut child = Command::new("true").spawn()?;
-    let pid = child.id();
-    until(|| Ok(std::fs::read_to_string(format!("/proc/{pid}/stat"))?.contains(") Z ")))?;
-    let outcome = without_memory(pid, "waits for its parent");
-    child.wait()?;
-    outcome
-}
-
-fn kernel_thread() -> Result<()> {
-    if std::fs::read_to_string("/proc/2/comm").ok().as_deref() != Some("kthreadd\n") {
-        return runner::skip("process 2 is not the kernel's thread: this is a PID namespace");
-    }
-    without_memory(2, "kernel thread")
-}
-
-/// No address space: either nothing but who it is, or a refusal that names what it is.
-fn without_memory(pid: u32, what: &str) -> Result<()> {
-    let taken = take_pid(pid, &[])?;
-    if let [process] = taken.processes.as_slice() {
-        for field in ["virt", "res", "anon", "pss", "uss", "mappings"] {
-            ensure!(process[field].is_null(), "{field} is {}", process[field]);
-        }
-    } else {
-        ensure!(!taken.status.success(), "success without a process");
-        ensure!(taken.errors.contains(what), "does not say `{what}`: {}", taken.errors);
-    }
-    let (_, text, errors) = run_to_end(&["snapshot", "--pid", &pid.to_string(), "--color", "never"])?;
-    if !format!("{text}{errors}").contains(what) {
-        bail!("does not say `{what}`:\n{text}\n{errors}");
     }
     Ok(())
 }

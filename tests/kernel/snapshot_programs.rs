@@ -1,7 +1,7 @@
 //! `memtrace snapshot` of real programs that stand still: every sum against smaps, smaps_rollup and status, several
 //! processes together against a count of page frames by the test itself.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use memtrace_tests::books::address;
 use memtrace_tests::database::{Postgres, program, redis, redis_command, redis_up};
 use memtrace_tests::machine::TempDir;
@@ -168,9 +168,34 @@ fn java() -> Result<()> {
             inside.push(mapping.clone());
         }
     }
+    assert_bss(&process)?;
     let (size, rss) = (sum(&inside, "size")?, sum(&inside, "rss")?);
     ensure!(size == 512 * MEBIBYTE, "{size} bytes are reserved for the heap");
     ensure!(rss == committed, "{rss} bytes of the heap are in memory; committed and touched are {committed}");
+    Ok(())
+}
+
+/// Anonymous memory that is called a library's is as large as its ELF file says, but for the few pages that others map
+/// there (the loader its own) and no reading of maps can tell from it.
+fn assert_bss(process: &Value) -> Result<()> {
+    const OTHERS: u64 = 64 << 10;
+    let readelf = program(&["readelf"], "binutils")?;
+    let mappings = process["mappings"].as_array().context("mappings")?;
+    let mut seen = 0;
+    for bss in mappings.iter().filter(|mapping| mapping["kind"] == "library" && mapping["inode"] == 0) {
+        let library = bss["name"].as_str().context("a name")?;
+        let output = Command::new(&readelf).args(["-lW", library]).output()?;
+        let text = String::from_utf8(output.stdout)?;
+        // `  LOAD  0x1d2bd0 0x00000000001d3bd0 0x00000000001d3bd0 0x004ec0 0x01dc80 RW  0x1000`
+        let last = text.lines().rfind(|line| line.trim_start().starts_with("LOAD")).context("no segment")?;
+        let words: Vec<u64> = last.split_whitespace().filter_map(|word| address(&Value::from(word)).ok()).collect();
+        let [_, start, _, in_file, in_memory, ..] = words[..] else { bail!("{last}") };
+        let end = |bytes: u64| (start + bytes).next_multiple_of(4096);
+        let truth = end(in_memory) - end(in_file);
+        ensure!(amount(bss, "size")? <= truth + OTHERS, "of {library} it is {truth}: {bss}");
+        seen += 1;
+    }
+    ensure!(seen > 0, "no library of a JVM has any");
     Ok(())
 }
 

@@ -11,6 +11,7 @@ mod fault;
 mod file;
 mod helper;
 mod kinds;
+mod odd;
 mod others;
 mod page_cache;
 mod posts;
@@ -20,8 +21,10 @@ mod sharing;
 mod shrink;
 mod sights;
 mod stage;
+mod stalls;
 mod storm;
 mod times;
+mod uffd;
 
 use stage::Stage;
 use std::process::ExitCode;
@@ -42,10 +45,15 @@ const ROOMS: &[&[(&str, Scene)]] = &[
     page_cache::SCENES,
     sharing::SCENES,
     times::SCENES,
+    odd::SCENES,
 ];
 
 /// Far beyond what any test plays for.
 const LIFETIME_SECONDS: u32 = 1800;
+
+fn scenes() -> impl Iterator<Item = &'static (&'static str, Scene)> {
+    ROOMS.iter().chain(stalls::ROOMS).copied().flatten()
+}
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -55,7 +63,7 @@ fn main() -> ExitCode {
     };
     match name.as_str() {
         "--list" => {
-            for (name, _) in ROOMS.iter().copied().flatten() {
+            for (name, _) in scenes() {
                 println!("{name}");
             }
             return ExitCode::SUCCESS;
@@ -69,7 +77,7 @@ fn main() -> ExitCode {
     // Whoever started it may be gone, and a child of it may wait for what never comes: in the end it ends itself.
     // SAFETY: no memory is involved.
     unsafe { libc::alarm(LIFETIME_SECONDS) };
-    let Some((_, scene)) = ROOMS.iter().copied().flatten().find(|(known, _)| *known == name) else {
+    let Some((_, scene)) = scenes().find(|(known, _)| *known == name) else {
         eprintln!("workload: no scene is named {name}; see --list");
         return ExitCode::from(2);
     };

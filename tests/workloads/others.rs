@@ -5,8 +5,9 @@ use crate::helper::{Helper, Order};
 use crate::reclaim::page_out;
 use crate::region::{HUGE, READ_WRITE, Region, make_file};
 use crate::stage::{Check, Expect, Stage, gettid};
+use crate::uffd;
 use memtrace_tests::pages::{monotonic_ns, page_size};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::mpsc::sync_channel;
 
 pub const SCENES: &[(&str, Scene)] = &[
@@ -66,28 +67,14 @@ fn collapse(stage: &mut Stage) {
     stage.finish(Check::All, &[Expect::new("khugepaged").anon(missing).placeless()]);
 }
 
-/// `struct uffdio_copy`, `uffdio_register`, `uffdio_zeropage`, `uffdio_api` are arrays of u64 on every architecture.
-mod ioctl {
-    pub const API: u64 = 0xc018_aa3f;
-    pub const REGISTER: u64 = 0xc020_aa00;
-    pub const COPY: u64 = 0xc028_aa03;
-    pub const ZEROPAGE: u64 = 0xc020_aa04;
-}
-
 /// A thread answers the main thread's faults: half of the pages with copies, half with the zero page, which is
 /// not counted.
 fn uffd(stage: &mut Stage) {
     const PAGES: usize = 128;
     let (sender, receiver) = sync_channel::<Region>(1);
     let (tids, tid) = sync_channel(1);
-    // SAFETY: the descriptor is new and ours.
-    let uffd = unsafe {
-        let fd = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC);
-        assert!(fd >= 0, "userfaultfd: {}", std::io::Error::last_os_error());
-        OwnedFd::from_raw_fd(fd as i32)
-    };
+    let uffd = uffd::open(0);
     let raw = uffd.as_raw_fd();
-    ioctl_words(raw, ioctl::API, &mut [0xaa, 0, 0]);
     let server = std::thread::spawn(move || {
         let _ = tids.send(gettid());
         let region = receiver.recv().expect("the main thread sends it");
@@ -100,9 +87,9 @@ fn uffd(stage: &mut Stage) {
             let address = message[2] & !(page_size() as u64 - 1);
             let half = region.start() as u64 + region.bytes() as u64 / 2;
             if address < half {
-                ioctl_words(raw, ioctl::COPY, &mut [address, source.as_ptr() as u64, page_size() as u64, 0, 0]);
+                uffd::ask(raw, uffd::request::COPY, &mut [address, source.as_ptr() as u64, page_size() as u64, 0, 0]);
             } else {
-                ioctl_words(raw, ioctl::ZEROPAGE, &mut [address, page_size() as u64, 0, 0]);
+                uffd::ask(raw, uffd::request::ZEROPAGE, &mut [address, page_size() as u64, 0, 0]);
             }
         }
         // Its end gives its stack back: not before the truth is told.
@@ -111,7 +98,7 @@ fn uffd(stage: &mut Stage) {
     let tid = tid.recv().expect("the thread starts");
     stage.settle();
     let region = Region::anon(PAGES);
-    ioctl_words(raw, ioctl::REGISTER, &mut [region.start() as u64, region.bytes() as u64, 1, 0]);
+    uffd::register(raw, &region, uffd::MISSING);
     sender.send(region).expect("the server waits");
     stage.begin();
     region.read();
@@ -124,12 +111,6 @@ fn uffd(stage: &mut Stage) {
     );
     drop(sender);
     server.join().expect("the server ends");
-}
-
-fn ioctl_words(fd: i32, request: u64, words: &mut [u64]) {
-    // SAFETY: the structs behind these requests are as many words as each caller gives.
-    let outcome = unsafe { libc::ioctl(fd, request, words.as_mut_ptr()) };
-    assert_eq!(outcome, 0, "userfaultfd ioctl {request:#x}: {}", std::io::Error::last_os_error());
 }
 
 fn remote_vm_write(stage: &mut Stage) {

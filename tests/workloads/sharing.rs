@@ -14,18 +14,23 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-pub const SCENES: &[(&str, Scene)] =
-    &[("sharing", sharing), ("sharing.ksm", merged), ("sharing.many", many), ("sharing.one", one)];
+pub const SCENES: &[(&str, Scene)] = &[
+    ("sharing", sharing),
+    ("sharing.ksm", merged),
+    ("sharing.many", many),
+    ("sharing.one", one),
+    ("sharing.restless", restless),
+];
 
 /// A forked child that does its part, stands still, and leaves when this is dropped.
-struct Child {
-    pid: i32,
+pub struct Child {
+    pub pid: i32,
     leave: Pipe,
 }
 
 impl Child {
     /// Returns once the child has done its part.
-    fn fork(part: impl FnOnce()) -> Self {
+    pub fn fork(part: impl FnOnce()) -> Self {
         let (done, leave) = (Pipe::new(), Pipe::new());
         // SAFETY: the child makes system calls and touches memory that is mapped, then leaves.
         let pid = unsafe { libc::fork() };
@@ -313,7 +318,7 @@ fn many(stage: &mut Stage) {
     stage.finish_with(Check::Nothing, &[], json!({"pids": pids, "shared": PAGES * page_size()}));
 }
 
-/// Two processes in one address space (`CLONE_VM`): the same page-table entries under two numbers.
+/// One address space under two numbers, which stands still.
 fn one(stage: &mut Stage) {
     extern "C" fn stand(_: *mut libc::c_void) -> i32 {
         // SAFETY: no memory is involved. Whoever kills the parent does not know of this one.
@@ -323,13 +328,36 @@ fn one(stage: &mut Stage) {
             unsafe { libc::pause() };
         }
     }
+    twins(stage, stand);
+}
+
+/// One address space under two numbers, which has another size each time that one looks.
+fn restless(stage: &mut Stage) {
+    extern "C" fn move_about(_: *mut libc::c_void) -> i32 {
+        // SAFETY: as above.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        for pages in (1..4093).cycle() {
+            let (bytes, flags) = (pages * page_size(), libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            // SAFETY: a new mapping, of which nobody knows.
+            unsafe {
+                let at = libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0);
+                libc::munmap(at, bytes);
+            }
+        }
+        0
+    }
+    twins(stage, move_about);
+}
+
+/// Two processes in one address space (`CLONE_VM`): the same page-table entries under two numbers.
+fn twins(stage: &mut Stage, second: extern "C" fn(*mut libc::c_void) -> i32) {
     stage.settle();
     let (region, stack) = (Region::anon(300), Region::anon(16));
     region.write();
     stack.write();
     // SAFETY: the stack stays mapped until the child is gone.
     let child = unsafe {
-        libc::clone(stand, stack.end() as *mut libc::c_void, libc::CLONE_VM | libc::SIGCHLD, std::ptr::null_mut())
+        libc::clone(second, stack.end() as *mut libc::c_void, libc::CLONE_VM | libc::SIGCHLD, std::ptr::null_mut())
     };
     assert!(child > 0, "clone: {}", std::io::Error::last_os_error());
     stage.begin();

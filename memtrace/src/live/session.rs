@@ -24,6 +24,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior};
 
+/// Distance of readings of what surrounds the target; a little less than a second, for ticks are not exact.
+const SURROUNDINGS_NS: u64 = 950_000_000;
+
 /// A descriptor of our own for polling.
 pub(super) fn poll(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
     let fd = fd.try_clone_to_owned()?;
@@ -40,8 +43,8 @@ pub(super) struct Session {
     child: Option<Child>,
     opening: Vec<Event>,
     budgets: HashMap<MmId, SmapsBudget>,
-    /// What surrounds the target, when time is asked for.
-    surroundings: Option<surroundings::Reader>,
+    /// What surrounds the target, when time is asked for; and when that was read last.
+    surroundings: Option<(surroundings::Reader, u64)>,
     /// Where the threads' time is asked for.
     backends: Option<Backends>,
     /// Exit code of the target, once seen.
@@ -151,8 +154,9 @@ impl Session {
         mut opening: Vec<Event>,
     ) -> Self {
         let files = source.mm_of(pid).and_then(|mm| source.files(mm)).filter(|_| options.time);
-        let surroundings = files.map(surroundings::Reader::new);
-        opening.extend(surroundings.as_ref().map(|reader| Event::Surroundings(Box::new(reader.read()))));
+        let reader = files.and_then(|files| surroundings::Reader::new(files).ok());
+        let surroundings = reader.map(|reader| (reader, monotonic_ns()));
+        opening.extend(surroundings.as_ref().map(|(reader, _)| Event::Surroundings(Box::new(reader.read()))));
         Self {
             source,
             options: options.clone(),
@@ -182,7 +186,7 @@ impl Session {
         };
         let mut last = self.backends.take().map(Backends::finish).unwrap_or_default();
         last.append(&mut self.source.last_tick()?);
-        self.add_surroundings(&mut last);
+        self.add_surroundings(&mut last, true);
         self.note_exit(&last);
         if reason == EndReason::OutputClosed {
             return self.outcome(false);
@@ -268,7 +272,7 @@ impl Session {
                 _ = ticks.tick() => {
                     let mut events = self.backends.as_ref().map(Backends::take).unwrap_or_default();
                     events.append(&mut self.source.tick()?);
-                    self.add_surroundings(&mut events);
+                    self.add_surroundings(&mut events, false);
                     self.note_exit(&events);
                     if !self.give(intervals, events) {
                         return Ok(EndReason::OutputClosed);
@@ -314,9 +318,13 @@ impl Session {
         true
     }
 
-    /// Before the interval's tick, which is the last of its events.
-    fn add_surroundings(&self, events: &mut Vec<Event>) {
-        if let Some(reader) = &self.surroundings {
+    /// Before the interval's tick, which is the last of its events; once a second, and when the session ends.
+    fn add_surroundings(&mut self, events: &mut Vec<Event>, last: bool) {
+        let now = monotonic_ns();
+        if let Some((reader, read_ns)) = &mut self.surroundings
+            && (last || now.saturating_sub(*read_ns) >= SURROUNDINGS_NS)
+        {
+            *read_ns = now;
             events.insert(events.len().saturating_sub(1), Event::Surroundings(Box::new(reader.read())));
         }
     }

@@ -7,12 +7,13 @@ use super::code::CodeTable;
 use crate::event::{
     Backend, Change, LockHold, Lost, MmOpened, StackEnd, StackId, Surroundings, TimeSpan, Times, Wait, WaitObject,
 };
-use crate::statement::Kind;
+use crate::statement::{Kind, MappingRef};
 use crate::stuck::{self, Look, Memory, Share, Span, State, Stuck, ThreadTimes, Verdict, Waiting};
 use crate::units::Amounts;
 use memtrace_common::{Cause, Doing};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Length of the windows that are told while a session lasts.
 const RECENT_NS: u64 = 1_000_000_000;
@@ -44,7 +45,6 @@ pub(super) struct Timekeeper {
 struct Process {
     whole: Window,
     recent: Window,
-    surroundings: Option<(Box<Surroundings>, Box<Surroundings>)>,
     backend: Option<Box<Backend>>,
     /// What descriptors are that some thread was seen waiting on.
     descriptors: BTreeMap<u64, WaitObject>,
@@ -63,6 +63,8 @@ struct Window {
     holds: BTreeMap<(u32, bool), LockHold>,
     opening: Amounts,
     memory: Memory,
+    /// The last ones before it and in it.
+    surroundings: Option<Box<(Surroundings, Surroundings)>>,
 }
 
 #[derive(Debug, Default)]
@@ -90,8 +92,8 @@ struct Sum {
     max_ns: u64,
     count: u64,
     samples: u64,
-    /// For a fault: the mapping's kind and, of a file, where in it.
-    place: Option<(Kind, WaitObject)>,
+    /// For a fault: the mapping and, of a file, where in it.
+    place: Option<(Arc<MappingRef>, WaitObject)>,
 }
 
 /// Looks at a thread that found it in the same place.
@@ -133,9 +135,11 @@ impl Timekeeper {
 
     pub(super) fn surroundings(&mut self, now: &Surroundings) {
         if let Some(process) = self.processes.get_mut(&now.pid) {
-            match &mut process.surroundings {
-                Some((_, last)) => **last = now.clone(),
-                none => *none = Some((Box::new(now.clone()), Box::new(now.clone()))),
+            for window in [&mut process.whole, &mut process.recent] {
+                match &mut window.surroundings {
+                    Some(pair) => pair.1 = now.clone(),
+                    none => *none = Some(Box::new((now.clone(), now.clone()))),
+                }
             }
         }
     }
@@ -211,7 +215,9 @@ impl Timekeeper {
             }
             found.push(process.stuck(pid, whole, (start_ns, ts_ns), context));
             if !whole {
-                process.recent = Window { opening: process.counters, ..Window::default() };
+                let last = process.recent.surroundings.take().map(|pair| pair.1);
+                let surroundings = last.map(|last| Box::new((last.clone(), last)));
+                process.recent = Window { opening: process.counters, surroundings, ..Window::default() };
             }
         }
         // The process that was asked for first.
@@ -237,7 +243,6 @@ impl Process {
         Self {
             whole: window(),
             recent: window(),
-            surroundings: None,
             backend: None,
             descriptors: BTreeMap::new(),
             born: BTreeMap::new(),
@@ -261,7 +266,6 @@ impl Process {
 
     fn stuck(&self, pid: u32, whole: bool, (start_ns, ts_ns): (u64, u64), context: &Context<'_>) -> Stuck {
         let window = if whole { &self.whole } else { &self.recent };
-        let surroundings = self.surroundings.as_ref().map(|(first, last)| ((**first).clone(), (**last).clone()));
         let mut incomplete: BTreeMap<StackEnd, BTreeSet<StackId>> = BTreeMap::new();
         let mut threads: Vec<ThreadTimes> = Vec::new();
         for (&tid, thread) in &window.threads {
@@ -297,7 +301,7 @@ impl Process {
             ended: self.ended,
             threads,
             verdict: Verdict::default(),
-            surroundings,
+            surroundings: window.surroundings.as_deref().cloned(),
             backend: self.backend.as_deref().cloned(),
             incomplete: incomplete.into_iter().map(|(end, stacks)| (end, stacks.len() as u64)).collect(),
         };
@@ -310,30 +314,43 @@ impl Process {
     fn shares(&self, thread: &Thread, window: &Window, ts_ns: u64, code: &CodeTable) -> (u64, Vec<Share>) {
         let mut shares = Shares::default();
         let (mut running_ns, mut runs) = (0_u64, 0_u64);
-        let mut sampled: BTreeMap<(State, Option<u32>), u64> = BTreeMap::new();
+        let mut sampled: BTreeMap<Sampled, (u64, Option<Arc<MappingRef>>)> = BTreeMap::new();
         for (key, sum) in &thread.spans {
             if key.doing == Doing::Running {
                 running_ns = running_ns.saturating_add(sum.ns);
                 runs = runs.saturating_add(sum.count);
                 continue;
             }
-            let (state, object) = self.classify(thread, key, sum, code);
+            let (state, object) = self.classify(window, thread, key, sum, code);
+            let mapping = sum.place.as_ref().map(|(mapping, _)| Arc::clone(mapping));
             if sum.samples > 0 {
                 let on_cpu = if key.doing == Doing::Fault { stuck::of_fault_on_cpu(key.cause) } else { state };
                 let nr = if on_cpu == State::CpuKernel { key.nr } else { None };
-                *sampled.entry((on_cpu, nr)).or_default() += sum.samples;
+                let life = mapping.as_ref().map(|mapping| mapping.id);
+                sampled.entry((on_cpu, nr, life)).or_insert_with(|| (0, mapping.clone())).0 += sum.samples;
             }
             if sum.ns > 0 {
                 let nr = if matches!(state, State::Runnable) { None } else { key.nr };
                 let (ns, max_ns, count) = (sum.ns, sum.max_ns, sum.count);
-                shares.add(Share { state, nr, object, ns, bound_ns: 0, count, max_ns, since_attach: key.before });
+                shares.add(Share {
+                    state,
+                    nr,
+                    object,
+                    mapping,
+                    ns,
+                    bound_ns: 0,
+                    count,
+                    max_ns,
+                    since_attach: key.before,
+                });
             }
         }
-        let samples: Vec<u64> = sampled.values().copied().collect();
+        let samples: Vec<u64> = sampled.values().map(|(samples, _)| *samples).collect();
         let plain = |state, nr, ns, bound_ns| Share {
             state,
             nr,
             object: WaitObject::Unknown,
+            mapping: None,
             ns,
             bound_ns,
             count: 0,
@@ -342,20 +359,27 @@ impl Process {
         };
         match stuck::split(running_ns, &samples) {
             Some(parts) => {
-                for (&(state, nr), part) in sampled.keys().zip(parts) {
-                    shares.add(plain(state, nr, part.ns, part.bound_ns));
+                for (((state, nr, _), (_, mapping)), part) in sampled.into_iter().zip(parts) {
+                    shares.add(Share { mapping, ..plain(state, nr, part.ns, part.bound_ns) });
                 }
             }
             None => shares.add(Share { count: runs, ..plain(State::Cpu, None, running_ns, 0) }),
         }
-        self.throttle(&mut shares, window.threads.len());
+        window.throttle(&mut shares);
         let lived = if thread.until_ns == 0 { 0 } else { thread.until_ns.min(ts_ns).saturating_sub(thread.since_ns) };
         let known = shares.list.iter().map(|share| share.ns).fold(0, u64::saturating_add);
         shares.add(plain(State::Unaccounted, None, lived.saturating_sub(known), 0));
         (lived.max(known), shares.sorted())
     }
 
-    fn classify(&self, thread: &Thread, key: &Key, sum: &Sum, code: &CodeTable) -> (State, WaitObject) {
+    fn classify(
+        &self,
+        window: &Window,
+        thread: &Thread,
+        key: &Key,
+        sum: &Sum,
+        code: &CodeTable,
+    ) -> (State, WaitObject) {
         let span = Span { doing: key.doing, cause: key.cause, nr: key.nr, detail: key.detail, before: key.before };
         let seen = thread.seen(key);
         let in_semaphore = seen.and_then(|seen| seen.stack).is_some_and(|id| code.waits_for_semaphore(id));
@@ -366,8 +390,8 @@ impl Process {
             _ if stuck::takes_descriptor(key.nr) => self.descriptors.get(&key.object),
             _ => None,
         };
-        let (state, object) = stuck::state_of(span, look.as_ref(), fd, place.map(|(kind, _)| *kind));
-        if self.is_frozen() && matches!(key.doing, Doing::Blocked | Doing::Uninterruptible) {
+        let (state, object) = stuck::state_of(span, look.as_ref(), fd, place.map(|(mapping, _)| mapping.kind));
+        if window.is_frozen() && matches!(key.doing, Doing::Blocked | Doing::Uninterruptible) {
             return (State::Frozen, WaitObject::Unknown);
         }
         let object = match (state, object) {
@@ -378,20 +402,22 @@ impl Process {
         };
         (state, object)
     }
+}
 
+impl Window {
     /// The freezer of cgroup version 2 stops threads in a sleep like any other.
     fn is_frozen(&self) -> bool {
         let frozen = |now: &Surroundings| now.cgroup.as_ref().is_some_and(|group| group.frozen == Some(true));
-        self.surroundings.as_ref().is_some_and(|(first, last)| frozen(first) && frozen(last))
+        self.surroundings.as_deref().is_some_and(|(first, last)| frozen(first) && frozen(last))
     }
 
     /// Divides the time without a CPU by who withheld it.
-    fn throttle(&self, shares: &mut Shares, threads: usize) {
-        let Some((first, last)) = &self.surroundings else { return };
+    fn throttle(&self, shares: &mut Shares) {
+        let Some((first, last)) = self.surroundings.as_deref() else { return };
         let group = |now: &Surroundings| now.cgroup.as_ref().and_then(|group| group.throttled).map(|(ns, _)| ns);
         let (Some(before), Some(after)) = (group(first), group(last)) else { return };
         let Some(runnable) = shares.list.iter_mut().find(|share| share.state == State::Runnable) else { return };
-        let cpus = last.allowed_cpus.min(u32::try_from(threads).unwrap_or(u32::MAX));
+        let cpus = last.allowed_cpus.min(u32::try_from(self.threads.len()).unwrap_or(u32::MAX));
         let (ns, bound_ns) = stuck::throttled(runnable.ns, after.saturating_sub(before), cpus);
         if ns > 0 {
             let throttled = Share { state: State::Throttled, ns, bound_ns, ..runnable.clone() };
@@ -400,9 +426,7 @@ impl Process {
             shares.list.push(throttled);
         }
     }
-}
 
-impl Window {
     fn thread(&mut self, tid: u32) -> Option<&mut Thread> {
         if self.threads.len() >= THREADS && !self.threads.contains_key(&tid) {
             return None;
@@ -523,7 +547,7 @@ impl Thread {
     }
 }
 
-fn place(address: u64, space: &mut AddressSpace) -> Option<(Kind, WaitObject)> {
+fn place(address: u64, space: &mut AddressSpace) -> Option<(Arc<MappingRef>, WaitObject)> {
     let life = space.life_at(address)?;
     let mapping = space.mapping(life)?;
     let page = match mapping.kind {
@@ -532,8 +556,11 @@ fn place(address: u64, space: &mut AddressSpace) -> Option<(Kind, WaitObject)> {
         }
         _ => WaitObject::Unknown,
     };
-    Some((mapping.kind, page))
+    Some((mapping, page))
 }
+
+/// What samples are told apart by: state, system call, number of the mapping.
+type Sampled = (State, Option<u32>, Option<u64>);
 
 /// Shares on their way together.
 #[derive(Default)]
@@ -547,7 +574,10 @@ impl Shares {
             return;
         }
         let same = |known: &&mut Share| {
-            known.state == share.state && known.nr == share.nr && is_same(&known.object, &share.object)
+            known.state == share.state
+                && known.nr == share.nr
+                && id(known) == id(&share)
+                && is_same(&known.object, &share.object)
         };
         match self.list.iter_mut().find(same) {
             Some(known) => {
@@ -571,6 +601,9 @@ impl Shares {
                         known.object = WaitObject::Unknown;
                     }
                     known.nr = known.nr.filter(|_| known.nr == share.nr);
+                    if id(known) != id(&share) {
+                        known.mapping = None;
+                    }
                     join(known, &share);
                 }
                 None => self.list.push(share),
@@ -579,6 +612,11 @@ impl Shares {
         order(&mut self.list);
         self.list
     }
+}
+
+/// Number of the mapping.
+fn id(share: &Share) -> Option<u64> {
+    share.mapping.as_ref().map(|mapping| mapping.id)
 }
 
 fn join(known: &mut Share, more: &Share) {

@@ -1,9 +1,8 @@
 //! The files of one process, through a handle that cannot be confused by a reused pid.
 
 use super::{
-    Error, Malformed, MapsHeader, Pagemap, ParseReport, ReadCost, Rollup, SmapsPieces, SmapsSize, Statm, Status,
-    page_size, parse_rollup, parse_stack_pointer, parse_stat, parse_statm, parse_status, private_file, visit_maps,
-    visit_smaps,
+    Error, Malformed, MapsHeader, Pagemap, ParseReport, PrivateFile, ReadCost, Rollup, SmapsPieces, SmapsSize, Statm,
+    Status, page_size, parse_rollup, parse_stack_pointer, parse_stat, parse_statm, parse_status, visit_maps,
 };
 use crate::event::{MmId, Overview, SmapsMapping};
 use crate::procfs::monotonic_ns;
@@ -20,8 +19,8 @@ use std::time::{Duration, Instant};
 const CMDLINE_CAP: u64 = 4096;
 /// Room that each read(2) is offered. The kernel fills one buffer of its own (a page, grown for long lines) per read.
 const READ_ROOM: usize = 64 << 10;
-/// Pages of pagemap that an overview may look at, in all: 1 GiB of 4 KiB pages, 2 MiB of pagemap, some milliseconds.
-pub(crate) const PAGEMAP_CAP: u64 = 1 << 18;
+/// Address space of which pagemap may be looked at for [`PrivateFile`]: 2 MiB of pagemap, some milliseconds.
+pub(crate) const PAGEMAP_BYTES: u64 = 1 << 30;
 
 /// A process, opened once. The handle names this process for ever: after its death every reading is
 /// [`Error::Gone`], even when another process has got the same pid.
@@ -31,6 +30,8 @@ pub struct ProcessFiles {
     page_size: u64,
     start_time: u64,
     process: Process,
+    /// Another task, whose main thread has exited: through that one none of the process's memory is to be seen any more.
+    other: Option<Box<(u32, Process)>>,
     // These two follow the process through exec, because the kernel looks its address space up at each read.
     // maps and smaps hold on to the address space that was there when they were opened, so they are opened each time.
     statm: File,
@@ -55,7 +56,8 @@ impl ProcessFiles {
         let mut stat = Vec::new();
         stat_file.read_to_end(&mut stat).map_err(|error| failed("stat", error.into()))?;
         let stat = parse_stat(&stat).map_err(|source| Error::Malformed { pid, source })?;
-        let files = Self { pid, page_size: page_size(), start_time: stat.start_time, process, statm, status };
+        let (page_size, start_time) = (page_size(), stat.start_time);
+        let mut files = Self { pid, page_size, start_time, process, other: None, statm, status };
         if stat.is_kernel_thread() {
             return Err(Error::KernelThread { pid, comm: String::from_utf8_lossy(&stat.comm).into_owned() });
         }
@@ -66,16 +68,44 @@ impl ProcessFiles {
         if let Some(owner) = status.tgid.filter(|owner| *owner != pid) {
             return Err(Error::IsThread { tid: pid, pid: owner });
         }
-        if status.is_zombie() && status.amounts(files.page_size).is_none() {
+        if status.is_zombie() && status.amounts(page_size).is_none() && !files.turn_to_another_task() {
             return Err(Error::Zombie(pid));
         }
         Ok(files)
+    }
+
+    /// The main thread may have exited alone: then the memory is shown by the other tasks only. True if there is one.
+    fn turn_to_another_task(&mut self) -> bool {
+        let tids = self.read_threads().unwrap_or_default().into_iter().filter(|&tid| tid != self.pid);
+        // /proc/TID is there for every task, with the same files as /proc/PID.
+        let other = tids.into_iter().find_map(|tid| {
+            let task = Process::new(i32::try_from(tid).ok()?).ok()?;
+            let (statm, status) = (task.open_relative("statm").ok()?, task.open_relative("status").ok()?);
+            let read = parse_status(&read_whole(&status).ok()?).ok()?;
+            let is_ours = read.tgid == Some(self.pid) && read.amounts(self.page_size).is_some();
+            is_ours.then_some((tid, task, statm, status))
+        });
+        let Some((tid, task, statm, status)) = other else { return false };
+        self.other = Some(Box::new((tid, task)));
+        (self.statm, self.status) = (statm, status);
+        true
     }
 
     /// The process's number.
     #[must_use]
     pub const fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// The task by which its memory is read: its main thread, unless that has exited alone.
+    #[must_use]
+    pub fn tid(&self) -> u32 {
+        self.other.as_ref().map_or(self.pid, |other| other.0)
+    }
+
+    /// /proc of that task.
+    fn task(&self) -> &Process {
+        self.other.as_ref().map_or(&self.process, |other| &other.1)
     }
 
     /// When it started, in clock ticks since boot.
@@ -88,6 +118,8 @@ impl ProcessFiles {
     #[must_use]
     pub fn exists(&self) -> bool {
         self.statm.read_at(&mut [0], 0).is_ok()
+            || self.other.is_some()
+                && self.process.open_relative("statm").is_ok_and(|mut statm| statm.read(&mut [0]).is_ok())
     }
 
     /// Its directory in /proc: names this process for ever, as this handle does.
@@ -95,7 +127,7 @@ impl ProcessFiles {
     /// # Errors
     /// [`Error::Gone`] after its death.
     pub fn open_directory(&self) -> Result<File, Error> {
-        self.process.open_relative(".").map_err(|error| self.failed(".", error))
+        self.task().open_relative(".").map_err(|error| self.failed(".", error))
     }
 
     /// statm, in pages; one system call, about a microsecond.
@@ -113,22 +145,8 @@ impl ProcessFiles {
     /// # Errors
     /// [`Error::Gone`] after its death.
     pub fn read_status(&self) -> Result<Status, Error> {
-        let mut bytes = vec![0; 4096];
-        let mut length = 0;
-        loop {
-            let read = self
-                .status
-                .read_at(&mut bytes[length..], length as u64)
-                .map_err(|error| self.failed("status", error))?;
-            if read == 0 {
-                break;
-            }
-            length += read;
-            if length == bytes.len() {
-                bytes.resize(2 * length, 0);
-            }
-        }
-        parse_status(&bytes[..length]).map_err(|source| self.malformed(source))
+        let bytes = read_whole(&self.status).map_err(|error| self.failed("status", error))?;
+        parse_status(&bytes).map_err(|source| self.malformed(source))
     }
 
     /// Reads maps into `buffer`, which is cleared first. Empty when the process has no address space any more.
@@ -248,10 +266,13 @@ impl ProcessFiles {
         };
         let private_file = match rollup {
             None => None,
-            Some(rollup) => match rollup.private_file() {
-                None if may_read_smaps => self.read_private_file()?,
-                private_file => private_file,
-            },
+            Some(Rollup { private_file: None, .. }) if may_read_smaps => {
+                let mut sum = PrivateFile::default();
+                let (_, report) = self.visit_smaps(|_, mapping| sum.add(mapping))?;
+                let whole = report.malformed == 0 && report.mappings > 0;
+                if whole { self.read_private_file(&sum)?.0 } else { None }
+            }
+            Some(rollup) => rollup.private_file,
         };
         Ok(Overview {
             mm,
@@ -268,43 +289,27 @@ impl ProcessFiles {
         })
     }
 
-    /// Bytes of file and shared-memory pages that nobody else maps.
-    fn read_private_file(&self) -> Result<Option<u64>, Error> {
-        let mut buffer = Vec::new();
-        self.read_smaps(&mut buffer)?;
-        let mut sum = 0u64;
-        let mut open = Vec::new();
-        let mut open_pages = 0u64;
-        let report = visit_smaps(&buffer, |_, mapping| match private_file(mapping) {
-            Some(bytes) => sum = sum.saturating_add(bytes),
-            None => {
-                open.push((mapping.start, mapping.end));
-                open_pages = open_pages.saturating_add((mapping.end - mapping.start) / self.page_size);
-            }
-        });
-        if report.malformed > 0 || report.mappings == 0 || open_pages > PAGEMAP_CAP {
-            return Ok(None);
-        }
-        Ok(Some(sum.saturating_add(self.read_private_file_in(&open)?.0)))
-    }
-
-    /// Bytes of file and shared-memory pages in these ranges of addresses that nobody else maps, from pagemap.
+    /// What these mappings have of file and shared-memory pages that nobody else maps; where smaps leaves it open, from
+    /// pagemap. `None` when that would be more than [`PAGEMAP_BYTES`].
     ///
     /// # Errors
     /// As [`Self::read_maps`].
-    pub fn read_private_file_in(&self, ranges: &[(u64, u64)]) -> Result<(u64, ReadCost), Error> {
+    pub fn read_private_file(&self, sum: &PrivateFile) -> Result<(Option<u64>, ReadCost), Error> {
         let (mut pages, mut cost) = (0, ReadCost::default());
-        if ranges.is_empty() {
-            return Ok((pages, cost));
+        if sum.open.is_empty() {
+            return Ok((Some(sum.bytes), cost));
+        }
+        if sum.open_bytes() > PAGEMAP_BYTES {
+            return Ok((None, cost));
         }
         let pagemap = self.open_pagemap(None)?;
-        for &(start, end) in ranges {
-            cost.add(pagemap.read(start..end, |_, entry| {
+        for addresses in &sum.open {
+            cost.add(pagemap.read(addresses.clone(), |_, entry| {
                 pages += u64::from(entry.present() && entry.file() && entry.exclusive());
                 ControlFlow::Continue(())
             })?);
         }
-        Ok((pages * self.page_size, cost))
+        Ok((Some(sum.bytes.saturating_add(pages * self.page_size)), cost))
     }
 
     /// The name: any bytes.
@@ -320,7 +325,7 @@ impl ProcessFiles {
     /// # Errors
     /// [`Error::Gone`], [`Error::PermissionDenied`].
     pub fn read_exe(&self) -> Result<Vec<u8>, Error> {
-        match self.process.exe() {
+        match self.task().exe() {
             Ok(path) => Ok(path.into_os_string().into_vec()),
             Err(ProcError::NotFound(_)) if self.exists() => Ok(Vec::new()),
             Err(error) => Err(self.failed("exe", error)),
@@ -333,7 +338,7 @@ impl ProcessFiles {
     /// [`Error::Gone`] after its death.
     pub fn read_cmdline(&self) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
-        let file = self.process.open_relative("cmdline").map_err(|error| self.failed("cmdline", error))?;
+        let file = self.task().open_relative("cmdline").map_err(|error| self.failed("cmdline", error))?;
         file.take(CMDLINE_CAP).read_to_end(&mut bytes).map_err(|error| self.failed("cmdline", error))?;
         if (bytes.len() as u64) < CMDLINE_CAP && bytes.last() == Some(&0) {
             bytes.pop();
@@ -400,7 +405,7 @@ impl ProcessFiles {
     /// # Errors
     /// As [`Self::read_maps`]; [`Error::Io`] when there is no such file.
     pub fn open_file(&self, file: &str) -> Result<File, Error> {
-        self.process.open_relative(file).map_err(|error| self.failed(file, error))
+        self.task().open_relative(file).map_err(|error| self.failed(file, error))
     }
 
     fn read_comm_at(&self, file: String) -> Result<Vec<u8>, Error> {
@@ -422,7 +427,7 @@ impl ProcessFiles {
         let mut cost = ReadCost::default();
         let begin = Instant::now();
         let result = self
-            .process
+            .task()
             .open_relative(file)
             .map_err(Failure::from)
             .and_then(|mut opened| read_in_chunks(&mut opened, buffer, &mut cost).map_err(Failure::from));
@@ -481,6 +486,23 @@ impl From<ProcError> for Failure {
             other => Self::Other(io::Error::other(other.to_string())),
         }
     }
+}
+
+/// The whole of a file that is kept open.
+fn read_whole(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        match file.read_at(&mut bytes[length..], length as u64)? {
+            0 => break,
+            read => length += read,
+        }
+        if length == bytes.len() {
+            bytes.resize(2 * length, 0);
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
 }
 
 /// Reads to the end, each read(2) timed.

@@ -43,7 +43,7 @@ pub use descriptors::{DescriptorInfo, Link, LockHolder, parse_fdinfo, parse_link
 pub use maps::{MapsHeader, parse_maps, visit_maps};
 pub use mounts::visit_mounts;
 pub use pagemap::{PageEntry, PageRange, parse_pagemap};
-pub use smaps::{Rollup, SmapsPieces, parse_rollup, parse_smaps, private_file, visit_smaps};
+pub use smaps::{PrivateFile, Rollup, SmapsPieces, parse_rollup, parse_smaps, private_file, visit_smaps};
 pub use sockets::{InetSocket, visit_inet};
 pub use status::{Malformed, Stat, Statm, Status, parse_stack_pointer, parse_stat, parse_statm, parse_status};
 pub use surroundings::{
@@ -57,7 +57,7 @@ pub use directory::Directory;
 #[cfg(feature = "live")]
 pub use error::Error;
 #[cfg(feature = "live")]
-pub(crate) use files::PAGEMAP_CAP;
+pub(crate) use files::PAGEMAP_BYTES;
 #[cfg(feature = "live")]
 pub use files::ProcessFiles;
 #[cfg(feature = "live")]

@@ -11,11 +11,16 @@ impl PageEntry {
     const PRESENT: u64 = 1 << 63;
     const SWAPPED: u64 = 1 << 62;
     const FILE: u64 = 1 << 61;
+    /// What `MADV_GUARD_INSTALL` made (Linux 6.15 tells).
     const GUARD: u64 = 1 << 58;
-    const WRITE_PROTECTED: u64 = 1 << 57;
     const EXCLUSIVE: u64 = 1 << 56;
     /// The low 55 bits: the page's frame, or its place in swap.
     const PLACE: u64 = (1 << 55) - 1;
+    /// Of a place in swap, the number of the swap area.
+    const AREA: u64 = 31;
+    /// Numbers from here on are no swap areas but pages on their way and markers (of userfaultfd, guards, poison): kernels
+    /// have taken nine of the 32 at most.
+    const NO_AREA: u64 = 23;
 
     /// It is in memory; the zero page and pages of devices, which RSS leaves out, are as well.
     #[must_use]
@@ -23,10 +28,11 @@ impl PageEntry {
         self.0 & Self::PRESENT != 0
     }
 
-    /// It is in swap, or on its way to another frame. Shared memory in swap does not show here: its page-table entry is empty.
+    /// It is in swap. Where we may not know the place, also what only looks so: a marker of userfaultfd, a page on its way
+    /// to another frame. Shared memory in swap does not show here: its page-table entry is empty.
     #[must_use]
     pub const fn swapped(self) -> bool {
-        self.0 & (Self::SWAPPED | Self::GUARD) == Self::SWAPPED
+        self.0 & (Self::SWAPPED | Self::GUARD) == Self::SWAPPED && self.0 & Self::AREA < Self::NO_AREA
     }
 
     /// A page of a file or of shared memory. Neither this nor [`Self::exclusive`] is set for what is not counted in RSS.
@@ -42,18 +48,6 @@ impl PageEntry {
         self.0 & Self::EXCLUSIVE != 0
     }
 
-    /// A guard that `MADV_GUARD_INSTALL` made (Linux 6.15 tells).
-    #[must_use]
-    pub const fn guard(self) -> bool {
-        self.0 & Self::GUARD != 0
-    }
-
-    /// Write-protected through userfaultfd.
-    #[must_use]
-    pub const fn write_protected(self) -> bool {
-        self.0 & Self::WRITE_PROTECTED != 0
-    }
-
     /// Page-frame number of a page that is present; `None` when we may not know.
     #[must_use]
     pub const fn pfn(self) -> Option<u64> {
@@ -67,7 +61,7 @@ impl PageEntry {
     #[must_use]
     pub const fn swap(self) -> Option<(u8, u64)> {
         match self.0 & Self::PLACE {
-            place @ 1.. if self.swapped() => Some((place as u8 & 31, place >> 5)),
+            place @ 1.. if self.swapped() => Some(((place & Self::AREA) as u8, place >> 5)),
             _ => None,
         }
     }
@@ -109,7 +103,7 @@ impl PageRange {
         self.categories & Self::PRESENT != 0
     }
 
-    /// In swap; see [`PageEntry::swapped`].
+    /// In swap, or a marker of userfaultfd, which a scan cannot tell from it; see [`PageEntry::swapped`].
     #[must_use]
     pub const fn swapped(&self) -> bool {
         self.categories & Self::SWAPPED != 0
@@ -145,17 +139,18 @@ mod tests {
 
         #[test]
         fn what_was_put_in_comes_out(
-            place in 1u64..1 << 55, file: bool, exclusive: bool, protected: bool, soft_dirty: bool,
+            place in 1u64..1 << 55, area in 0u64..23, file: bool, exclusive: bool, protected: bool, soft_dirty: bool,
         ) {
             let flags = u64::from(file) << 61 | u64::from(exclusive) << 56 | u64::from(protected) << 57
                 | u64::from(soft_dirty) << 55;
             let page = PageEntry(1 << 63 | flags | place);
-            prop_assert_eq!((page.present(), page.swapped(), page.guard()), (true, false, false));
+            prop_assert_eq!((page.present(), page.swapped()), (true, false));
             prop_assert_eq!((page.pfn(), page.swap()), (Some(place), None));
-            prop_assert_eq!((page.file(), page.exclusive(), page.write_protected()), (file, exclusive, protected));
-            let swap = PageEntry(1 << 62 | flags | place);
+            prop_assert_eq!((page.file(), page.exclusive()), (file, exclusive));
+            let offset = (place >> 5).max(1);
+            let swap = PageEntry(1 << 62 | flags | offset << 5 | area);
             prop_assert_eq!((swap.present(), swap.swapped(), swap.pfn()), (false, true, None));
-            prop_assert_eq!(swap.swap(), Some(((place & 31) as u8, place >> 5)));
+            prop_assert_eq!(swap.swap(), Some((area as u8, offset)));
         }
     }
 
@@ -163,13 +158,18 @@ mod tests {
     fn what_we_may_not_know_is_none() {
         let page = PageEntry(1 << 63 | 1 << 56);
         assert_eq!((page.present(), page.exclusive(), page.pfn()), (true, true, None));
-        assert_eq!(PageEntry(1 << 62).swap(), None);
+        assert_eq!((PageEntry(1 << 62).swapped(), PageEntry(1 << 62).swap()), (true, None));
         assert_eq!((PageEntry(0).present(), PageEntry(0x1234).pfn()), (false, None));
     }
 
+    /// Entries that Linux 6.18 shows after UFFDIO_WRITEPROTECT, UFFDIO_POISON and MADV_GUARD_INSTALL where nothing was.
     #[test]
-    fn a_guard_is_not_in_swap() {
-        let guard = PageEntry(1 << 62 | 1 << 58 | 77);
-        assert_eq!((guard.guard(), guard.swapped(), guard.swap()), (true, false, None));
+    fn a_marker_is_not_in_swap() {
+        for entry in [0x4200_0000_0000_003f, 0x4000_0000_0000_005f, 0x4400_0000_0000_009f] {
+            let marker = PageEntry(entry);
+            assert_eq!((marker.present(), marker.swapped(), marker.swap()), (false, false, None), "{entry:#x}");
+        }
+        // Who may not know the place still knows a guard.
+        assert!(!PageEntry(0x4400_0000_0000_0000).swapped());
     }
 }

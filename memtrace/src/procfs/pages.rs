@@ -233,6 +233,7 @@ pub struct KernelPages {
 }
 
 impl KernelPages {
+    const HUGE: u64 = 1 << 17;
     const ZERO_PAGE: u64 = 1 << 24;
 
     /// Opens both.
@@ -257,9 +258,21 @@ impl KernelPages {
     /// # Errors
     /// What the kernel says.
     pub fn is_zero_page(&self, pfn: u64) -> io::Result<bool> {
+        Ok(self.read_flags(pfn)? & Self::ZERO_PAGE != 0)
+    }
+
+    /// Whether this page frame is part of a huge page of hugetlbfs.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn is_hugetlb_page(&self, pfn: u64) -> io::Result<bool> {
+        Ok(self.read_flags(pfn)? & Self::HUGE != 0)
+    }
+
+    fn read_flags(&self, pfn: u64) -> io::Result<u64> {
         let mut flags = [0];
         read_frames(&self.flags, pfn, &mut flags)?;
-        Ok(flags[0] & Self::ZERO_PAGE != 0)
+        Ok(flags[0])
     }
 }
 

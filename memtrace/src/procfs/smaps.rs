@@ -7,6 +7,7 @@ use super::maps::MapsHeader;
 use super::scan::{Lines, kilobytes, padded_decimal};
 use super::{Malformed, ParseReport};
 use crate::event::SmapsMapping;
+use std::ops::Range;
 
 /// Calls `visit` for each mapping of smaps. Unknown fields are passed over. A line that is neither field nor header
 /// may have been a header: the fields that follow it, up to the next header, belong to no mapping.
@@ -201,33 +202,33 @@ fn store(label: &[u8], amount: &[u8], mapping: &mut SmapsMapping) -> Option<()> 
     Some(())
 }
 
-/// `/proc/PID/smaps_rollup`: the whole process in one walk of its page tables. Bytes.
+/// What only a walk of the page tables says, from smaps or smaps_rollup. Bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rollup {
-    /// `Rss`.
+    /// `Rss`, as that walk found it.
     pub rss: u64,
-    /// `Pss`.
+    /// Each page divided by the number of times it is mapped.
     pub pss: u64,
-    /// `Pss_Anon`; `None` on a kernel that does not print it.
-    pub pss_anon: Option<u64>,
-    /// `Shared_Clean`.
-    pub shared_clean: u64,
-    /// `Shared_Dirty`.
-    pub shared_dirty: u64,
-    /// `Private_Clean`.
+    /// Pages that are mapped once: USS is both privates.
     pub private_clean: u64,
-    /// `Private_Dirty`.
+    /// The same, dirty.
     pub private_dirty: u64,
-    /// `Anonymous`, shared with children or the parent after a fork or not.
+    /// Pages that are mapped more than once (perhaps both times here).
+    pub shared_clean: u64,
+    /// The same, dirty.
+    pub shared_dirty: u64,
+    /// Anonymous pages, shared after a fork or not.
     pub anonymous: u64,
-    /// `Swap`.
+    /// In swap: also what shared memory mapped here has there, which the counter leaves out.
     pub swap: u64,
-    /// `SwapPss`.
+    /// The same, divided by its sharers.
     pub swap_pss: u64,
-    /// `Shared_Hugetlb` + `Private_Hugetlb`.
+    /// Huge pages of hugetlbfs.
     pub hugetlb: u64,
-    /// `Locked`.
+    /// `Locked`: PSS of locked mappings.
     pub locked: u64,
+    /// File and shared-memory pages that nobody else maps: in USS *and* in SHR. `None` when neither smaps nor pagemap could tell.
+    pub private_file: Option<u64>,
 }
 
 impl Rollup {
@@ -237,16 +238,34 @@ impl Rollup {
         self.private_clean.saturating_add(self.private_dirty)
     }
 
-    /// Of [`Self::uss`], what is file or shared memory, when the rollup determines it.
+    /// Adds up a mapping, but for [`Self::private_file`]: see [`PrivateFile`].
+    pub fn add(&mut self, mapping: &SmapsMapping) {
+        for (sum, amount) in [
+            (&mut self.rss, mapping.rss),
+            (&mut self.pss, mapping.pss),
+            (&mut self.private_clean, mapping.private_clean),
+            (&mut self.private_dirty, mapping.private_dirty),
+            (&mut self.shared_clean, mapping.shared_clean),
+            (&mut self.shared_dirty, mapping.shared_dirty),
+            (&mut self.anonymous, mapping.anonymous),
+            (&mut self.swap, mapping.swap),
+            (&mut self.swap_pss, mapping.swap_pss),
+            (&mut self.hugetlb, mapping.hugetlb),
+            (&mut self.locked, mapping.locked),
+        ] {
+            *sum = sum.saturating_add(amount);
+        }
+    }
+
+    /// Of [`Self::uss`], what is file or shared memory, when a text of smaps_rollup determines it.
     ///
-    /// The rollup counts all anonymous pages, and after a fork some of them are shared. It is exact when no page is
-    /// shared or none is anonymous, and when `Pss_Anon` equals `Anonymous`: a single anonymous page with a second
-    /// sharer would make it smaller by at least half a page. A process that was forked by a running server
-    /// (a PostgreSQL backend) usually shares anonymous pages with it: `None`, and smaps has to say.
-    #[must_use]
-    pub fn private_file(&self) -> Option<u64> {
+    /// It counts all anonymous pages, and after a fork some of them are shared. It is exact when no page is shared or none
+    /// is anonymous, and when `Pss_Anon` (`None` on a kernel that does not print it) equals `Anonymous`: a single anonymous
+    /// page with a second sharer would make it smaller by at least half a page. A process that was forked by a running
+    /// server (a PostgreSQL backend) usually shares anonymous pages with it: `None`, and smaps has to say.
+    fn private_file_by(&self, pss_anon: Option<u64>) -> Option<u64> {
         let nothing_shared = self.shared_clean == 0 && self.shared_dirty == 0;
-        if self.anonymous == 0 || nothing_shared || self.pss_anon == Some(self.anonymous) {
+        if self.anonymous == 0 || nothing_shared || pss_anon == Some(self.anonymous) {
             self.uss().checked_sub(self.anonymous)
         } else {
             None
@@ -260,6 +279,7 @@ impl Rollup {
 /// A known field that has no amount, or a line that is neither a field nor the header.
 pub fn parse_rollup(bytes: &[u8]) -> Result<Option<Rollup>, Malformed> {
     let mut rollup = Rollup::default();
+    let mut pss_anon = None;
     let mut seen_rss = false;
     let mut lines = Lines::new(bytes);
     let mut number = 0;
@@ -277,7 +297,7 @@ pub fn parse_rollup(bytes: &[u8]) -> Result<Option<Rollup>, Malformed> {
                 &mut rollup.rss
             }
             b"Pss" => &mut rollup.pss,
-            b"Pss_Anon" => rollup.pss_anon.insert(0),
+            b"Pss_Anon" => pss_anon.insert(0),
             b"Shared_Clean" => &mut rollup.shared_clean,
             b"Shared_Dirty" => &mut rollup.shared_dirty,
             b"Private_Clean" => &mut rollup.private_clean,
@@ -298,6 +318,7 @@ pub fn parse_rollup(bytes: &[u8]) -> Result<Option<Rollup>, Malformed> {
     if lines.is_cut() {
         return Err(Malformed::new("smaps_rollup", number + 1, b"(cut)"));
     }
+    rollup.private_file = rollup.private_file_by(pss_anon);
     Ok(seen_rss.then_some(rollup))
 }
 
@@ -317,6 +338,31 @@ pub fn private_file(mapping: &SmapsMapping) -> Option<u64> {
         private.checked_sub(mapping.anonymous)
     } else {
         None
+    }
+}
+
+/// Bytes of file and shared-memory pages that nobody else maps, added up over mappings.
+#[derive(Debug, Default)]
+pub struct PrivateFile {
+    /// Of the mappings of which smaps tells it.
+    pub(super) bytes: u64,
+    /// Addresses of the others, about which pagemap is to be asked.
+    pub(super) open: Vec<Range<u64>>,
+}
+
+impl PrivateFile {
+    /// Adds a mapping.
+    pub fn add(&mut self, mapping: &SmapsMapping) {
+        match private_file(mapping) {
+            Some(bytes) => self.bytes = self.bytes.saturating_add(bytes),
+            None => self.open.push(mapping.start..mapping.end),
+        }
+    }
+
+    /// Bytes of address space about which pagemap is to be asked.
+    #[must_use]
+    pub fn open_bytes(&self) -> u64 {
+        self.open.iter().fold(0, |sum, open| sum.saturating_add(open.end.saturating_sub(open.start)))
     }
 }
 
@@ -506,13 +552,12 @@ mod tests {
     fn rollup_says_what_it_can() {
         let rollup = parse_rollup(ROLLUP).unwrap().unwrap();
         assert_eq!((rollup.rss, rollup.uss(), rollup.pss), (1692 << 10, 184 << 10, 287 << 10));
-        assert_eq!(rollup.private_file(), Some(68 << 10));
+        assert_eq!(rollup.private_file, Some(68 << 10));
         // One anonymous page of the 29 has a second sharer.
-        let forked = Rollup { pss_anon: Some(114 << 10), ..rollup };
-        assert_eq!(forked.private_file(), None);
-        assert_eq!(Rollup { pss_anon: None, ..rollup }.private_file(), None);
-        assert_eq!(Rollup { pss_anon: None, shared_clean: 0, ..rollup }.private_file(), Some(68 << 10));
-        assert_eq!(Rollup { anonymous: 0, pss_anon: None, ..rollup }.private_file(), Some(184 << 10));
+        assert_eq!(rollup.private_file_by(Some(114 << 10)), None);
+        assert_eq!(rollup.private_file_by(None), None);
+        assert_eq!(Rollup { shared_clean: 0, ..rollup }.private_file_by(None), Some(68 << 10));
+        assert_eq!(Rollup { anonymous: 0, ..rollup }.private_file_by(None), Some(184 << 10));
     }
 
     #[test]

@@ -28,17 +28,9 @@ pub struct CgroupMount {
     pub root: Vec<u8>,
     /// Where it is mounted.
     pub point: PathBuf,
-    /// Version 2.
-    pub unified: bool,
 }
 
 impl CgroupMount {
-    /// Whether its directory is that of the hierarchy's own root, or the topmost that can be seen.
-    #[must_use]
-    pub fn is_top(&self, group: &[u8]) -> bool {
-        group == self.root
-    }
-
     /// The directory of a group; `None` when this mount does not show it.
     #[must_use]
     pub fn directory(&self, group: &[u8]) -> Option<PathBuf> {
@@ -81,7 +73,6 @@ pub fn parse_cgroup_mount(mountinfo: &[u8], controller: &str) -> Option<CgroupMo
         wanted.then(|| CgroupMount {
             root: unescape(root),
             point: PathBuf::from(std::ffi::OsString::from_vec(unescape(point))),
-            unified: controller.is_empty(),
         })
     })
 }
@@ -210,12 +201,10 @@ mod tests {
         let memory = parse_cgroup_mount(MOUNTS, "memory").unwrap();
         assert_eq!(memory.directory(b"/docker/a b/c").as_deref(), Some(Path::new("/sys/fs/cgroup/me\\mory/c")));
         assert_eq!(memory.directory(b"/docker/a b").as_deref(), Some(Path::new("/sys/fs/cgroup/me\\mory")));
-        assert!(memory.is_top(b"/docker/a b") && !memory.is_top(b"/docker/a b/c"));
         for hidden in [&b"/docker/a bc"[..], b"/docker", b"/", b"/docker/a b/../..", b"/../x"] {
             assert_eq!(memory.directory(hidden), None, "{hidden:?}");
         }
         let unified = parse_cgroup_mount(MOUNTS, "").unwrap();
-        assert!(unified.unified);
         assert_eq!(unified.directory(b"/").as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
         assert_eq!(unified.directory(b"/a/..b").as_deref(), Some(Path::new("/sys/fs/cgroup/unified/a/..b")));
         assert_eq!(unified.directory(b"/.."), None);
@@ -262,7 +251,7 @@ mod tests {
 
         #[test]
         fn a_directory_never_leaves_its_mount(root in "/[a./]{0,6}", group in "/[a./]{0,12}") {
-            let mount = CgroupMount { root: root.into(), point: "/mount".into(), unified: true };
+            let mount = CgroupMount { root: root.into(), point: "/mount".into() };
             if let Some(path) = mount.directory(group.as_bytes()) {
                 prop_assert!(path.starts_with("/mount"));
                 prop_assert!(path.components().all(|part| part != std::path::Component::ParentDir));

@@ -7,6 +7,7 @@ use super::panes::{Cursor, Pane};
 use super::process::Process;
 use super::scope::{Scope, Span, View, stretch};
 use super::theme::Theme;
+use super::times::Times;
 use crate::event::{EndReason, Lost, Meta, MmId, Own, TaskWhat};
 use crate::statement::{Audit, Burst, EndReport, Report, Statement};
 use crate::views::Scale;
@@ -66,6 +67,7 @@ pub struct App {
     pub(super) forgotten: u64,
     pub(super) names: Names,
     pub(super) bursts: VecDeque<Arc<Burst>>,
+    pub(super) times: Times,
     pub(super) bursts_seen: u64,
     pub(super) end: Option<Box<EndReport>>,
     /// For the closing statement, which tells those that differ.
@@ -115,6 +117,7 @@ impl App {
             forgotten: 0,
             names: Names::default(),
             bursts: VecDeque::new(),
+            times: Times::default(),
             bursts_seen: 0,
             end: None,
             audits: Vec::new(),
@@ -147,7 +150,7 @@ impl App {
                 self.see(meta.ts_ns);
                 self.meta = Some(meta.clone());
             }
-            Report::Stuck(_) => {}
+            Report::Stuck(stuck) => self.times.push(stuck),
             Report::Overview(overview) => {
                 self.see(overview.ts_ns);
                 if let Some(pid) = self.pid_of(overview.mm) {

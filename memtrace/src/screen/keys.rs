@@ -72,7 +72,7 @@ impl App {
             KeyCode::Char('e') => return self.export_text(),
             KeyCode::Char('E') => return self.export_json(),
             KeyCode::Char('p') => self.next_process(),
-            KeyCode::Char(digit @ '1'..='6') => {
+            KeyCode::Char(digit @ '1'..='7') => {
                 let number = digit as usize - '1' as usize;
                 self.visit(Pane::ALL[number]);
             }
@@ -153,7 +153,7 @@ impl App {
             Pane::Changes => self.by_since = !self.by_since,
             Pane::Mappings | Pane::Space => self.order = self.order.next(),
             Pane::Code => self.measure = self.measure.next(),
-            Pane::Bursts | Pane::Summary => {}
+            Pane::Bursts | Pane::Summary | Pane::Time => {}
         }
     }
 
@@ -231,7 +231,7 @@ impl App {
                 self.scope.range = Some((from, to, "burst"));
                 self.visit(Pane::Code);
             }
-            Pane::Summary => {}
+            Pane::Summary | Pane::Time => {}
         }
     }
 

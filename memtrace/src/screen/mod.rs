@@ -21,6 +21,7 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod theme;
+mod times;
 mod tree;
 mod words;
 

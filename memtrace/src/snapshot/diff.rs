@@ -272,5 +272,64 @@ pub fn pair<'a>(before: &'a [Process], after: &'a [Process]) -> Pairs<'a> {
     pairs
 }
 
+/// What several processes come to at one moment, to be compared with another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Together {
+    /// When, ns since 1970: that of the last one.
+    pub time_ns: i64,
+    /// Who.
+    pub pids: Vec<u32>,
+    /// What they come to.
+    pub levels: Levels,
+}
+
+/// Of several processes. Bytes; `None` for what is unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Levels {
+    /// See [`super::Group::sum_res`].
+    pub sum_res: Option<u64>,
+    /// See [`super::Group::sum_pss`].
+    pub sum_pss: Option<u64>,
+    /// See [`super::Physical::res`].
+    pub res: Option<u64>,
+    /// See [`super::Physical::uss`].
+    pub uss: Option<u64>,
+}
+
+impl Levels {
+    /// Names in the NDJSON contract.
+    pub const NAMES: [&'static str; 4] = ["sum_res", "sum_pss", "res", "uss"];
+
+    /// In the order of [`Self::NAMES`].
+    #[must_use]
+    pub const fn amounts(&self) -> [Option<u64>; Self::NAMES.len()] {
+        [self.sum_res, self.sum_pss, self.res, self.uss]
+    }
+}
+
+impl Together {
+    /// Of these: their sums. How much they share is not known from them.
+    #[must_use]
+    pub fn of<'a>(processes: impl IntoIterator<Item = &'a Process>) -> Self {
+        let zero = Levels { sum_res: Some(0), sum_pss: Some(0), ..Levels::default() };
+        let mut together = Self { levels: zero, ..Self::default() };
+        let add = |sum: Option<u64>, amount: Option<u64>| sum.zip(amount).map(|(a, b)| a.saturating_add(b));
+        for process in processes {
+            let levels = &mut together.levels;
+            levels.sum_res = add(levels.sum_res, process.counters.map(|counters| counters.res()));
+            levels.sum_pss = add(levels.sum_pss, process.rollup.map(|rollup| rollup.pss));
+            together.time_ns = together.time_ns.max(process.time_ns);
+            together.pids.push(process.pid);
+        }
+        together
+    }
+
+    /// Whether there is anything that one process does not say by itself.
+    #[must_use]
+    pub fn is_worth_telling(&self, after: &Self) -> bool {
+        self.pids.len() > 1 || after.pids.len() > 1
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -17,10 +17,12 @@ pub mod rows;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod sharing;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
-pub mod stored;
+mod source;
 
 use crate::event::permission;
+pub use crate::procfs::Rollup;
 use crate::statement::Kind;
+pub use source::{GivenUp, Reason, Source, SourceCost};
 
 /// One process at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +41,7 @@ pub struct Process {
     pub time_ns: i64,
     /// Bytes of a page.
     pub page_size: u64,
-    /// `R`, `S`, `T`, …; see proc(5).
+    /// `R`, `S`, `T`, …; see proc(5). Of the main thread, or, when that has exited alone, of one that goes on.
     pub state: u8,
     /// The kernel's counters: exact since Linux 6.16 and in its stable series (else to some pages per CPU), and readable for
     /// everyone. `None`: no address space (zombie, kernel thread).
@@ -90,43 +92,6 @@ impl Counters {
     #[must_use]
     pub const fn shr(&self) -> u64 {
         self.file.saturating_add(self.shmem)
-    }
-}
-
-/// What only a walk of the page tables says, from smaps or smaps_rollup. Bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rollup {
-    /// `Rss`, as that walk found it.
-    pub rss: u64,
-    /// Each page divided by the number of times it is mapped.
-    pub pss: u64,
-    /// Pages that are mapped once: USS is both privates.
-    pub private_clean: u64,
-    /// The same, dirty.
-    pub private_dirty: u64,
-    /// Pages that are mapped more than once (perhaps both times here).
-    pub shared_clean: u64,
-    /// The same, dirty.
-    pub shared_dirty: u64,
-    /// Anonymous pages, shared after a fork or not.
-    pub anonymous: u64,
-    /// In swap: also what shared memory mapped here has there, which the counter leaves out.
-    pub swap: u64,
-    /// The same, divided by its sharers.
-    pub swap_pss: u64,
-    /// Huge pages of hugetlbfs.
-    pub hugetlb: u64,
-    /// `Locked`: PSS of locked mappings.
-    pub locked: u64,
-    /// File and shared-memory pages that nobody else maps: in USS *and* in SHR. `None` when neither smaps nor pagemap could tell.
-    pub private_file: Option<u64>,
-}
-
-impl Rollup {
-    /// Pages that nobody else maps.
-    #[must_use]
-    pub const fn uss(&self) -> u64 {
-        self.private_clean.saturating_add(self.private_dirty)
     }
 }
 
@@ -206,8 +171,8 @@ pub struct Resident {
     pub rss: u64,
     /// Of these, anonymous.
     pub anonymous: u64,
-    /// In swap.
-    pub swap: u64,
+    /// In swap. `None` where the page tables have markers of userfaultfd that we may not tell from it.
+    pub swap: Option<u64>,
     /// Mapped by huge page-table entries.
     pub huge: u64,
 }
@@ -319,132 +284,6 @@ impl MappedFile {
     }
 }
 
-/// Where figures come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Source {
-    /// `/proc/PID/status` and `statm`.
-    Status,
-    /// `/proc/PID/maps`.
-    Maps,
-    /// `/proc/PID/smaps`.
-    Smaps,
-    /// `/proc/PID/smaps_rollup`.
-    Rollup,
-    /// `ioctl(PAGEMAP_SCAN)`.
-    PagemapScan,
-    /// `/proc/PID/pagemap`.
-    Pagemap,
-    /// `/proc/kpagecount` and `kpageflags`.
-    Kpage,
-    /// `cachestat(2)`.
-    Cachestat,
-    /// `mincore(2)`.
-    Mincore,
-    /// `/proc/PID/task`.
-    Threads,
-}
-
-impl Source {
-    /// Reading it holds the target's mmap_lock (maps: before Linux 6.17).
-    #[must_use]
-    pub const fn holds_lock(self) -> bool {
-        matches!(self, Self::Maps | Self::Smaps | Self::Rollup | Self::PagemapScan | Self::Pagemap)
-    }
-
-    /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::Status,
-        Self::Maps,
-        Self::Smaps,
-        Self::Rollup,
-        Self::PagemapScan,
-        Self::Pagemap,
-        Self::Kpage,
-        Self::Cachestat,
-        Self::Mincore,
-        Self::Threads,
-    ];
-
-    /// Name in the NDJSON contract, and in text.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Status => "status",
-            Self::Maps => "maps",
-            Self::Smaps => "smaps",
-            Self::Rollup => "smaps_rollup",
-            Self::PagemapScan => "pagemap_scan",
-            Self::Pagemap => "pagemap",
-            Self::Kpage => "kpagecount",
-            Self::Cachestat => "cachestat",
-            Self::Mincore => "mincore",
-            Self::Threads => "threads",
-        }
-    }
-}
-
-/// What a source cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SourceCost {
-    /// Which.
-    pub source: Source,
-    /// Wall time of all its calls.
-    pub cost_ns: u64,
-    /// The longest single call. For smaps, smaps_rollup, pagemap and PAGEMAP_SCAN the kernel holds the target's mmap_lock within it.
-    pub longest_call_ns: u64,
-    /// How many calls.
-    pub calls: u32,
-}
-
-/// Something that would have told more and was not read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GivenUp {
-    /// What.
-    pub source: Source,
-    /// Why.
-    pub reason: Reason,
-}
-
-/// Why something was not read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// A right is missing: `CAP_SYS_PTRACE`, `CAP_SYS_ADMIN`; empty when unknown.
-    NotPermitted {
-        /// The capability that would allow it.
-        capability: String,
-    },
-    /// One call would hold the target's mmap_lock for longer than `--max-snapshot-ms`. `--full` reads it all the same.
-    OverBudget {
-        /// Estimate of the longest call.
-        estimate_ns: u64,
-        /// The limit.
-        limit_ns: u64,
-    },
-    /// This kernel does not offer it.
-    NotOffered,
-    /// The process ended meanwhile.
-    Gone,
-    /// It failed, or its text could not be understood.
-    Failed {
-        /// What the system said. Escape it.
-        what: String,
-    },
-}
-
-impl Reason {
-    /// Name in the NDJSON contract.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::NotPermitted { .. } => "not_permitted",
-            Self::OverBudget { .. } => "over_budget",
-            Self::NotOffered => "not_offered",
-            Self::Gone => "gone",
-            Self::Failed { .. } => "failed",
-        }
-    }
-}
-
 /// What is in which part of a mapping: for pictures. Bytes, `private + shared + swap + untouched` is the slice's size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Slice {
@@ -503,7 +342,8 @@ pub struct Physical {
     /// For each process, as in [`Group::pids`]: pages that another one of the group maps as well.
     pub shared_with_group: Vec<u64>,
     /// For each two, by their index in [`Group::pids`], `a < b`: pages that both map. Pairs that share nothing are left out.
-    pub pairs: Vec<Pair>,
+    /// `None` for groups of more than [`sharing::PAIRS_OF`].
+    pub pairs: Option<Vec<Pair>>,
     /// What is shared, the largest first: by file, segment or origin.
     pub objects: Vec<SharedObject>,
     /// For the first two processes only: which of their mappings show the same pages.

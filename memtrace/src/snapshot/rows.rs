@@ -23,7 +23,7 @@ impl Sums {
     pub const ZERO: Self = Self {
         mappings: 0,
         size: 0,
-        resident: Some(Resident { rss: 0, anonymous: 0, swap: 0, huge: 0 }),
+        resident: Some(Resident { rss: 0, anonymous: 0, swap: Some(0), huge: 0 }),
         detail: Some(Detail {
             pss: 0,
             private_clean: 0,
@@ -47,7 +47,7 @@ impl Sums {
             resident: self.resident.zip(other.resident).map(|(a, b)| Resident {
                 rss: a.rss.saturating_add(b.rss),
                 anonymous: a.anonymous.saturating_add(b.anonymous),
-                swap: a.swap.saturating_add(b.swap),
+                swap: a.swap.zip(b.swap).map(|(a, b)| a.saturating_add(b)),
                 huge: a.huge.saturating_add(b.huge),
             }),
             detail: self.detail.zip(other.detail).map(|(a, b)| Detail {
@@ -97,7 +97,7 @@ impl Sums {
             d.map(|d| d.private_dirty),
             d.map(|d| d.shared_clean),
             d.map(|d| d.shared_dirty),
-            r.map(|r| r.swap),
+            self.swap(),
             d.map(|d| d.swap_pss),
             d.map(|d| d.locked),
             r.map(|r| r.huge),
@@ -116,7 +116,7 @@ impl Sums {
     /// Swapped out.
     #[must_use]
     pub fn swap(&self) -> Option<u64> {
-        self.resident.map(|r| r.swap)
+        self.resident.and_then(|r| r.swap)
     }
 
     /// Proportional share.
@@ -148,7 +148,7 @@ impl Sums {
     pub fn not_here(&self) -> Option<u64> {
         let resident = self.resident?;
         let hugetlb = self.detail.map_or(0, |d| d.hugetlb);
-        Some(self.size.saturating_sub(resident.rss).saturating_sub(resident.swap).saturating_sub(hugetlb))
+        Some(self.size.saturating_sub(resident.rss).saturating_sub(resident.swap?).saturating_sub(hugetlb))
     }
 }
 

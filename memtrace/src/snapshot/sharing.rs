@@ -14,6 +14,9 @@ use super::{Link, Pair, Physical, SharedObject};
 use crate::statement::Kind;
 use std::collections::HashMap;
 
+/// The largest group of which pairs are told. Their number grows with the square: these have up to 32,640, which are
+/// 1.5 MB of JSON; twice as many processes would have four times as much, and take four times as long to compare.
+pub const PAIRS_OF: usize = 256;
 /// Mappings of one process in which the same page is looked for; KSM can put one page into all of them.
 const LINKS_OF_A_PAGE: usize = 16;
 
@@ -195,16 +198,18 @@ impl Sharing {
             shared.add_both(&seen, process);
             seen.add(process);
         }
-        let mut pairs = Vec::new();
-        for (b, of_b) in self.processes.iter().enumerate() {
-            for (a, of_a) in self.processes[..b].iter().enumerate() {
-                let both = of_a.count_both(of_b);
-                if both > 0 {
-                    pairs.push(Pair { a, b, shared: bytes(both) });
+        let pairs = (self.processes.len() <= PAIRS_OF).then(|| {
+            let mut pairs = Vec::new();
+            for (a, of_a) in self.processes.iter().enumerate() {
+                for (b, of_b) in self.processes.iter().enumerate().skip(a + 1) {
+                    let both = of_a.count_both(of_b);
+                    if both > 0 {
+                        pairs.push(Pair { a, b, shared: bytes(both) });
+                    }
                 }
             }
-        }
-        pairs.sort_unstable_by_key(|pair| (pair.a, pair.b));
+            pairs
+        });
         let mut shared_of_object = vec![0; self.objects.len()];
         for index in shared.ones() {
             shared_of_object[self.pages[index].object as usize] += 1;

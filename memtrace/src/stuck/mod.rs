@@ -3,6 +3,10 @@
 
 mod classify;
 mod sampling;
+#[cfg(test)]
+pub(crate) mod scenes;
+#[cfg(test)]
+pub(crate) mod tests;
 mod verdict;
 
 pub(crate) use classify::{Look, Span, is_memory_wait, of_fault_on_cpu, state_of, takes_descriptor, throttled};
@@ -12,7 +16,7 @@ pub use verdict::verdict;
 pub(crate) use verdict::waiting;
 
 use crate::event::{Backend, LockHold, Lost, StackEnd, Surroundings, WaitObject};
-use crate::statement::{Faults, Stack};
+use crate::statement::{Faults, MappingRef, Stack};
 use crate::units::Amounts;
 use std::sync::Arc;
 
@@ -93,6 +97,8 @@ pub struct Share {
     pub nr: Option<u32>,
     /// What it waited for.
     pub object: WaitObject,
+    /// For page faults: in which mapping.
+    pub mapping: Option<Arc<MappingRef>>,
     /// How long in the window.
     pub ns: u64,
     /// By how much `ns` may be wrong either way: 0 where it was measured and not sampled.

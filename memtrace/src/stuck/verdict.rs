@@ -37,6 +37,8 @@ pub fn verdict(stuck: &Stuck) -> Verdict {
         };
     };
     let found = RULES.iter().find_map(|rule| rule(&case)).unwrap_or_else(|| by_share(&case));
+    let about = found.about.and_then(|tid| case.thread(tid)).unwrap_or(case.lead);
+    let case = Case { lead: about, ..case };
     let evidence = evidence::evidence(&case, &found);
     let next = match found.next.is_empty() {
         true => next::next(&case, &found),
@@ -55,10 +57,12 @@ struct Finding {
     between: Vec<State>,
     /// Where the rule knows better than the state.
     next: Vec<String>,
+    /// The thread that it is about, where that is not the lead.
+    about: Option<u32>,
 }
 
 /// Rules before the shares, in order. Each says what only several facts together do.
-const RULES: [fn(&Case<'_>) -> Option<Finding>; 5] = [unobserved, ended, deadlock, database, held];
+const RULES: [fn(&Case<'_>) -> Option<Finding>; 6] = [unobserved, ended, deadlock, database, held, nobody_left];
 
 /// The facts that rules look at.
 struct Case<'a> {
@@ -162,38 +166,37 @@ fn is_most(ns: u64, total_ns: u64) -> bool {
 /// who waits for something to do. Of equals the main thread, then the oldest.
 pub(crate) fn order(threads: &mut [ThreadTimes], pid: u32) {
     let weight = |thread: &ThreadTimes| -> u128 {
-        let condition = waits_for_condition(thread);
-        let of = |share: &Share| u128::from(share.ns) * u128::from(weight(share, condition));
+        let for_thread = is_below(thread, CONDITIONS) || is_below(thread, JOINS);
+        let of = |share: &Share| u128::from(share.ns) * u128::from(weight(share, for_thread));
         thread.shares.iter().map(of).sum()
     };
     threads.sort_by_cached_key(|thread| (Reverse(weight(thread)), thread.tid != pid, thread.tid));
 }
 
-fn weight(share: &Share, condition: bool) -> u8 {
+fn weight(share: &Share, for_thread: bool) -> u8 {
     match share.state {
         State::Unaccounted => 0,
         State::BlockedPoll | State::BlockedSleep => 1,
-        State::BlockedFutex if condition => 2,
+        State::BlockedFutex if for_thread => 1,
         State::BlockedChild | State::BlockedOther => 3,
         State::BlockedFutex | State::BlockedSemaphore | State::BlockedSocket | State::BlockedPipe => 12,
         _ => 20,
     }
 }
 
-/// Its stack says that it waits for a condition, which is how pools of workers wait for work.
-fn waits_for_condition(thread: &ThreadTimes) -> bool {
-    const NAMES: [&[u8]; 6] = [
-        b"pthread_cond_",
-        b"___pthread_cond_",
-        b"__pthread_cond_",
-        b"__futex_abstimed_wait_cancelable",
-        b"runtime.notesleep",
-        b"runtime.stopm",
-    ];
+/// How pools of workers wait for work.
+const CONDITIONS: &[&str] =
+    &["pthread_cond_", "___pthread_cond_", "__pthread_cond_", "runtime.notesleep", "runtime.stopm", "g_cond_wait"];
+/// How a thread waits for another one's end.
+const JOINS: &[&str] =
+    &["pthread_join", "__pthread_clockjoin", "__pthread_timedjoin", "pthread_clockjoin", "pthread_timedjoin"];
+
+/// Its stack has a function whose name begins with one of these, not far out.
+fn is_below(thread: &ThreadTimes, names: &[&str]) -> bool {
     let stack = thread.waits.first().and_then(|wait| wait.stack.as_ref());
     stack.is_some_and(|stack| {
-        let symbols = stack.frames.iter().take(8).flat_map(|frame| &frame.symbols);
-        symbols.map(|symbol| &symbol.name).any(|name| NAMES.iter().any(|begin| name.starts_with(begin)))
+        let symbols = stack.frames.iter().take(6).flat_map(|frame| &frame.symbols);
+        symbols.map(|symbol| &symbol.name).any(|name| names.iter().any(|begin| name.starts_with(begin.as_bytes())))
     })
 }
 
@@ -265,6 +268,7 @@ fn deadlock(case: &Case<'_>) -> Option<Finding> {
         state: Some(State::BlockedFutex),
         memory: Some(false),
         sentence,
+        about: Some(first.tid),
         next: vec!["only its end resolves it: keep the stacks for whoever wrote it (-v shows them whole)".to_owned()],
         ..Finding::default()
     })
@@ -285,6 +289,38 @@ fn held(case: &Case<'_>) -> Option<Finding> {
             case.window(),
             named(owner.tid, &owner.comm)
         ),
+        ..Finding::default()
+    })
+}
+
+/// Several threads, and each of them waits without end for another one.
+fn nobody_left(case: &Case<'_>) -> Option<Finding> {
+    let threads = &case.stuck.threads;
+    let waits = |thread: &ThreadTimes| {
+        thread.shares.first().is_some_and(|share| {
+            let for_another = matches!(share.state, State::BlockedFutex | State::BlockedSemaphore);
+            // A worker that waits for work is woken by who gives it some.
+            for_another && share.count == 0 && share.ns == thread.total_ns && !is_below(thread, CONDITIONS)
+        })
+    };
+    if threads.len() < 2 || !threads.iter().all(waits) {
+        return None;
+    }
+    let top = case.top()?;
+    // The one that waits for another's end waits for the others.
+    let about = threads.iter().find(|thread| !is_below(thread, JOINS)).map(|thread| thread.tid);
+    Some(Finding {
+        state: Some(top.state),
+        memory: Some(false),
+        sentence: format!(
+            "All {} threads wait for a mutex or semaphore 100 % of {}{}, and none is left to wake them: a deadlock, unless \
+             another process or a signal does",
+            threads.len(),
+            case.window(),
+            since(case, top.state)
+        ),
+        next: vec![format!("memtrace stuck --pid {} -v        where each thread waits", case.stuck.pid)],
+        about,
         ..Finding::default()
     })
 }
@@ -337,13 +373,21 @@ fn database(case: &Case<'_>) -> Option<Finding> {
         "Activity" => (format!("with nothing to do: {event}"), vec!["nothing: look at another process".to_owned()]),
         _ => (format!("waiting for {server}'s {event}"), Vec::new()),
     };
-    let sentence = format!("Blocked {}{} {what}", portion(case, top), since(case, top.state));
+    let sentence = format!("Blocked {}{} {what}", portion(case, top.state, 1), since(case, top.state));
     Some(Finding { state: Some(top.state), memory: Some(false), sentence, next, ..Finding::default() })
 }
 
-/// `100 % of 5.0 s`.
-fn portion(case: &Case<'_>, sum: Sum) -> String {
-    format!("{} of {}", percent(sum.ns, case.lead.total_ns).unwrap_or_default(), case.window())
+/// `100 % of 5.0 s`: the lead's time in a state, or that of all threads that are in it, where they are several.
+fn portion(case: &Case<'_>, state: State, threads: usize) -> String {
+    let (mut ns, mut total) = (0_u64, 0_u64);
+    for thread in &case.stuck.threads {
+        if thread.tid == case.lead.tid || threads > 1 && main_state(thread) == Some(state) {
+            let of_state = thread.shares.iter().filter(|share| share.state == state);
+            ns = ns.saturating_add(of_state.map(|share| share.ns).fold(0, u64::saturating_add));
+            total = total.saturating_add(thread.total_ns);
+        }
+    }
+    format!("{} of {}", percent(ns, total).unwrap_or_default(), case.window())
 }
 
 /// It began before we came and has not ended.
@@ -367,34 +411,55 @@ fn by_share(case: &Case<'_>) -> Finding {
             return undecided(case, top, *second);
         }
     }
-    let phrase = phrase::phrase(top.state, case.share(top.state), case.lead);
-    let portion = portion(case, top);
-    let since = since(case, top.state);
     let all = case.in_state(top.state);
+    let whole = case.stuck.threads.len();
+    let said = format!("{}{} {}", portion(case, top.state, all), since(case, top.state), in_words(case, top.state));
     let sentence = match case.who() {
-        _ if all > 1 && all == case.stuck.threads.len() => format!("All {all} threads: {portion}{since} {phrase}"),
-        Some(_) if all > 1 => {
-            format!("{all} of {} threads: {portion}{since} {phrase}", case.stuck.threads.len())
-        }
-        Some(who) => format!("{}: {portion}{since} {phrase}", capital(&who)),
-        None => format!("{portion}{since} {phrase}"),
+        Some(_) if all > 1 && all == whole => format!("All {all} threads: {said}"),
+        Some(_) if all > 1 => format!("{all} of {whole} threads: {said}"),
+        Some(who) => format!("{}: {said}", capital(&who)),
+        None => said,
     };
+    let sentence = format!("{sentence}{}", relatives(case, top.state));
     Finding { state: Some(top.state), memory: is_memory(case, top.state), sentence, ..Finding::default() }
+}
+
+/// The lead's state in words, where its largest share stands for it.
+fn in_words(case: &Case<'_>, state: State) -> String {
+    phrase::phrase(state, case.share(state), case.lead)
+}
+
+/// Other states of the family: `, 4 % reclaiming memory itself`.
+fn relatives(case: &Case<'_>, top: State) -> String {
+    let mut others: Vec<(State, u64)> = Vec::new();
+    for share in case.lead.shares.iter().filter(|share| share.state != top && family(share.state) == family(top)) {
+        match others.iter_mut().find(|(state, _)| *state == share.state) {
+            Some((_, ns)) => *ns = ns.saturating_add(share.ns),
+            None => others.push((share.state, share.ns)),
+        }
+    }
+    others.sort_by_key(|&(state, ns)| (Reverse(ns), state));
+    let telling = others.iter().filter(|(_, ns)| u128::from(*ns) * 100 >= u128::from(case.lead.total_ns));
+    let tell = |(state, ns): &(State, u64)| {
+        let share = percent(*ns, case.lead.total_ns).unwrap_or_default();
+        format!(", {share} {}", in_words(case, *state))
+    };
+    telling.take(2).map(tell).collect()
 }
 
 fn undecided(case: &Case<'_>, top: Sum, second: Sum) -> Finding {
     let say = |sum: Sum| {
         let share = percent(sum.ns, case.lead.total_ns).unwrap_or_default();
-        format!("{share} {}", phrase::phrase(sum.state, case.share(sum.state), case.lead))
+        format!("{share} {}", in_words(case, sum.state))
     };
     let who = case.who().map_or(String::new(), |who| format!("{}: ", capital(&who)));
     let both = [top.state, second.state].map(|state| is_memory(case, state));
     Finding {
         state: None,
         memory: both[0].filter(|_| both[0] == both[1]),
-        sentence: format!("{who}Of {}, {} and {}", case.window(), say(top), say(second)),
+        sentence: format!("{who}Of {}, {} and {}: neither decides", case.window(), say(top), say(second)),
         between: vec![top.state, second.state],
-        next: Vec::new(),
+        ..Finding::default()
     }
 }
 

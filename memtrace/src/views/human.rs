@@ -120,7 +120,8 @@ fn unit(ns: u64, unit: u64, name: &str) -> String {
     if tenths < 100 { format!("{}.{} {name}", tenths / 10, tenths % 10) } else { format!("{} {name}", tenths / 10) }
 }
 
-/// `part` of `whole` in percent: `15 %`, below ten with one decimal, `under 0.1 %`; `None` when there is no whole.
+/// `part` of `whole` in percent: `15 %`, with one decimal below ten and just below a hundred, `under 0.1 %`; `None` when
+/// there is no whole. Always rounded down: `100 %` is all of it, and no column of shares comes to more.
 pub(crate) fn percent(part: u64, whole: u64) -> Option<String> {
     if whole == 0 {
         return None;
@@ -128,7 +129,7 @@ pub(crate) fn percent(part: u64, whole: u64) -> Option<String> {
     let tenths = u128::from(part) * 1_000 / u128::from(whole);
     Some(match tenths {
         0 if part > 0 => "under 0.1 %".to_owned(),
-        0..100 => format!("{}.{} %", tenths / 10, tenths % 10),
+        0..100 | 990..1_000 => format!("{}.{} %", tenths / 10, tenths % 10),
         _ => format!("{} %", tenths / 10),
     })
 }
@@ -189,6 +190,10 @@ mod tests {
     #[test]
     fn percentages() {
         assert_eq!(percent(15, 100).as_deref(), Some("15 %"));
+        assert_eq!(percent(1_599, 10_000).as_deref(), Some("15 %"));
+        assert_eq!(percent(989, 1_000).as_deref(), Some("98 %"));
+        assert_eq!(percent(u64::MAX - 1, u64::MAX).as_deref(), Some("99.9 %"));
+        assert_eq!(percent(7, 7).as_deref(), Some("100 %"));
         assert_eq!(percent(4, 1_000).as_deref(), Some("0.4 %"));
         assert_eq!(percent(1, 1_000_000).as_deref(), Some("under 0.1 %"));
         assert_eq!(percent(0, 10).as_deref(), Some("0.0 %"));

@@ -39,16 +39,24 @@ pub(in crate::views) struct Sheet {
     pub(in crate::views) text: String,
     color: bool,
     width: usize,
+    /// Columns of lines that are not wrapped.
+    lines: usize,
 }
 
 impl Sheet {
     pub(in crate::views) const fn new(color: bool, width: usize) -> Self {
-        Self { text: String::new(), color, width }
+        Self { text: String::new(), color, width, lines: width }
     }
 
-    /// Columns.
-    pub(in crate::views) const fn width(&self) -> usize {
-        self.width
+    /// Lines that are not wrapped may take so many columns, whatever text is wrapped at.
+    pub(in crate::views) const fn with_lines(mut self, columns: usize) -> Self {
+        self.lines = columns;
+        self
+    }
+
+    /// Columns of lines that are not wrapped.
+    pub(in crate::views) const fn lines(&self) -> usize {
+        self.lines
     }
 
     fn put(&mut self, look: Look, text: &str) {

@@ -78,6 +78,8 @@ struct Draft {
     wait: Wait,
     call: CurrentCall,
     schedstat: Vec<u8>,
+    /// Since the last look, or this is the first.
+    ran: bool,
     /// What it waits for is to be found out still.
     missing: bool,
 }
@@ -109,7 +111,8 @@ impl Waits {
                 None => drop(self.threads.remove(&tid)),
             }
         }
-        for wait in waits.iter().chain(drafts.iter().map(|draft| &draft.wait)).filter(|wait| may_hold_mmap_lock(wait)) {
+        let looked = waits.iter().map(|wait| (wait, false)).chain(drafts.iter().map(|draft| (&draft.wait, draft.ran)));
+        for (wait, _) in looked.filter(|(wait, ran)| is_mmap_lock_held(wait, *ran)) {
             if let Some(process) = self.processes.get_mut(&wait.mm) {
                 process.leave_memory_alone();
             }
@@ -190,11 +193,13 @@ impl Waits {
         }
         let seen = self.threads.get_mut(&tid).filter(|seen| seen.wait.mm == mm);
         let at_attach = seen.is_none();
+        let mut ran = true;
         if let Some(seen) = seen
             && seen.wait.state == stat.state
             && counts_runs(&schedstat)
             && seen.schedstat == schedstat
         {
+            ran = false;
             seen.wait.ts_ns = ts_ns;
             seen.wait.at_attach = false;
             if ts_ns.saturating_sub(seen.read_ns) < OBJECT_BELIEVED_NS {
@@ -223,7 +228,7 @@ impl Waits {
             stack: None,
             at_attach,
         };
-        Some(Err(Draft { wait, call, schedstat, missing: true }))
+        Some(Err(Draft { wait, call, schedstat, ran, missing: true }))
     }
 
     fn read_kernel(&mut self, mm: MmId, tid: u32) -> Vec<Vec<u8>> {
@@ -252,7 +257,7 @@ impl Waits {
     }
 
     fn finish(&mut self, draft: Draft, registers: &HashMap<u32, Registers>, stacks: Option<&mut Stacks>) -> Wait {
-        let Draft { mut wait, call, schedstat, missing } = draft;
+        let Draft { mut wait, call, schedstat, missing, .. } = draft;
         if let Some(process) = self.processes.get(&wait.mm)
             && let Some(stacks) = stacks
         {
@@ -265,14 +270,18 @@ impl Waits {
     }
 }
 
-/// A thread sleeps in a call that takes mmap_lock for writing, and not because it waits for that: it may hold it. Whoever
-/// reads the process's memory or maps then would wait with it.
-fn may_hold_mmap_lock(wait: &Wait) -> bool {
-    let name = wait.nr.and_then(syscalls::name).unwrap_or_default();
+/// Whether somebody may hold mmap_lock for long, as far as this thread shows. Whoever reads the process's memory or maps
+/// then would wait with it: either the thread itself sleeps in a call that takes the lock for writing, or it has been
+/// waiting for a lock since the last look.
+fn is_mmap_lock_held(wait: &Wait, ran: bool) -> bool {
+    if wait.state != b'D' {
+        return false;
+    }
     let waits_for_lock = wait.kernel.iter().any(|name| name.starts_with(b"rwsem_down_"));
-    wait.state == b'D'
-        && !waits_for_lock
-        && matches!(
+    let name = wait.nr.and_then(syscalls::name).unwrap_or_default();
+    match waits_for_lock {
+        true => !ran,
+        false => matches!(
             name,
             "mmap"
                 | "munmap"
@@ -290,6 +299,6 @@ fn may_hold_mmap_lock(wait: &Wait) -> bool {
                 | "shmat"
                 | "shmdt"
                 | "mseal"
-                | "userfaultfd"
-        )
+        ),
+    }
 }

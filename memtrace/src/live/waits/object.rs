@@ -107,8 +107,7 @@ impl Look<'_> {
             "clock_nanosleep" => {
                 Some(WaitObject::Timer { ns: if b & ABSOLUTE == 0 { self.timespec(c) } else { None } })
             }
-            // It goes on with what a stop had interrupted; the kernel keeps the arguments to itself.
-            "restart_syscall" if self.is_in("nanosleep") => Some(WaitObject::Timer { ns: None }),
+            "restart_syscall" => self.restarted(world),
             "wait4" => {
                 Some(WaitObject::Child { pid: self.process.outer_child(u32::try_from(number(a)).unwrap_or(0))? })
             }
@@ -322,6 +321,23 @@ impl Look<'_> {
             }
         }
         words
+    }
+
+    /// It goes on with what a stop had interrupted. The registers still have that call's arguments, and the kernel's stack
+    /// tells which call it was: of those that are gone on with in this way, all but two sleep (the kernel's `restart_block`
+    /// of Linux 6.18), and of these the stack shows nothing, for they belong to the scheduler.
+    fn restarted(self, world: &mut World) -> Option<WaitObject> {
+        let [a, b, c, ..] = self.call.args;
+        if self.is_in("futex") {
+            self.futex(a)
+        } else if self.is_in("poll") {
+            self.poll(a, b, milliseconds(c), world)
+        } else if !self.kernel.is_empty() {
+            // clock_nanosleep begins with the number of a clock, nanosleep with an address.
+            Some(WaitObject::Timer { ns: self.timespec(if a < 4096 { c } else { a }) })
+        } else {
+            None
+        }
     }
 
     fn waitid(self, kind: u64, id: u64) -> Option<WaitObject> {

@@ -50,18 +50,16 @@ impl Process {
             maps: RefCell::default(),
             memory: OnceCell::new(),
         };
-        process.begin();
+        process.namespaced = process.read_status(process.pid).is_some_and(|status| status.ns_pid.len() > 1);
+        let mut stat = Vec::new();
+        let _ = process.directory.read("stat", 4096, &mut stat);
+        process.start_stack = start_stack(&stat).unwrap_or(0);
         Ok(process)
     }
 
-    /// A look begins.
+    /// A look begins: it opens the memory anew, if it needs it.
     pub fn begin(&mut self) {
         self.memory = OnceCell::new();
-        let status = self.read_status(self.pid);
-        self.namespaced = status.is_some_and(|status| status.ns_pid.len() > 1);
-        let mut stat = Vec::new();
-        let _ = self.directory.read("stat", 4096, &mut stat);
-        self.start_stack = start_stack(&stat).unwrap_or(0);
     }
 
     /// In this look, its memory is not read: that takes mmap_lock.

@@ -5,8 +5,8 @@
 use super::search::read_comm;
 use crate::event::{Cgroup, Pressures, Surroundings};
 use crate::procfs::{
-    CgroupMount, Directory, ProcessFiles, monotonic_ns, page_size, parse_cgroup, parse_cgroup_mount, parse_cpu_max,
-    parse_cpus, parse_keyed, parse_limit, parse_pressure, parse_running, parse_stat, parse_statm,
+    CgroupMount, Directory, Error, ProcessFiles, monotonic_ns, page_size, parse_cgroup, parse_cgroup_mount,
+    parse_cpu_max, parse_cpus, parse_keyed, parse_limit, parse_pressure, parse_running, parse_stat, parse_statm,
 };
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -21,13 +21,17 @@ const GROUPS_MAX: usize = 256;
 const MEMBERS_NS: u64 = 20_000_000;
 /// No file that is read here is longer, but those of processes.
 const FILE_MAX: u64 = 64 << 10;
+/// As much of mountinfo is read.
+const MOUNTS_MAX: u64 = 16 << 20;
 const NS_PER_US: u64 = 1000;
+/// Controllers of version 1 that are asked, and version 2.
+const CONTROLLERS: [&str; 4] = ["memory", "cpu", "freezer", ""];
 
 /// Reads what surrounds one process.
 #[derive(Debug)]
 pub struct Reader {
     pid: u32,
-    process: Option<Directory>,
+    process: Directory,
     /// By controller; version 2's has no name.
     mounts: Vec<(&'static str, CgroupMount)>,
 }
@@ -37,15 +41,18 @@ type Memory = ((u64, Option<u64>), Option<u64>, PathBuf);
 
 impl Reader {
     /// For a process that somebody has opened.
-    #[must_use]
-    pub fn new(files: &ProcessFiles) -> Self {
-        let mounts = read(Path::new("/proc/self/mountinfo"), 16 << 20).unwrap_or_default();
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn new(files: &ProcessFiles) -> Result<Self, Error> {
+        let process = Directory::new(files.open_directory()?);
+        let mounts = read(Path::new("/proc/self/mountinfo"), MOUNTS_MAX).unwrap_or_default();
         let mounted = |name| Some((name, parse_cgroup_mount(&mounts, name)?));
-        Self {
-            pid: files.pid(),
-            process: files.open_directory().ok().map(Directory::new),
-            mounts: ["memory", "cpu", "freezer", ""].into_iter().filter_map(mounted).collect(),
-        }
+        Ok(Self::with(files.pid(), process, CONTROLLERS.into_iter().filter_map(mounted).collect()))
+    }
+
+    pub(super) const fn with(pid: u32, process: Directory, mounts: Vec<(&'static str, CgroupMount)>) -> Self {
+        Self { pid, process, mounts }
     }
 
     /// Reads.
@@ -74,7 +81,7 @@ impl Reader {
 
     fn read_of_process(&self, name: &str) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.process.as_ref()?.read(name, FILE_MAX, &mut bytes).ok()?;
+        self.process.read(name, FILE_MAX, &mut bytes).ok()?;
         Some(bytes)
     }
 
@@ -88,10 +95,9 @@ impl Reader {
         };
         let version2 = self.chain(&groups, "");
         let found = if unified { version2.as_ref().and_then(memory_2) } else { memory.as_ref().and_then(memory_1) };
-        // Of the hierarchy's root, everybody is a member.
-        let limiting = found.as_ref().map(|(.., directory)| directory.clone());
-        let home = memory.as_ref().or(version2.as_ref()).and_then(Chain::own);
-        let others = limiting.or(home.map(Path::to_path_buf)).map(|directory| self.read_others(&directory));
+        // Everybody is a member of the hierarchy's root: those are not meant.
+        let closed = found.as_ref().filter(|((_, limit), _, directory)| limit.is_some() || !self.is_top(directory));
+        let others = closed.map(|(.., directory)| self.read_others(directory));
         Some(Cgroup {
             path,
             memory: found.as_ref().map(|(memory, ..)| *memory),
@@ -114,8 +120,12 @@ impl Reader {
         let (_, mount) = self.mounts.iter().find(|(name, _)| *name == controller)?;
         let group = parse_cgroup(groups, controller)?;
         let own = mount.directory(group)?;
-        let directories = own.ancestors().take_while(|path| path.starts_with(&mount.point) && *path != mount.point);
+        let directories = own.ancestors().take_while(|path| path.starts_with(&mount.point));
         Some(Chain { group: group.to_vec(), directories: directories.map(Path::to_path_buf).collect() })
+    }
+
+    fn is_top(&self, directory: &Path) -> bool {
+        self.mounts.iter().any(|(_, mount)| mount.point == directory)
     }
 
     /// Of either version: the freezers do not know each other.
@@ -167,9 +177,10 @@ impl Reader {
     }
 }
 
-/// A group and its ancestors, without the hierarchy's root (or what stands for it here), which has no limits.
+/// A group and its ancestors, to the top of what is mounted: that is the hierarchy's root, or a container's own group.
 struct Chain {
     group: Vec<u8>,
+    /// The group's own first.
     directories: Vec<PathBuf>,
 }
 

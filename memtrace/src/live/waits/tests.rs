@@ -2,7 +2,8 @@
 
 use super::surroundings::Reader;
 use super::*;
-use crate::procfs::Directory;
+use crate::event::Cgroup;
+use crate::procfs::{CgroupMount, Directory};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Write as _;
@@ -156,7 +157,6 @@ fn a_pipe_and_who_writes() {
     assert_eq!((found, number), (read.as_raw_fd(), inode));
     assert_eq!(others, [(me, name_of(me))]);
     assert_eq!((wait.nr, wait.state, wait.pid, wait.tid), (Some(0), b'S', child.pid, child.pid));
-    assert!(wait.at_attach);
     assert!(wait.kernel.iter().any(|name| name.ends_with(b"pipe_read")) || wait.kernel.is_empty(), "{:?}", wait.kernel);
 }
 
@@ -462,6 +462,35 @@ fn a_stop_and_a_debugger() {
 }
 
 #[test]
+fn a_call_that_a_stop_had_interrupted() {
+    let _alone = alone();
+    let stop_and_go = |child: Child| {
+        // SAFETY: signals to our own child.
+        unsafe { libc::kill(child.pid.cast_signed(), libc::SIGSTOP) };
+        let child = child.until(|directory| state(directory) == b'T');
+        // SAFETY: as above.
+        unsafe { libc::kill(child.pid.cast_signed(), libc::SIGCONT) };
+        child.waits_in("restart_syscall")
+    };
+    let time = libc::timespec { tv_sec: 1000, tv_nsec: 7 };
+    let address = (&raw const time) as u64;
+    for (nr, arguments) in
+        [(libc::SYS_nanosleep, [address, 0, 0, 0, 0, 0]), (libc::SYS_clock_nanosleep, [1, 0, address, 0, 0, 0])]
+    {
+        let child = Child::start(|| call(nr, arguments)).until(|directory| state(directory) == b'S');
+        assert_eq!(stop_and_go(child).object(), WaitObject::Timer { ns: Some(1_000_000_000_007) }, "{nr}");
+    }
+    let page = shared_page();
+    let arguments = [page as u64, libc::FUTEX_WAIT as u64, 0, address, 0, 0];
+    let child = Child::start(|| call(libc::SYS_futex, arguments)).waits_in("futex");
+    let object = stop_and_go(child).object();
+    assert!(matches!(object, WaitObject::Futex { address, .. } if address == page as u64), "{object:?}");
+    let child = Child::start(|| call(libc::SYS_poll, [0, 0, 60_000, 0, 0, 0])).waits_in("poll");
+    let expected = WaitObject::Descriptors { of: Vec::new(), total: 0, timeout_ns: Some(60_000_000_000) };
+    assert_eq!(stop_and_go(child).object(), expected);
+}
+
+#[test]
 fn a_thread_that_did_not_run_is_counted_and_read_once() {
     let _alone = alone();
     let child = Child::start(|| {
@@ -560,7 +589,7 @@ fn the_surroundings_are_those_that_other_files_tell() {
         unsafe { libc::pause() };
     })
     .waits_in("pause");
-    let found = Reader::new(&child.files()).read();
+    let found = Reader::new(&child.files()).expect("the child lives").read();
     // SAFETY: no pointers.
     let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
     assert_eq!(i64::from(found.cpus), online);
@@ -576,4 +605,94 @@ fn the_surroundings_are_those_that_other_files_tell() {
         assert!(cgroup.others.iter().all(|(pid, ..)| *pid != child.pid));
         assert!(cgroup.others.is_sorted_by(|a, b| a.2 >= b.2));
     }
+}
+
+/// A tree of files that stands for cgroups and a process in them.
+struct Tree(tempfile::TempDir);
+
+impl Tree {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let tree = Self(tempfile::tempdir().unwrap());
+        for (name, text) in files {
+            let path = tree.0.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        tree
+    }
+
+    fn cgroup(&self, mounts: &[&'static str]) -> Cgroup {
+        let root = self.0.path();
+        let mounted = |name: &&'static str| {
+            let point = root.join(if name.is_empty() { "unified" } else { name });
+            (*name, CgroupMount { root: b"/".to_vec(), point })
+        };
+        let process = Directory::open(&format!("{}/process", root.display())).unwrap();
+        Reader::with(7, process, mounts.iter().map(mounted).collect()).read().cgroup.expect("it is in a group")
+    }
+}
+
+#[test]
+fn groups_of_version_1() {
+    let me = std::process::id();
+    let procs = format!("7\n0\nx\n{me}\n");
+    let tree = Tree::new(&[
+        ("process/cgroup", "4:memory:/a/b\n3:cpu,cpuacct:/c\n2:freezer:/f\n0::/u\n"),
+        ("memory/memory.usage_in_bytes", "999999999\n"),
+        ("memory/memory.limit_in_bytes", "9223372036854771712\n"),
+        ("memory/a/memory.usage_in_bytes", "1000\n"),
+        ("memory/a/memory.limit_in_bytes", "4096000\n"),
+        ("memory/a/memory.failcnt", "17\n"),
+        ("memory/a/b/memory.usage_in_bytes", "500\n"),
+        ("memory/a/b/memory.limit_in_bytes", "9223372036854771712\n"),
+        ("memory/a/b/memory.failcnt", "0\n"),
+        ("memory/a/b/cgroup.procs", "7\n"),
+        ("memory/a/other/cgroup.procs", &procs),
+        ("cpu/c/cpu.stat", "nr_periods 3\nnr_throttled 2\nthrottled_time 81000\n"),
+        ("cpu/c/cpu.cfs_quota_us", "50000\n"),
+        ("cpu/c/cpu.cfs_period_us", "100000\n"),
+        ("freezer/f/freezer.state", "FROZEN\n"),
+    ]);
+    let found = tree.cgroup(&["memory", "cpu", "freezer", ""]);
+    assert_eq!(found.path, b"/a/b");
+    assert_eq!((found.memory, found.limit_hits), (Some((1000, Some(4_096_000))), Some(17)));
+    assert_eq!(found.throttled, Some((81_000, Some((50_000_000, 100_000_000)))));
+    assert_eq!(found.frozen, Some(true));
+    assert_eq!(found.others.iter().map(|(pid, ..)| *pid).collect::<Vec<_>>(), [me]);
+    assert!(found.others[0].2 > 0);
+}
+
+#[test]
+fn groups_of_version_2() {
+    let tree = Tree::new(&[
+        ("process/cgroup", "0::/a/b\n"),
+        ("unified/a/memory.current", "2000\n"),
+        ("unified/a/memory.max", "max\n"),
+        ("unified/a/memory.high", "8192\n"),
+        ("unified/a/memory.events", "low 0\nhigh 5\nmax 1\n"),
+        ("unified/a/cpu.stat", "usage_usec 5\nthrottled_usec 81\n"),
+        ("unified/a/cpu.max", "max 100000\n"),
+        ("unified/a/b/memory.current", "500\n"),
+        ("unified/a/b/memory.max", "max\n"),
+        ("unified/a/b/cgroup.events", "populated 1\nfrozen 0\n"),
+        ("unified/a/b/memory.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=12\nfull avg10=0.00 total=3\n"),
+    ]);
+    let found = tree.cgroup(&[""]);
+    assert_eq!((found.path.as_slice(), found.frozen), (&b"/a/b"[..], Some(false)));
+    assert_eq!((found.memory, found.limit_hits), (Some((2000, Some(8192))), Some(5)));
+    assert_eq!(found.throttled, Some((81_000, None)));
+    assert_eq!((found.pressure.memory, found.pressure.io), (Some((12_000, 3_000)), None));
+    assert_eq!(found.others, []);
+}
+
+#[test]
+fn at_the_root_nobody_is_called_another_member() {
+    let tree = Tree::new(&[
+        ("process/cgroup", "4:memory:/\n"),
+        ("memory/memory.usage_in_bytes", "999\n"),
+        ("memory/memory.limit_in_bytes", "9223372036854771712\n"),
+        ("memory/cgroup.procs", &format!("{}\n", std::process::id())),
+    ]);
+    let found = tree.cgroup(&["memory"]);
+    assert_eq!((found.memory, found.others), (Some((999, None)), Vec::new()));
 }

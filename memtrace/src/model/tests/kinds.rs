@@ -71,6 +71,34 @@ fn of_a_database_backend() {
     assert!(session.changes().is_empty(), "what was there at attach was not born");
 }
 
+/// A JVM that has mapped 656 and 516 KiB of its own right behind libraries which have no zero-initialised data at all.
+#[test]
+fn what_is_much_larger_than_a_librarys_data_is_not_its_bss() {
+    const JAVA: &str = "
+7f0000006000-7f000000d000 r-xp 00006000 fe:00 1 /usr/lib/jvm/lib/libnio.so
+7f0000010000-7f0000011000 rw-p 0000f000 fe:00 1 /usr/lib/jvm/lib/libnio.so
+7f0000011000-7f00000b5000 rw-p 00000000 00:00 0
+7f0000100000-7f0000200000 r-xp 00000000 fe:00 2 /usr/lib/jvm/lib/libjsvml.so
+7f0000200000-7f0000201000 rw-p 00100000 fe:00 2 /usr/lib/jvm/lib/libjsvml.so
+7f0000201000-7f0000282000 rw-p 00000000 00:00 0
+7f0000300000-7f0000400000 r-xp 00000000 fe:00 3 /usr/lib/jvm/lib/server/libjvm.so
+7f0000400000-7f0000435000 rw-p 00100000 fe:00 3 /usr/lib/jvm/lib/server/libjvm.so
+7f0000435000-7f000048f000 rw-p 00000000 00:00 0
+7f0000500000-7f0000510000 r-xp 00000000 fe:00 4 /usr/lib/x86_64-linux-gnu/libc.so.6
+7f0000510000-7f0000512000 rw-p 00010000 fe:00 4 /usr/lib/x86_64-linux-gnu/libc.so.6
+7f0000512000-7f000051f000 rw-p 00000000 00:00 0
+";
+    let mut session = Session::attached(JAVA);
+    for (address, kind) in [
+        (0x7f00_0001_1000, Kind::Anon),
+        (0x7f00_0020_1000, Kind::Anon),
+        (0x7f00_0043_5000, Kind::Library),
+        (0x7f00_0051_2000, Kind::Library),
+    ] {
+        assert_eq!(session.mapping_at(address).kind, kind, "at {address:#x}");
+    }
+}
+
 #[test]
 fn a_stack_and_an_arena_are_one_mapping_with_their_guard_and_reserve() {
     let mut session = Session::attached(POSTGRES);

@@ -6,8 +6,8 @@ use super::Output;
 use crate::cli::{ExitCode, Format, SnapshotOptions};
 use crate::run::create;
 use crate::snapshot::{PageMap, Snapshot};
-use crate::views::snapshot as views;
 use crate::views::snapshot::picture::{self, PictureOptions};
+use crate::views::snapshot::{self as views, Page};
 use anyhow::{Context as _, Result};
 use std::io::{self, BufWriter, Write as _};
 
@@ -52,7 +52,18 @@ fn tell(snapshot: &Snapshot, options: &SnapshotOptions) -> ExitCode {
             if let Some(text) = options.svg.as_ref().and_then(|_| views::svg::left_out(snapshot)) {
                 complain(&text);
             }
-            ExitCode::Done
+            let (processes, flags) = match (show.picture, &options.svg) {
+                (true, _) => (usize::MAX, " --picture"),
+                (false, Some(_)) => (views::svg::DRAWN, " --svg FILE"),
+                (false, None) => (0, ""),
+            };
+            match views::notes::unplaced(snapshot, processes, flags, WIDTH) {
+                Some((text, code)) => {
+                    complain(&text);
+                    code
+                }
+                None => ExitCode::Done,
+            }
         }
     }
 }
@@ -80,10 +91,16 @@ impl Output<'_> {
         Ok(self.out.flush()?)
     }
 
+    /// Something about what follows.
+    fn say(&mut self, text: &str) -> Result<()> {
+        views::render_text(text, self.page, &mut self.out)?;
+        Ok(self.out.flush()?)
+    }
+
     fn pictures(&mut self, snapshot: &Snapshot) -> io::Result<()> {
         let show = &self.options.show;
         let options = PictureOptions {
-            width: self.page.width,
+            width: self.page.width.unwrap_or(Page::USUAL),
             color: self.page.color,
             scale: show.scale,
             filter: show.filter.as_deref(),
@@ -99,11 +116,11 @@ impl Output<'_> {
             // Below a table of the same process they stand once.
             if process.mappings.is_some() && show.by.is_none() {
                 self.out.write_all(b"\n")?;
-                views::notes::render(process, self.page, &mut self.out)?;
+                views::notes::render(process, show, self.page, &mut self.out)?;
             }
         }
         match show.by {
-            None => views::render_group_notes(snapshot, self.page, &mut self.out),
+            None => views::render_group_notes(snapshot, show, self.page, &mut self.out),
             Some(_) => Ok(()),
         }
     }

@@ -197,7 +197,7 @@ impl App {
         };
         let enter = match self.focus {
             Pane::Code => "open",
-            Pane::Summary => "",
+            Pane::Summary | Pane::Time => "",
             _ => "look into",
         };
         let span = if self.scope.span == Span::All { "10 s" } else { "all" };
@@ -206,7 +206,7 @@ impl App {
             ("?", "help"),
             ("␣", if self.scope.cursor.is_some() || self.scope.range.is_some() { "live" } else { "pause" }),
             ("←→", "time"),
-            ("1-6", "panes"),
+            ("1-7", "panes"),
             ("⏎", enter),
             ("esc", "back"),
             ("/", "filter"),

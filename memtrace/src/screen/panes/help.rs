@@ -13,7 +13,7 @@ const KEYS: [(&str, &str); 16] = [
     ("+ − a", "look at more or less time; at all since attach"),
     ("t", "how much time the picture at the top covers"),
     ("m d", "mark a moment; what changed between it and this one"),
-    ("1–6 tab z", "panes; z: this one alone"),
+    ("1–7 tab z", "panes; z: this one alone"),
     ("↑ ↓", "rows; also PgUp PgDn Home End"),
     ("enter", "hold this stretch and look into the row; code: open, close"),
     ("esc", "one step back out"),

@@ -11,6 +11,7 @@ mod help;
 pub(super) mod mappings;
 mod space;
 mod summary;
+mod time;
 
 use super::app::App;
 use super::scope::View;
@@ -42,12 +43,13 @@ pub(super) enum Pane {
     Bursts,
     Space,
     Summary,
+    Time,
 }
 
 impl Pane {
     /// By number.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Changes, Self::Mappings, Self::Code, Self::Bursts, Self::Space, Self::Summary];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Changes, Self::Mappings, Self::Code, Self::Bursts, Self::Space, Self::Summary, Self::Time];
 
     pub(super) fn next(self, by: usize) -> Self {
         Self::ALL[(self as usize + by) % Self::ALL.len()]
@@ -61,12 +63,13 @@ impl Pane {
             Self::Bursts => "bursts",
             Self::Space => "space",
             Self::Summary => "summary",
+            Self::Time => "time",
         }
     }
 
     /// It shares a place with others where panes stand side by side.
     pub(super) const fn is_lodger(self) -> bool {
-        matches!(self, Self::Bursts | Self::Space | Self::Summary)
+        matches!(self, Self::Bursts | Self::Space | Self::Summary | Self::Time)
     }
 }
 
@@ -259,6 +262,7 @@ impl App {
             Pane::Bursts => bursts::page(self, view),
             Pane::Space => space::page(self, view, width, height),
             Pane::Summary => summary::page(self, view, width),
+            Pane::Time => time::page(self, view, width),
         }
     }
 

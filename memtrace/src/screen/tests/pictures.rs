@@ -11,7 +11,7 @@ use std::sync::Arc;
 #[test]
 fn every_pane_in_the_smallest_terminal() {
     let mut app = joined();
-    for pane in ["1", "2", "3", "4", "5", "6"] {
+    for pane in ["1", "2", "3", "4", "5", "6", "7"] {
         press(&mut app, pane);
         insta::assert_snapshot!(format!("narrow_{pane}"), seen(&mut app, NARROW));
     }
@@ -48,7 +48,7 @@ fn what_is_too_small_says_so_and_can_be_left() {
 fn without_colours_weight_and_characters_tell_apart() {
     let mut plain = joined();
     let mut colored = app(&sample::hash_join(), Options { color: true, replay: false });
-    for keys in ["1", "2", "3", "4", "5", "6", "?", "space", "1 enter"] {
+    for keys in ["1", "2", "3", "4", "5", "6", "7", "?", "space", "1 enter"] {
         press(&mut plain, keys);
         press(&mut colored, keys);
         assert!(is_plain(&buffer(&mut plain, WIDE)), "after {keys}");
@@ -79,7 +79,7 @@ fn what_a_session_ended_with_stays_until_it_is_left() {
     app.ended();
     let text = seen(&mut app, NARROW);
     assert!(text.contains("6 closing statement · was killed by SIGKILL"), "{text}");
-    assert!(text.contains("99 % of what grew has a complete"), "{text}");
+    assert!(text.contains(" % of what grew has a complete"), "{text}");
     assert!(!app.was_interrupted());
     assert!(matches!(app.closing().as_slice(), [Report::Meta(_), .., Report::End(_)]));
     app.take(&sample::end(EndReason::Interrupted));
@@ -118,10 +118,11 @@ fn hostile_names_are_text() {
         let here = Resident { mapping, private: 4096, shared: 0, pss: 0, swap: 0, dirty: 0 };
         reports.push(Report::Residency(Residency { mm: MM, pid: PID, ts_ns: BEGIN + id, mappings: vec![here] }));
     }
+    reports.extend(crate::stuck::tests::hostile().reports().into_iter().filter(|r| matches!(r, Report::Stuck(_))));
     for size in [NARROW, WIDE, (60, 14), (121, 37)] {
         let mut app = app(&reports, Options::default());
         press(&mut app, "a");
-        for keys in ["1", "2", "3", "4", "5", "6", "c", "f", "1 down enter", "/ \u{202e} \u{7}"] {
+        for keys in ["1", "2", "3", "4", "5", "6", "7", "c", "f", "1 down enter", "/ \u{202e} \u{7}"] {
             press(&mut app, keys);
             let buffer = buffer(&mut app, size);
             for cell in &buffer.content {
@@ -132,6 +133,21 @@ fn hostile_names_are_text() {
         let text = saved(press(&mut app, "esc esc esc e")).contents;
         assert!(!text.contains(&0x1b) && !text.contains(&b'\r'));
     }
+}
+
+#[test]
+fn the_seconds_of_a_stall_can_be_seen() {
+    let reports = crate::stuck::tests::stall("a mutex whose owner swaps").reports();
+    let mut app = app(&reports, Options { color: false, replay: true });
+    press(&mut app, "7");
+    let text = seen(&mut app, (100, 30));
+    insta::assert_snapshot!("time", text);
+    press(&mut app, "/");
+    type_in(&mut app, "4713");
+    let text = seen(&mut app, (100, 30));
+    assert!(text.contains("4713") && !text.contains("4711 server    "), "{text}");
+    press(&mut app, "esc [");
+    assert!(seen(&mut app, NARROW).contains("Memory."), "the first second has an answer, too");
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn a_filter_works_while_it_is_typed() {
     press(&mut app, "/");
     type_in(&mut app, "nosuchthing");
     press(&mut app, "enter");
-    for pane in ["1", "2", "3", "4", "5", "6"] {
+    for pane in ["1", "2", "3", "4", "5", "6", "7"] {
         press(&mut app, pane);
         seen(&mut app, WIDE);
     }

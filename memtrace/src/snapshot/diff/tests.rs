@@ -85,6 +85,19 @@ fn what_cannot_be_compared_by_mapping_stays_unexplained() {
 }
 
 #[test]
+fn together_their_sums_are_known_where_each_is() {
+    let (one, unread, ended) = (sample::postgres(), sample::not_permitted(), sample::zombie());
+    let res = |process: &Process| process.counters.expect("known").res();
+    let two = Together::of([&one, &unread]);
+    let sum = Some(res(&one) + res(&unread));
+    assert_eq!(two.levels, Levels { sum_res: sum, sum_pss: None, res: None, uss: None });
+    assert_eq!(Together::of([&one, &one]).levels.sum_pss, one.rollup.map(|rollup| 2 * rollup.pss));
+    assert_eq!(Together::of([&one, &ended]).levels, Levels::default());
+    let alone = Together::of([&one]);
+    assert!(!alone.is_worth_telling(&alone) && two.is_worth_telling(&alone) && alone.is_worth_telling(&two));
+}
+
+#[test]
 fn processes_are_paired_by_number_and_start() {
     let [a, b, c] = [1, 2, 3].map(|pid| Process { pid, ..sample::zombie() });
     let restarted = Process { start_time: 9, ..a.clone() };

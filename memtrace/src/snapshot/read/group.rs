@@ -4,11 +4,12 @@
 //! was not permitted is said.
 
 use super::pages::{Found, Look, Painter, walk};
-use super::{Costs, not_permitted};
+use super::process::{Member, executed};
+use super::twins::address_spaces;
+use super::{Costs, frames_not_permitted};
 use crate::cli::ReadOptions;
-use crate::live::rights::bit;
 use crate::procfs::{KernelPages, ProcessFiles, page_size, read_kernel_release, read_own_entry};
-use crate::snapshot::sharing::{ObjectId, Sharing};
+use crate::snapshot::sharing::{ObjectId, PAIRS_OF, Sharing};
 use crate::snapshot::{GivenUp, Group, Mapping, PageMap, Physical, Process, Reason, Source};
 use std::io;
 use std::ops::ControlFlow;
@@ -22,29 +23,29 @@ const ATTEMPTS: usize = 4;
 
 /// What the walks over all pages gave.
 #[derive(Debug, Default)]
-pub struct Pages {
+pub(super) struct Pages {
     /// For each process its pages, where a picture was asked for.
-    pub page_maps: Vec<Option<PageMap>>,
+    pub(super) page_maps: Vec<Option<PageMap>>,
     /// Together, when there are several.
-    pub group: Option<Group>,
+    pub(super) group: Option<Group>,
 }
 
 /// Looks at the pages of these processes, as far as that is asked for and permitted. What the picture of a single process
 /// costs, or why there is none, is added to the process.
-pub fn read_pages(read: &mut [(ProcessFiles, Process)], options: &ReadOptions) -> Pages {
+pub(super) fn read_pages(read: &mut [Member], options: &ReadOptions) -> Pages {
     let mut pages = Pages { page_maps: vec![None; read.len()], group: None };
     if read.len() > 1 {
         pages.group = Some(read_group(read, options, &mut pages.page_maps));
     }
     if options.page_map {
-        for ((files, process), page_map) in read.iter_mut().zip(&mut pages.page_maps) {
+        for (member, page_map) in read.iter_mut().zip(&mut pages.page_maps) {
             if page_map.is_none() {
-                let mut costs = Costs::from(std::mem::take(&mut process.sources));
-                match read_page_map(files, process, options.hold_limit(), &mut costs) {
+                let mut costs = Costs::from(std::mem::take(&mut member.process.sources));
+                match read_page_map(member, options.hold_limit(), &mut costs) {
                     Ok(map) => *page_map = map,
-                    Err(given_up) => process.given_up.push(given_up),
+                    Err(given_up) => member.process.given_up.push(given_up),
                 }
-                process.sources = costs.into_sources();
+                member.process.sources = costs.into_sources();
             }
         }
     }
@@ -56,19 +57,17 @@ fn looks(mappings: &[Mapping], picture: bool) -> Vec<Look> {
 }
 
 /// `None`: its mappings are unknown, and that was said.
-fn read_page_map(
-    files: &ProcessFiles,
-    process: &Process,
-    max_hold: Option<Duration>,
-    costs: &mut Costs,
-) -> Result<Option<PageMap>, GivenUp> {
-    let Some(mappings) = &process.mappings else { return Ok(None) };
+fn read_page_map(member: &Member, max_hold: Option<Duration>, costs: &mut Costs) -> Result<Option<PageMap>, GivenUp> {
+    let Some(mappings) = &member.process.mappings else { return Ok(None) };
     let looks = looks(mappings, true);
     let mut painter = Painter::new(mappings, &looks, page_size());
-    walk(files, mappings, &looks, max_hold, costs, |mapping, addresses, found| {
+    walk(&member.files, mappings, &looks, max_hold, true, costs, |mapping, addresses, found| {
         painter.paint(mapping, addresses, found);
         ControlFlow::Continue(())
     })?;
+    if member.has_executed() {
+        return Err(GivenUp { source: Source::Pagemap, reason: executed(member.process.pid) });
+    }
     Ok(Some(painter.finish()))
 }
 
@@ -85,13 +84,20 @@ impl From<GivenUp> for Refused {
     }
 }
 
-fn read_group(read: &[(ProcessFiles, Process)], options: &ReadOptions, page_maps: &mut [Option<PageMap>]) -> Group {
-    let mut members = address_spaces(read);
+fn read_group(read: &[Member], options: &ReadOptions, page_maps: &mut [Option<PageMap>]) -> Group {
+    let with_memory: Vec<usize> = (0..read.len()).filter(|&index| read[index].process.counters.is_some()).collect();
+    let tids: Vec<u32> = with_memory.iter().map(|&index| read[index].files.tid()).collect();
+    let mut members: Vec<usize> = address_spaces(&tids).into_iter().map(|place| with_memory[place]).collect();
     let mut group = Group::default();
     let mut costs = Costs::default();
     match read_readable(read, &members, options, page_maps, &mut costs) {
-        Ok((readable, physical)) => {
+        Ok(Readable { members: readable, physical, left_out }) => {
             members = readable;
+            group.given_up.extend(left_out);
+            if physical.pairs.is_none() {
+                let what = format!("who shares how much with whom is told of {PAIRS_OF} processes at most");
+                group.given_up.push(GivenUp { source: Source::Pagemap, reason: Reason::Failed { what } });
+            }
             group.physical = Some(physical);
         }
         Err(given_up) => group.given_up.push(given_up),
@@ -101,12 +107,20 @@ fn read_group(read: &[(ProcessFiles, Process)], options: &ReadOptions, page_maps
             "large folios have one count for all their pages (CONFIG_NO_PAGE_MAPCOUNT): USS is an estimate".into();
         group.given_up.push(GivenUp { source: Source::Kpage, reason: Reason::Failed { what } });
     }
-    let processes = || members.iter().filter_map(|&index| read.get(index)).map(|(_, process)| process);
+    let processes = || members.iter().filter_map(|&index| read.get(index)).map(|member| &member.process);
     group.pids = processes().map(|process| process.pid).collect();
     group.sum_res = processes().filter_map(|process| process.counters).map(|counters| counters.res()).sum();
     group.sum_pss = processes().map(|process| process.rollup.map(|rollup| rollup.pss)).sum();
     group.sources = costs.into_sources();
     group
+}
+
+/// Who was read by page.
+struct Readable {
+    members: Vec<usize>,
+    physical: Physical,
+    /// Why others were not, unless they ended or hide their pages, which they say themselves.
+    left_out: Vec<GivenUp>,
 }
 
 /// Those of `members` whose pages may be looked at, and what they have together. One that hides its pages, or ends
@@ -115,65 +129,40 @@ fn read_group(read: &[(ProcessFiles, Process)], options: &ReadOptions, page_maps
 /// # Errors
 /// Page frames are not told at all, or none of `members` may be looked at.
 fn read_readable(
-    read: &[(ProcessFiles, Process)],
+    read: &[Member],
     members: &[usize],
     options: &ReadOptions,
     page_maps: &mut [Option<PageMap>],
     costs: &mut Costs,
-) -> Result<(Vec<usize>, Physical), GivenUp> {
+) -> Result<Readable, GivenUp> {
     let kernel = open_kernel_pages()?;
     let (mut readable, hidden): (Vec<usize>, Vec<usize>) =
-        members.iter().partition(|&&index| read[index].1.mappings.is_some());
-    let mut left_out = hidden.first().map(|&index| unknown_mappings(&read[index].1));
+        members.iter().partition(|&&index| read[index].process.mappings.is_some());
+    let mut last = hidden.first().map(|&index| unknown_mappings(&read[index].process));
+    let mut left_out = Vec::new();
     for attempt in 1.. {
         if readable.is_empty() {
             break;
         }
         match read_physical(&kernel, read, &readable, options, page_maps, costs) {
-            Ok(physical) => return Ok((readable, physical)),
-            Err(Refused { process: Some(process), given_up })
-                if matches!(given_up.reason, Reason::Gone | Reason::NotPermitted { .. }) && attempt < ATTEMPTS =>
-            {
+            Ok(physical) => return Ok(Readable { members: readable, physical, left_out }),
+            Err(Refused { process: Some(process), given_up }) if attempt < ATTEMPTS => {
                 // Whoever else has ended by now would cost another walk over all.
-                readable.retain(|&index| index != process && has_memory(&read[index].0));
-                left_out = Some(given_up);
+                readable.retain(|&index| index != process && has_memory(&read[index].files));
+                if !matches!(given_up.reason, Reason::Gone | Reason::NotPermitted { .. }) {
+                    left_out.push(given_up.clone());
+                }
+                last = Some(given_up);
             }
             Err(Refused { given_up, .. }) => return Err(given_up),
         }
     }
-    Err(left_out.unwrap_or(GivenUp { source: Source::Pagemap, reason: Reason::Gone }))
-}
-
-/// The processes that have an address space of their own: not two that share one (`CLONE_VM`), whose pages are the same
-/// page-table entries.
-fn address_spaces(read: &[(ProcessFiles, Process)]) -> Vec<usize> {
-    let mut members: Vec<usize> = Vec::with_capacity(read.len());
-    for (index, (_, process)) in read.iter().enumerate() {
-        let Some(counters) = process.counters else { continue };
-        // Asked only of those that look alike: comparing all with all would be a call for each pair.
-        let same = |&other: &usize| {
-            let other = &read[other].1;
-            other.counters.is_some_and(|others| others.virt == counters.virt)
-                && one_address_space(process.pid, other.pid)
-        };
-        if !members.iter().any(same) {
-            members.push(index);
-        }
-    }
-    members
-}
-
-/// By kcmp(2). A kernel without it, or one that does not let us, is taken to say no.
-fn one_address_space(a: u32, b: u32) -> bool {
-    const KCMP_VM: libc::c_long = 1;
-    let unused: libc::c_ulong = 0;
-    // SAFETY: no memory is involved.
-    unsafe { libc::syscall(libc::SYS_kcmp, libc::c_long::from(a), libc::c_long::from(b), KCMP_VM, unused, unused) == 0 }
+    Err(last.unwrap_or(GivenUp { source: Source::Pagemap, reason: Reason::Gone }))
 }
 
 fn read_physical(
     kernel: &KernelPages,
-    read: &[(ProcessFiles, Process)],
+    read: &[Member],
     members: &[usize],
     options: &ReadOptions,
     page_maps: &mut [Option<PageMap>],
@@ -182,7 +171,7 @@ fn read_physical(
     let limit = if options.full { usize::MAX } else { TABLE_BYTES / (20 + members.len() / 8) };
     let mut sharing = Sharing::new(page_size(), limit);
     for &index in members {
-        let (files, process) = &read[index];
+        let Member { files, process, .. } = &read[index];
         let refused = |given_up| Refused { process: Some(index), given_up };
         let mappings = process.mappings.as_ref().ok_or_else(|| refused(unknown_mappings(process)))?;
         let looks = looks(mappings, options.page_map);
@@ -190,7 +179,7 @@ fn read_physical(
         let mut feeder = Feeder::new(&mut sharing, mappings);
         feeder.feed_known(&looks);
         let mut stopped = None;
-        walk(files, mappings, &looks, options.hold_limit(), costs, |mapping, addresses, found| {
+        walk(files, mappings, &looks, options.hold_limit(), options.page_map, costs, |mapping, addresses, found| {
             if let Some(painter) = &mut painter {
                 painter.paint(mapping, addresses.clone(), found);
             }
@@ -209,6 +198,9 @@ fn read_physical(
         // The address space of a process that ended is empty, and would be taken for one that holds nothing.
         if !files.exists() || !has_memory(files) {
             return Err(refused(GivenUp { source: Source::Pagemap, reason: Reason::Gone }));
+        }
+        if read[index].has_executed() {
+            return Err(refused(GivenUp { source: Source::Pagemap, reason: executed(process.pid) }));
         }
         page_maps[index] = painter.map(Painter::finish);
     }
@@ -235,11 +227,6 @@ fn open_kernel_pages() -> Result<KernelPages, GivenUp> {
         return Err(GivenUp { source: Source::Pagemap, reason: frames_not_permitted() });
     }
     KernelPages::open().map_err(|error| GivenUp { source: Source::Kpage, reason: reason(&error) })
-}
-
-/// Page frames are told to who has this.
-fn frames_not_permitted() -> Reason {
-    not_permitted(bit::SYS_ADMIN, "CAP_SYS_ADMIN")
 }
 
 fn reason(error: &io::Error) -> Reason {
@@ -323,70 +310,4 @@ impl<'a> Feeder<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::process::Reading;
-    use super::*;
-    use std::process::{Child, Command, Stdio};
-
-    const OPTIONS: ReadOptions =
-        ReadOptions { max_hold: std::time::Duration::from_secs(60), full: false, page_map: false, for_diff: false };
-
-    /// A program that waits until it is dropped.
-    struct Waits(Child);
-
-    impl Waits {
-        fn spawn() -> Self {
-            Self(Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap())
-        }
-
-        fn read(&self) -> (ProcessFiles, Process) {
-            Reading::begin(self.0.id(), &OPTIONS).unwrap().finish()
-        }
-    }
-
-    impl Drop for Waits {
-        fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
-
-    fn hide(process: &mut Process) -> GivenUp {
-        let reason = Reason::NotPermitted { capability: String::new() };
-        let given_up = GivenUp { source: Source::Maps, reason };
-        (process.mappings, process.rollup) = (None, None);
-        process.given_up = vec![given_up.clone()];
-        given_up
-    }
-
-    #[test]
-    fn one_that_hides_its_pages_is_left_out_and_the_others_are_told() {
-        let processes = [Waits::spawn(), Waits::spawn(), Waits::spawn()];
-        let mut read: Vec<_> = processes.iter().map(Waits::read).collect();
-        hide(&mut read[1].1);
-        let pid = |index: usize| processes[index].0.id();
-        let group = read_pages(&mut read, &OPTIONS).group.unwrap();
-        if open_kernel_pages().is_err() {
-            // Nobody's page frames are told: nobody is left out.
-            assert_eq!((group.physical, group.given_up.len()), (None, 1));
-            assert_eq!(group.pids, [pid(0), pid(1), pid(2)]);
-            return;
-        }
-        assert_eq!(group.pids, [pid(0), pid(2)]);
-        let res = |index: usize| read[index].1.counters.unwrap().res();
-        assert_eq!(group.sum_res, res(0) + res(2));
-        let physical = group.physical.unwrap();
-        assert_eq!(physical.shared_with_group.len(), 2);
-        assert!(physical.res > 0 && physical.res < group.sum_res, "{physical:?}");
-    }
-
-    #[test]
-    fn where_all_hide_their_pages_it_is_said_why() {
-        let processes = [Waits::spawn(), Waits::spawn()];
-        let mut read: Vec<_> = processes.iter().map(Waits::read).collect();
-        let given_up: Vec<GivenUp> = read.iter_mut().map(|(_, process)| hide(process)).collect();
-        let group = read_pages(&mut read, &OPTIONS).group.unwrap();
-        assert_eq!((group.physical, group.pids.len()), (None, 2));
-        assert_eq!(group.given_up, [open_kernel_pages().err().unwrap_or_else(|| given_up[0].clone())]);
-    }
-}
+mod tests;

@@ -8,10 +8,10 @@ mod process;
 mod scan;
 mod select;
 mod threads;
+mod twins;
 
 pub use costs::Costs;
 pub use files::read_files;
-pub use group::{Pages, read_pages};
 pub use process::parse;
 
 use super::{Reason, Snapshot};
@@ -20,7 +20,8 @@ use crate::hints::Failure;
 use crate::live::rights::{bit, named_if_missing};
 use crate::procfs;
 use anyhow::Result;
-use process::Reading;
+use group::{Pages, read_pages};
+use process::Member;
 use procfs::Error;
 
 /// Finds the processes that are meant, and reads each; several also as a group, by physical page.
@@ -32,13 +33,13 @@ pub fn read(subject: &Subject, options: &ReadOptions) -> Result<Snapshot> {
     let mut snapshot = Snapshot::default();
     let mut read = Vec::new();
     for pid in selected.pids {
-        match Reading::begin(pid, options) {
-            Ok(reading) => read.push(reading.finish()),
+        match Member::read(pid, options) {
+            Ok(member) => read.push(member),
             Err(error) if selected.one_by_one => {
                 return Err(Failure::of_process(&error).map_or_else(|| error.into(), Into::into));
             }
-            Err(Error::KernelThread { .. } | Error::Zombie(_)) => {}
-            Err(Error::NoSuchProcess(_) | Error::Gone(_)) => snapshot.vanished += 1,
+            Err(Error::KernelThread { .. }) => {}
+            Err(Error::NoSuchProcess(_) | Error::Gone(_) | Error::Zombie(_)) => snapshot.vanished += 1,
             Err(error) => return Err(error.into()),
         }
     }
@@ -46,7 +47,7 @@ pub fn read(subject: &Subject, options: &ReadOptions) -> Result<Snapshot> {
         return Err(select::none(subject));
     }
     let Pages { page_maps, group } = if options.for_diff { Pages::default() } else { read_pages(&mut read, options) };
-    snapshot.processes = read.into_iter().map(|(_, process)| process).collect();
+    snapshot.processes = read.into_iter().map(|member| member.process).collect();
     snapshot.page_maps = page_maps;
     snapshot.group = group;
     Ok(snapshot)
@@ -55,6 +56,11 @@ pub fn read(subject: &Subject, options: &ReadOptions) -> Result<Snapshot> {
 /// By this capability it would be permitted, unless we have it.
 fn not_permitted(bit: u32, capability: &'static str) -> Reason {
     Reason::NotPermitted { capability: named_if_missing(bit, capability).to_owned() }
+}
+
+/// Page frames, and what is in swap where, are told to who has this.
+fn frames_not_permitted() -> Reason {
+    not_permitted(bit::SYS_ADMIN, "CAP_SYS_ADMIN")
 }
 
 impl From<&procfs::Error> for Reason {

@@ -4,7 +4,8 @@
 //! pages only where its pages lie is looked up, and only for a picture. In what is left, PAGEMAP_SCAN finds the ranges
 //! that hold anything, and pagemap is read for these alone, so an empty terabyte costs nothing.
 //!
-//! Counted is what RSS counts: no zero pages, no hugetlbfs, no pages of devices, nothing that has no page behind it.
+//! Counted is what RSS counts: no zero pages, no hugetlbfs, no pages of devices, nothing that has no page behind it. And
+//! what the counter of swap counts: where a scan finds swap, pagemap is asked whether it is, or a marker of userfaultfd.
 
 use super::Costs;
 use crate::procfs::{Error, KernelPages, PageEntry, PageRange, Pagemap, ProcessFiles, ReadCost};
@@ -48,7 +49,7 @@ pub(super) enum Found {
 pub(super) enum Look {
     /// Not at all: it holds nothing, or everything about it is known.
     Nothing,
-    /// Where its pages are; all of them are private.
+    /// Where its pages are; all of them are private, or only those in swap are asked for.
     Ranges,
     /// At each page, once those that there are have been found.
     Pages,
@@ -63,7 +64,7 @@ impl Look {
         match mapping.resident {
             // The kernel's half of the addresses is vsyscall.
             _ if mapping.kind == Kind::Hugetlb || mapping.start >> 63 != 0 => Self::Nothing,
-            Some(resident) if resident.rss == 0 && (resident.swap == 0 || !picture) => Self::Nothing,
+            Some(resident) if resident.rss == 0 && (resident.swap == Some(0) || !picture) => Self::Nothing,
             Some(_) if shared == Some(0) && !picture => Self::Nothing,
             Some(resident) if shared == Some(0) || resident.rss == 0 => Self::Ranges,
             // Zero pages are to be told from anonymous ones that are shared, which only a scan can, where there are any.
@@ -78,9 +79,10 @@ impl Look {
     }
 }
 
-/// Calls `visit(mapping, addresses, what they hold)` for the pages of these mappings, by address. Private pages that
-/// follow each other come together, shared ones one by one. It goes on until `visit` breaks. `max_hold`: longest time that
-/// one call should hold the process's mmap_lock.
+/// Calls `visit(mapping, addresses, what they hold)` for the pages of these mappings, by address; those in swap may come
+/// later than others. Private pages that follow each other come together, others one by one. It goes on until `visit`
+/// breaks. `max_hold`: longest time that one call should hold the process's mmap_lock. `swap`: somebody wants to know
+/// what is in swap.
 ///
 /// # Errors
 /// What could not be read, and why.
@@ -89,6 +91,7 @@ pub(super) fn walk(
     mappings: &[Mapping],
     looks: &[Look],
     max_hold: Option<Duration>,
+    swap: bool,
     costs: &mut Costs,
     visit: impl FnMut(usize, Range<u64>, Found) -> ControlFlow<()>,
 ) -> Result<(), GivenUp> {
@@ -102,6 +105,7 @@ pub(super) fn walk(
         page_size: crate::procfs::page_size(),
         mappings,
         looks,
+        swap,
         run: None,
         scanned: ReadCost::default(),
         read: ReadCost::default(),
@@ -149,6 +153,7 @@ struct Walk<'a, V> {
     page_size: u64,
     mappings: &'a [Mapping],
     looks: &'a [Look],
+    swap: bool,
     /// Private pages that may go on.
     run: Option<(usize, Range<u64>, bool)>,
     scanned: ReadCost,
@@ -207,10 +212,11 @@ impl<V: FnMut(usize, Range<u64>, Found) -> ControlFlow<()>> Walk<'_, V> {
             for &index in here {
                 let mapping = &mappings[index];
                 let addresses = range.start.max(mapping.start)..range.end.min(mapping.end);
-                if range.swapped() {
-                    self.tell(index, addresses, Found::Swapped)?;
-                } else if self.looks[index] == Look::Pages {
+                let look_up = if range.swapped() { self.swap } else { self.looks[index] == Look::Pages };
+                if look_up {
                     wanted.push(Wanted { mapping: index, addresses, huge_anonymous: range.huge() && !range.file() });
+                } else if range.swapped() {
+                    // Nobody asks.
                 } else if range.file() || mapping.may_be_anonymous() {
                     self.tell(index, addresses, Found::Private { file: range.file() })?;
                 }
@@ -267,7 +273,14 @@ impl<V: FnMut(usize, Range<u64>, Found) -> ControlFlow<()>> Walk<'_, V> {
         let kernel = KernelPages::open().ok();
         for &index in looked {
             let addresses = self.mappings[index].start..self.mappings[index].end;
+            // All of a mapping is of hugetlbfs, or nothing.
+            let mut hugetlb = None;
             self.read_entries(addresses, |walk, address, entry| {
+                if let (Some(pfn), Some(kernel)) = (entry.pfn(), &kernel)
+                    && *hugetlb.get_or_insert_with(|| kernel.is_hugetlb_page(pfn).unwrap_or(false))
+                {
+                    return Ok(());
+                }
                 // A zero page is neither exclusive nor a file's. Who may not ask takes it for shared memory.
                 let zero = || match (entry.exclusive(), entry.pfn(), &kernel) {
                     (false, Some(pfn), Some(kernel)) => kernel.is_zero_page(pfn).unwrap_or(false),
@@ -321,6 +334,8 @@ impl<V: FnMut(usize, Range<u64>, Found) -> ControlFlow<()>> Walk<'_, V> {
 /// A picture in the making.
 pub(super) struct Painter<'a> {
     mappings: &'a [Mapping],
+    /// What of each mapping may still be in swap: of what seems to be, some may be markers.
+    swap: Vec<u64>,
     map: PageMap,
 }
 
@@ -352,12 +367,18 @@ impl<'a> Painter<'a> {
                 .collect();
             Slices { slice_bytes, slices }
         };
-        Self { mappings, map: PageMap { mappings: mappings.iter().zip(looks).map(cut).collect() } }
+        let swap = |mapping: &Mapping| mapping.resident.and_then(|resident| resident.swap).unwrap_or(u64::MAX);
+        let map = PageMap { mappings: mappings.iter().zip(looks).map(cut).collect() };
+        Self { mappings, swap: mappings.iter().map(swap).collect(), map }
     }
 
     /// These addresses hold this.
     pub(super) fn paint(&mut self, mapping: usize, addresses: Range<u64>, found: Found) {
-        let (Some(of), Some(cut)) = (self.mappings.get(mapping), self.map.mappings.get_mut(mapping)) else { return };
+        let (Some(of), Some(cut), Some(swap)) =
+            (self.mappings.get(mapping), self.map.mappings.get_mut(mapping), self.swap.get_mut(mapping))
+        else {
+            return;
+        };
         let mut begin = addresses.start.saturating_sub(of.start);
         let end = addresses.end.saturating_sub(of.start);
         while begin < end {
@@ -365,7 +386,11 @@ impl<'a> Painter<'a> {
             let Some(slice) = cut.slices.get_mut(index as usize) else { break };
             let until = end.min((index + 1) * cut.slice_bytes);
             // Never more than the slice has: what was seen twice, because it moved meanwhile, is seen once.
-            let bytes = (until - begin).min(slice.untouched);
+            let mut bytes = (until - begin).min(slice.untouched);
+            if found == Found::Swapped {
+                bytes = bytes.min(*swap);
+                *swap -= bytes;
+            }
             slice.untouched -= bytes;
             *match found {
                 Found::Private { .. } => &mut slice.private,

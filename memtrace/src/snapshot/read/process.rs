@@ -6,7 +6,7 @@ use crate::cli::ReadOptions;
 use crate::event::SmapsMapping;
 use crate::kind::{self, Context, Line};
 use crate::procfs::{
-    Error, MapsHeader, PAGEMAP_CAP, ProcessFiles, Refusal, SmapsBudget, SmapsSize, Status, page_size, private_file,
+    Error, MapsHeader, PAGEMAP_BYTES, PrivateFile, ProcessFiles, Refusal, SmapsBudget, SmapsSize, Status, page_size,
     visit_maps, visit_mounts, visit_smaps,
 };
 use crate::snapshot::allocator::{allocator, java_heap};
@@ -14,11 +14,65 @@ use crate::snapshot::{Allocator, Counters, Detail, GivenUp, Mapping, Process, Re
 use crate::statement::Kind;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What is being read of one process. Whoever reads more adds to `costs` and to what was given up.
-pub(super) struct Reading {
+/// How often a process is read that executes other programs meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// A process that has been read.
+pub(super) struct Member {
     pub(super) files: ProcessFiles,
     pub(super) process: Process,
-    pub(super) costs: Costs,
+    /// Which program was read, by its auxiliary vector: in there are addresses that each exec chooses anew. Empty when
+    /// that may not be read, and then nothing that exec could change is.
+    program: Vec<u8>,
+}
+
+impl Member {
+    /// Reads a process: again, when it executed another program meanwhile, because a part of one and a part of the other
+    /// would be neither.
+    ///
+    /// # Errors
+    /// There is no such process, or it ended before its counters were read.
+    pub(super) fn read(pid: u32, options: &ReadOptions) -> Result<Self, Error> {
+        let mut attempt = 1;
+        loop {
+            let mut member = Reading::begin(pid, options)?.finish();
+            if !member.has_executed() {
+                return Ok(member);
+            }
+            if attempt == ATTEMPTS {
+                member.process.given_up.push(GivenUp { source: Source::Maps, reason: executed(pid) });
+                return Ok(member);
+            }
+            attempt += 1;
+        }
+    }
+
+    /// It runs another program than that which was read. One that has ended does not.
+    pub(super) fn has_executed(&self) -> bool {
+        let program = read_program(&self.files);
+        !self.program.is_empty() && !program.is_empty() && program != self.program
+    }
+}
+
+/// Why what was read of this process does not fit together.
+pub(super) fn executed(pid: u32) -> Reason {
+    Reason::Failed { what: format!("process {pid} executed another program while it was read") }
+}
+
+fn read_program(files: &ProcessFiles) -> Vec<u8> {
+    let mut program = Vec::new();
+    if files.read_auxv(&mut program).is_err() {
+        program.clear();
+    }
+    program
+}
+
+/// What is being read of one process. Whoever reads more adds to `costs` and to what was given up.
+struct Reading {
+    files: ProcessFiles,
+    process: Process,
+    program: Vec<u8>,
+    costs: Costs,
 }
 
 impl Reading {
@@ -26,8 +80,9 @@ impl Reading {
     ///
     /// # Errors
     /// There is no such process, or it ended before its counters were read.
-    pub(super) fn begin(pid: u32, options: &ReadOptions) -> Result<Self, Error> {
+    fn begin(pid: u32, options: &ReadOptions) -> Result<Self, Error> {
         let files = ProcessFiles::open(pid)?;
+        let program = read_program(&files);
         let mut costs = Costs::default();
         let status = costs.time(Source::Status, || files.read_status())?;
         let counters = counters(&status);
@@ -37,7 +92,8 @@ impl Reading {
         let process = Process {
             pid,
             start_time: files.start_time(),
-            comm: status.name.clone(),
+            // Of a task that stands in for the main thread, status has the task's own name.
+            comm: if files.tid() == pid { status.name } else { files.read_comm()? },
             exe: files.read_exe().ok().filter(|exe| !exe.is_empty()),
             cmdline: files.read_cmdline().unwrap_or_default(),
             time_ns: now_ns(),
@@ -51,13 +107,13 @@ impl Reading {
             sources: Vec::new(),
             given_up: Vec::new(),
         };
-        let mut reading = Self { files, process, costs };
+        let mut reading = Self { files, process, program, costs };
         reading.read_mappings(options);
         Ok(reading)
     }
 
     /// Reads the counters again: what they bound is complete.
-    pub(super) fn finish(mut self) -> (ProcessFiles, Process) {
+    fn finish(mut self) -> Member {
         match self.costs.time(Source::Status, || self.files.read_status()) {
             Ok(status) => match counters(&status) {
                 Some(counters) => self.process.counters_after = Some(counters),
@@ -66,7 +122,7 @@ impl Reading {
             Err(error) => self.give_up(Source::Status, (&error).into()),
         }
         self.process.sources = self.costs.into_sources();
-        (self.files, self.process)
+        Member { files: self.files, process: self.process, program: self.program }
     }
 
     fn give_up(&mut self, source: Source, reason: Reason) {
@@ -151,33 +207,32 @@ impl Reading {
                 break (parsed, report.malformed);
             }
         };
-        let Parsed { mappings, hugetlb, sums, repeated, .. } = parsed;
+        let Parsed { mappings, hugetlb, rollup, private_file, repeated, .. } = parsed;
         if mappings.is_empty() {
             return Err(Error::Gone(self.process.pid));
         }
         self.note_malformed(Source::Smaps, malformed);
         self.note_repeated(Source::Smaps, repeated);
         if malformed == 0 {
-            let private_file = self.private_file(&sums);
-            self.process.rollup = Some(Rollup { private_file, ..sums.rollup });
+            let private_file = self.private_file(&private_file);
+            self.process.rollup = Some(Rollup { private_file, ..rollup });
         }
         Ok(Found { mappings, hugetlb, over_budget: None })
     }
 
     /// File pages that nobody else maps: what smaps leaves open, pagemap tells.
-    fn private_file(&mut self, sums: &Sums) -> Option<u64> {
-        let pages = sums.open.iter().fold(0u64, |sum, (start, end)| sum.saturating_add((end - start) / page_size()));
-        if pages > PAGEMAP_CAP {
-            let what = format!("{pages} pages would have to be looked at, and {PAGEMAP_CAP} are the limit");
-            self.give_up(Source::Pagemap, Reason::Failed { what });
-            return None;
-        }
-        match self.files.read_private_file_in(&sums.open) {
+    fn private_file(&mut self, sum: &PrivateFile) -> Option<u64> {
+        match self.files.read_private_file(sum) {
             Ok((bytes, cost)) => {
                 if cost.reads > 0 {
                     self.costs.add_reading(Source::Pagemap, cost);
                 }
-                Some(sums.private_file.saturating_add(bytes))
+                if bytes.is_none() {
+                    let (open, most) = (sum.open_bytes() >> 20, PAGEMAP_BYTES >> 20);
+                    let what = format!("{open} MiB of addresses would have to be looked at, and {most} are the limit");
+                    self.give_up(Source::Pagemap, Reason::Failed { what });
+                }
+                bytes
             }
             Err(error) => {
                 self.give_up(Source::Pagemap, (&error).into());
@@ -188,11 +243,10 @@ impl Reading {
 
     /// Over budget: what is resident, by ranges of bounded length; PSS and the like only if one walk of all is short enough.
     fn read_cheaply(&mut self, size: &SmapsSize, limit_ns: u64, mappings: &mut [Mapping]) {
-        let hugetlb = self.process.counters.is_none_or(|counters| counters.hugetlb > 0);
         self.process.given_up.extend(scan(
             &self.files,
             mappings,
-            hugetlb,
+            self.process.counters,
             Some(Duration::from_nanos(limit_ns)),
             &mut self.costs,
         ));
@@ -201,22 +255,7 @@ impl Reading {
             return self.give_up(Source::Rollup, Reason::OverBudget { estimate_ns, limit_ns });
         }
         match self.costs.time(Source::Rollup, || self.files.read_rollup()) {
-            Ok(Some(rollup)) => {
-                self.process.rollup = Some(Rollup {
-                    rss: rollup.rss,
-                    pss: rollup.pss,
-                    private_clean: rollup.private_clean,
-                    private_dirty: rollup.private_dirty,
-                    shared_clean: rollup.shared_clean,
-                    shared_dirty: rollup.shared_dirty,
-                    anonymous: rollup.anonymous,
-                    swap: rollup.swap,
-                    swap_pss: rollup.swap_pss,
-                    hugetlb: rollup.hugetlb,
-                    locked: rollup.locked,
-                    private_file: rollup.private_file(),
-                });
-            }
+            Ok(Some(rollup)) => self.process.rollup = Some(rollup),
             Ok(None) => self.give_up(Source::Rollup, Reason::Gone),
             Err(error) => self.give_up(Source::Rollup, (&error).into()),
         }
@@ -258,10 +297,12 @@ struct Found {
 }
 
 /// A text of smaps.
+#[derive(Default)]
 struct Parsed {
     mappings: Vec<Mapping>,
     hugetlb: Vec<usize>,
-    sums: Sums,
+    rollup: Rollup,
+    private_file: PrivateFile,
     /// Mappings left out because a part of them was read before.
     repeated: usize,
     page_size: u64,
@@ -274,8 +315,7 @@ fn repeats(mappings: &[Mapping], header: &MapsHeader<'_>) -> bool {
 
 impl Parsed {
     fn new(expected: usize) -> Self {
-        let (mappings, hugetlb) = (Vec::with_capacity(expected), Vec::new());
-        Self { mappings, hugetlb, sums: Sums::default(), repeated: 0, page_size: page_size() }
+        Self { mappings: Vec::with_capacity(expected), page_size: page_size(), ..Self::default() }
     }
 
     fn add(&mut self, header: &MapsHeader<'_>, smaps: &SmapsMapping) {
@@ -286,7 +326,8 @@ impl Parsed {
         if smaps.kernel_page > self.page_size {
             self.hugetlb.push(self.mappings.len());
         }
-        self.sums.add(smaps);
+        self.rollup.add(smaps);
+        self.private_file.add(smaps);
         self.mappings.push(Mapping { resident: Some(resident(smaps)), detail: Some(detail(smaps)), ..mapping(header) });
     }
 }
@@ -297,9 +338,9 @@ impl Parsed {
 pub fn parse(smaps: &[u8], program: &[u8], mounts: &[u8]) -> (Vec<Mapping>, Rollup) {
     let mut parsed = Parsed::new(0);
     visit_smaps(smaps, |header, mapping| parsed.add(header, mapping));
-    let Parsed { mut mappings, hugetlb, sums, .. } = parsed;
+    let Parsed { mut mappings, hugetlb, rollup, .. } = parsed;
     describe(&mut mappings, &hugetlb, &mut context(program, mounts));
-    (mappings, sums.rollup)
+    (mappings, rollup)
 }
 
 fn context(program: &[u8], mounts: &[u8]) -> Context {
@@ -312,40 +353,6 @@ fn context(program: &[u8], mounts: &[u8]) -> Context {
     context.tmpfs.sort_unstable();
     context.hugetlbfs.sort_unstable();
     context
-}
-
-/// What the mappings of smaps add up to.
-#[derive(Default)]
-struct Sums {
-    rollup: Rollup,
-    private_file: u64,
-    /// Mappings of which smaps does not tell how many of the private pages are a file's.
-    open: Vec<(u64, u64)>,
-}
-
-impl Sums {
-    fn add(&mut self, smaps: &SmapsMapping) {
-        let sums = &mut self.rollup;
-        for (sum, amount) in [
-            (&mut sums.rss, smaps.rss),
-            (&mut sums.pss, smaps.pss),
-            (&mut sums.private_clean, smaps.private_clean),
-            (&mut sums.private_dirty, smaps.private_dirty),
-            (&mut sums.shared_clean, smaps.shared_clean),
-            (&mut sums.shared_dirty, smaps.shared_dirty),
-            (&mut sums.anonymous, smaps.anonymous),
-            (&mut sums.swap, smaps.swap),
-            (&mut sums.swap_pss, smaps.swap_pss),
-            (&mut sums.hugetlb, smaps.hugetlb),
-            (&mut sums.locked, smaps.locked),
-        ] {
-            *sum = sum.saturating_add(amount);
-        }
-        match private_file(smaps) {
-            Some(bytes) => self.private_file = self.private_file.saturating_add(bytes),
-            None => self.open.push((smaps.start, smaps.end)),
-        }
-    }
 }
 
 fn describe(mappings: &mut [Mapping], hugetlb: &[usize], context: &mut Context) {
@@ -393,7 +400,7 @@ fn mapping(header: &MapsHeader<'_>) -> Mapping {
 
 fn resident(smaps: &SmapsMapping) -> Resident {
     let huge = smaps.anon_huge.saturating_add(smaps.shmem_pmd).saturating_add(smaps.file_pmd);
-    Resident { rss: smaps.rss, anonymous: smaps.anonymous, swap: smaps.swap, huge }
+    Resident { rss: smaps.rss, anonymous: smaps.anonymous, swap: Some(smaps.swap), huge }
 }
 
 fn detail(smaps: &SmapsMapping) -> Detail {
@@ -441,7 +448,7 @@ mod tests {
             3000-4000 rw-p 00000000 00:00 0 \nRss:                   4 kB\n";
         let mut parsed = Parsed::new(0);
         visit_smaps(smaps, |header, mapping| parsed.add(header, mapping));
-        assert_eq!((parsed.repeated, parsed.mappings.len(), parsed.sums.rollup.rss), (1, 2, 8192));
+        assert_eq!((parsed.repeated, parsed.mappings.len(), parsed.rollup.rss), (1, 2, 8192));
         assert!(parsed.mappings.is_sorted_by_key(|mapping| mapping.start));
     }
 }

@@ -4,6 +4,7 @@ use crate::cli::Subject;
 use crate::hints::Failure;
 use anyhow::{Context as _, Result};
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -53,7 +54,7 @@ fn named(name: &[u8]) -> Result<Vec<u32>> {
         // Whoever ends while the list is read is not in it.
         let Some(pid) = entry.ok().and_then(|entry| entry.file_name().to_str()?.parse().ok()) else { continue };
         let Ok(comm) = fs::read(format!("/proc/{pid}/comm")) else { continue };
-        let exe = fs::read_link(format!("/proc/{pid}/exe")).ok();
+        let exe = program(pid);
         let exe = exe.as_ref().map(|exe| exe.as_os_str().as_bytes());
         if is_named(name, comm.strip_suffix(b"\n").unwrap_or(&comm), exe) {
             pids.push(pid);
@@ -61,6 +62,18 @@ fn named(name: &[u8]) -> Result<Vec<u32>> {
     }
     pids.sort_unstable();
     Ok(pids)
+}
+
+/// `None` where it is hidden from us, and for what has none.
+fn program(pid: u32) -> Option<PathBuf> {
+    match fs::read_link(format!("/proc/{pid}/exe")) {
+        // A main thread that has exited alone has none any more, the other threads still do.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+            tasks.flatten().find_map(|task| fs::read_link(task.path().join("exe")).ok())
+        }
+        link => link.ok(),
+    }
 }
 
 fn is_named(name: &[u8], comm: &[u8], exe: Option<&[u8]>) -> bool {

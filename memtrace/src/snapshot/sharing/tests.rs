@@ -72,7 +72,7 @@ proptest! {
                 }
             }
         }
-        prop_assert_eq!(physical.pairs, pairs);
+        prop_assert_eq!(physical.pairs, Some(pairs));
 
         for (key, inode) in [(Some(0), 1), (Some(1), 2)] {
             let mine = |frame: &&usize| object_of(**frame) == key;
@@ -115,6 +115,18 @@ fn the_table_refuses_what_it_cannot_hold() {
     assert_eq!(sharing.add_page(9, heap, 0), Err(Full));
     // What is in it can be seen again.
     assert_eq!(sharing.add_page(8, heap, 0), Ok(()));
+}
+
+#[test]
+fn pairs_of_a_large_group_are_left_out_and_all_else_is_told() {
+    for processes in [PAIRS_OF, PAIRS_OF + 1] {
+        let physical = measure(&vec![vec![(0, 0)]; processes], &[0; 8]);
+        assert_eq!((physical.res, physical.uss), (PAGE, PAGE));
+        assert_eq!(physical.shared_with_group, vec![PAGE; processes]);
+        assert_eq!(physical.objects[0].processes, processes);
+        let pairs = physical.pairs.map(|pairs| pairs.len());
+        assert_eq!(pairs, (processes == PAIRS_OF).then_some(PAIRS_OF * (PAIRS_OF - 1) / 2));
+    }
 }
 
 #[test]

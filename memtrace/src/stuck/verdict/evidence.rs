@@ -26,7 +26,9 @@ pub(super) fn evidence(case: &Case<'_>, found: &Finding) -> Vec<(&'static str, S
     tell("statement", statement(case));
     tell("where", place(case));
     tell("object", object(case, &states));
+    tell("longest", longest(case, &states));
     tell("threads", threads(case));
+    tell("kept", kept(case));
     tell("memory", memory(case));
     if is(&[State::MmapLock]) {
         tell("held by", holders(case));
@@ -44,7 +46,12 @@ pub(super) fn evidence(case: &Case<'_>, found: &Finding) -> Vec<(&'static str, S
     if is(&[State::Runnable, State::Throttled]) {
         tell("machine", load(case));
     }
-    tell("pressure", pressure(case));
+    let kinds = [
+        ("memory", of_memory),
+        ("I/O", of_memory || is(&[State::BlockedFileIo, State::Uninterruptible])),
+        ("CPU", is(&[State::Runnable, State::Throttled])),
+    ];
+    tell("pressure", pressure(case, &kinds));
     facts
 }
 
@@ -103,21 +110,22 @@ fn object(case: &Case<'_>, states: &[State]) -> Option<String> {
             }
             Some(text)
         }
-        WaitObject::FilePage { offset, .. } => {
-            Some(format!("last at byte {}; the longest took {}", count(*offset), duration(share.max_ns)))
-        }
-        WaitObject::File { fd, .. } => Some(format!("descriptor {fd}; the longest wait {}", duration(share.max_ns))),
+        WaitObject::FilePage { offset, .. } => Some(format!("last at byte {}", count(*offset))),
+        WaitObject::File { fd, .. } => Some(format!("descriptor {fd}")),
         WaitObject::Descriptors { of, total, .. } if *total > 1 => {
             let shown: Vec<String> = of.iter().take(4).map(|(fd, path)| format!("{fd} {}", escape(path, 40))).collect();
             let more = (*total as usize).saturating_sub(shown.len());
             let rest = if more > 0 { format!(" and {} more", count(more as u64)) } else { String::new() };
             (!shown.is_empty()).then(|| format!("{}{rest}", shown.join(", ")))
         }
-        _ if matches!(share.state, State::FaultSwapin) && share.max_ns > 0 => {
-            Some(format!("the longest took {}", duration(share.max_ns)))
-        }
         _ => None,
     }
+}
+
+/// The longest of many waits, where they have an end.
+fn longest(case: &Case<'_>, states: &[State]) -> Option<String> {
+    let share = states.iter().find_map(|&state| case.share(state)).filter(|share| share.count > 1)?;
+    (share.max_ns > 0).then(|| format!("{} of {}", duration(share.max_ns), counted(share.count, "wait", "waits")))
 }
 
 /// How many threads were in what.
@@ -134,6 +142,16 @@ fn threads(case: &Case<'_>) -> Option<String> {
     states.sort_by_key(|&(name, n)| (std::cmp::Reverse(n), name));
     let shown: Vec<String> = states.iter().take(6).map(|(name, n)| format!("{} {name}", count(*n))).collect();
     Some(format!("{}: {}", count(all.len() as u64), shown.join(", ")))
+}
+
+/// Threads that wait for a mutex of the deciding one.
+fn kept(case: &Case<'_>) -> Option<String> {
+    let waiters = case.stuck.threads.iter().filter(|thread| super::waits_for(thread) == Some(case.lead.tid));
+    let names: Vec<String> = waiters.map(|thread| named(thread.tid, &thread.comm)).collect();
+    let shown = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    let more = names.len().saturating_sub(3);
+    let rest = if more > 0 { format!(" and {} more", count(more as u64)) } else { String::new() };
+    (!names.is_empty()).then(|| format!("waiting for a mutex that it holds: thread {shown}{rest}"))
 }
 
 /// What the ledger says of the window.
@@ -260,14 +278,21 @@ fn load(case: &Case<'_>) -> Option<String> {
     ))
 }
 
-/// Pressure in the window, of the cgroup or else of the machine.
-fn pressure(case: &Case<'_>) -> Option<String> {
+/// Stall times, some and full.
+type Stalls = (u64, u64);
+
+/// Pressure in the window of the kinds that matter, of the cgroup or else of the machine.
+fn pressure(case: &Case<'_>, wanted: &[(&str, bool)]) -> Option<String> {
     let (first, last) = case.stuck.surroundings.as_ref()?;
     let window = last.ts_ns.saturating_sub(first.ts_ns);
     let of = |before: &Pressures, now: &Pressures| -> Vec<String> {
-        let kinds = [("memory", before.memory, now.memory), ("I/O", before.io, now.io), ("CPU", before.cpu, now.cpu)];
-        let tell = |(name, before, now): (&str, Option<(u64, u64)>, Option<(u64, u64)>)| {
-            let (then, now) = (before?, now?);
+        let kinds = [
+            ("memory", before.memory.zip(now.memory)),
+            ("I/O", before.io.zip(now.io)),
+            ("CPU", before.cpu.zip(now.cpu)),
+        ];
+        let tell = |(name, pair): (&str, Option<(Stalls, Stalls)>)| {
+            let (then, now) = pair.filter(|_| wanted.contains(&(name, true)))?;
             let (some, full) = (now.0.saturating_sub(then.0), now.1.saturating_sub(then.1));
             let pressed = u128::from(some) * 1000 >= u128::from(window) * u128::from(PRESSED);
             let share = |ns: u64| percent(ns.min(window), window).unwrap_or_default();

@@ -1,11 +1,12 @@
 //! What a thread was doing, in words that follow "94 % of 5.0 s".
 
-use super::{NAME, named, waits_for_condition};
+use super::{CONDITIONS, JOINS, NAME, is_below, named};
 use crate::event::WaitObject;
+use crate::statement::Kind;
 use crate::stuck::{Share, State, ThreadTimes};
 use crate::views::escape;
 use crate::views::human::{count, duration};
-use crate::views::words::syscall_label;
+use crate::views::words::{mapping_phrase, syscall_label};
 
 /// Longest path in a sentence.
 const PATH: usize = 80;
@@ -32,24 +33,23 @@ pub(super) fn phrase(state: State, share: Option<&Share>, thread: &ThreadTimes) 
             None => "on a CPU, in the kernel".to_owned(),
         },
         State::Cpu => "on a CPU".to_owned(),
-        State::FaultMinor => "in page faults that needed no device".to_owned(),
-        State::FaultSwapin => format!("in swap-in faults{}", each(share)),
+        State::FaultMinor => format!("in page faults{} that needed no device{}", on(share), each(share)),
+        State::FaultSwapin => format!("in swap-in faults{}{}", on(share), each(share)),
         State::FaultFileRead => match object {
             WaitObject::FilePage { path, .. } => {
                 format!("in page faults that read {}{}", escape(path, PATH), each(share))
             }
             _ => format!("in page faults that read a file{}", each(share)),
         },
-        State::FaultCow => {
-            "in page faults that copy pages still shared since a fork, or private pages of a file".to_owned()
-        }
-        State::FaultThp => "in page faults that clear huge pages".to_owned(),
+        State::FaultCow => format!("in page faults{} that copy pages: shared since a fork, or a file's own", on(share)),
+        State::FaultThp => format!("in page faults{} that clear huge pages", on(share)),
         State::MmapLock => "waiting for the lock on its address space (mmap_lock)".to_owned(),
         State::ReclaimDirect => "reclaiming memory itself, because the machine has none left".to_owned(),
         State::ReclaimMemcg => "reclaiming memory itself, because its cgroup is at its limit".to_owned(),
         State::Runnable => "ready to run, without a CPU to run on".to_owned(),
         State::Throttled => "kept from the CPU: its cgroup had used up its CPU time".to_owned(),
-        State::BlockedFutex if waits_for_condition(thread) => {
+        State::BlockedFutex if is_below(thread, JOINS) => "waiting for another thread's end".to_owned(),
+        State::BlockedFutex if is_below(thread, CONDITIONS) => {
             "waiting for a condition that another thread must signal".to_owned()
         }
         State::BlockedFutex => match object {
@@ -141,6 +141,19 @@ pub(super) fn channel(kernel: &[Vec<u8>]) -> Option<String> {
         b"",
     ];
     kernel.iter().find(|name| !SCHEDULER.contains(&name.as_slice())).map(|name| escape(name, 64))
+}
+
+/// ` on heap`.
+fn on(share: Option<&Share>) -> String {
+    let mapping = share.and_then(|share| share.mapping.as_deref());
+    let Some(mapping) = mapping else { return String::new() };
+    let phrase = mapping_phrase(mapping);
+    match mapping.kind {
+        Kind::Heap | Kind::Stack => format!(" on the {phrase}"),
+        Kind::Anon if mapping.name.is_empty() => format!(" on an {phrase}"),
+        Kind::ThreadStack | Kind::Arena if mapping.name.is_empty() => format!(" on a {phrase}"),
+        _ => format!(" on {phrase}"),
+    }
 }
 
 /// `, each 3.1 ms`.

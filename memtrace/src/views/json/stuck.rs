@@ -1,6 +1,6 @@
 //! The line of a window's answer: each thread's states, what it waits for, the verdict.
 
-use super::fields::{Delta, FaultFields, FrameFields, LostFields};
+use super::fields::{Delta, FaultFields, FrameFields, LostFields, MappingFields};
 use super::untrusted::{Address, Hex, Text};
 use crate::event::{Backend, Cgroup, LockHold, Pressures, StackId, Surroundings, WaitObject};
 use crate::stuck::{Memory, Share, Stuck, ThreadTimes, Verdict, Waiting};
@@ -112,6 +112,7 @@ struct ShareFields<'a> {
     state: &'static str,
     syscall: Option<String>,
     object: Option<ObjectFields<'a>>,
+    mapping: Option<MappingFields<'a>>,
     ns: u64,
     bound_ns: u64,
     count: u64,
@@ -125,6 +126,7 @@ impl<'a> ShareFields<'a> {
             state: share.state.name(),
             syscall: share.nr.map(syscall_label),
             object: ObjectFields::of(&share.object),
+            mapping: share.mapping.as_deref().map(Into::into),
             ns: share.ns,
             bound_ns: share.bound_ns,
             count: share.count,

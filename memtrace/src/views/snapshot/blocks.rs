@@ -2,7 +2,7 @@
 //! there are more blocks than a picture has room for, the small ones join their neighbours. Nothing is left out: sums
 //! over all blocks are the process's.
 
-use super::labels::{Label, kind_words};
+use super::labels::{Filter, Label, kind_words};
 use crate::cli::PictureScale;
 use crate::event::permission;
 use crate::snapshot::{Mapping, PageMap, Process, Slice};
@@ -100,7 +100,7 @@ impl<'a> Block<'a> {
         let nothing_else = self.chief.kind == Kind::Guard;
         for (_, mapping) in self.mappings.iter().filter(|(_, mapping)| nothing_else || mapping.kind != Kind::Guard) {
             let sum = sums.entry(kind_words(mapping.kind)).or_default();
-            *sum = sum.saturating_add(mapping.resident.map_or(0, |r| r.rss.saturating_add(r.swap)));
+            *sum = sum.saturating_add(mapping.resident.map_or(0, |r| r.rss.saturating_add(r.swap.unwrap_or(0))));
         }
         let mut kinds: Vec<_> = sums.into_iter().collect();
         kinds.sort_by_key(|&(_, sum)| Reverse(sum));
@@ -146,7 +146,7 @@ fn pieces(index: usize, mapping: &Mapping, map: &PageMap, mut each: impl FnMut(P
 
 fn sums(mapping: &Mapping) -> Parts {
     let Some(resident) = mapping.resident else { return Parts::only(Part::Unknown, mapping.size()) };
-    let mut parts = Parts::only(Part::Swapped, resident.swap);
+    let mut parts = Parts::only(Part::Swapped, resident.swap.unwrap_or(0));
     match mapping.detail {
         Some(detail) => {
             parts[Part::Private] = detail.private_clean.saturating_add(detail.private_dirty);
@@ -155,7 +155,8 @@ fn sums(mapping: &Mapping) -> Parts {
         // In memory, and whether anyone shares it was not read.
         None => parts[Part::Unknown] = resident.rss,
     }
-    parts[Part::Untouched] = mapping.size().saturating_sub(parts.total());
+    let rest = if resident.swap.is_some() { Part::Untouched } else { Part::Unknown };
+    parts[rest] = parts[rest].saturating_add(mapping.size().saturating_sub(parts.total()));
     parts
 }
 
@@ -174,19 +175,20 @@ impl From<Slice> for Parts {
 pub(super) fn is_placed(blocks: &[Block<'_>], map: &PageMap) -> bool {
     blocks.iter().flat_map(|block| &block.mappings).all(|&(index, mapping)| {
         map.mappings.get(index).is_some_and(|slices| !slices.slices.is_empty())
-            || mapping.resident.is_some_and(|resident| resident.rss == 0 && resident.swap == 0)
+            || mapping.resident.is_some_and(|resident| resident.rss == 0 && resident.swap == Some(0))
     })
 }
 
 /// The process in at most so many blocks, by address; only mappings whose kind or name contains the filter.
 pub(super) fn blocks<'a>(process: &'a Process, map: &PageMap, filter: Option<&str>, most: usize) -> Vec<Block<'a>> {
+    let filter = Filter::new(filter);
     let mut before = None;
     let mut blocks: Vec<Block<'a>> = Vec::new();
     for (index, mapping) in process.mappings.iter().flatten().enumerate() {
         // Before the kernel's half (vsyscall) lies what nothing can ever map.
         let gap = before.filter(|_| mapping.start >> 63 == 0).map_or(0, |end| mapping.start.saturating_sub(end));
         before = Some(mapping.end);
-        if filter.is_some_and(|wanted| !matches(mapping, wanted)) {
+        if !filter.matches_mapping(mapping) {
             continue;
         }
         let next = Block::of(index, mapping, gap, map);
@@ -196,13 +198,6 @@ pub(super) fn blocks<'a>(process: &'a Process, map: &PageMap, filter: Option<&st
         }
     }
     fit(blocks, most.max(1))
-}
-
-/// As the tables filter: by what a row is called, whatever the case, and here by the kind's machine name as well.
-fn matches(mapping: &Mapping, wanted: &str) -> bool {
-    Label::of_mapping(mapping).contains(wanted)
-        || Label::name(&mapping.name).contains(wanted)
-        || mapping.kind.name().contains(wanted)
 }
 
 /// Nothing may be there: a guard, or the unused rest of something.

@@ -5,6 +5,7 @@
 //! control character: `=1+1` is `\x3d1+1`, which is no formula and can be told from every other name. Other fields have
 //! alphabets of their own and need no such care.
 
+use super::seen::Seen;
 use super::tables::{self, Of};
 use crate::cli::{By, ShowOptions};
 use crate::snapshot::rows::{Part, Sums};
@@ -58,14 +59,15 @@ pub fn render(snapshot: &Snapshot, show: &ShowOptions, out: &mut dyn Write) -> i
     let amounts: &[&str] = if by == By::File { &[] } else { &Sums::AMOUNTS };
     let heads = ["pid", "comm"].iter().chain(own).chain(amounts);
     write_row(heads.map(|&head| head.to_owned()), out)?;
-    for process in &snapshot.processes {
+    for seen in Seen::all(snapshot) {
+        let process = seen.process;
         if by == By::File {
             let files = tables::files(process, show);
             for file in files.iter().flat_map(|files| &files.shown) {
                 write_row(whose(process).into_iter().chain(file_fields(file)), out)?;
             }
         } else {
-            let rows = tables::rows(process, by, show);
+            let rows = tables::rows(seen, by, show);
             for row in rows.iter().flat_map(|rows| &rows.shown) {
                 let fields = whose(process).into_iter().chain(own_fields(&row.of, &row.sums));
                 write_row(fields.chain(row.sums.amounts().map(or_empty)), out)?;
@@ -157,6 +159,7 @@ mod tests {
     use crate::cli::{Format, PictureScale, Sort};
     use crate::views::snapshot::sample;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn rows(process: Process, by: Option<By>) -> String {
         let snapshot = Snapshot { processes: vec![process], ..Snapshot::default() };
@@ -168,6 +171,8 @@ mod tests {
             top: None,
             picture: false,
             scale: PictureScale::Log,
+            costs: false,
+            hold_limit: Some(Duration::from_millis(50)),
         };
         let mut out = Vec::new();
         render(&snapshot, &show, &mut out).expect("a Vec takes everything");

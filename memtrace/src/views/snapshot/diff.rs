@@ -1,13 +1,13 @@
 //! What changed between two snapshots, for people: the levels, then the mappings, then what these leave open. The column
 //! RES adds up.
 
-use super::labels::Label;
+use super::labels::{Filter, Label};
 use super::table::{Column, Table};
 use super::tables::others;
 use super::text::{Page, header, name, time};
 use crate::cli::{ShowOptions, Sort};
 use crate::snapshot::Process;
-use crate::snapshot::diff::{Change, Diff, Level, Row, What, difference};
+use crate::snapshot::diff::{Change, Diff, Level, Row, Together, What, difference};
 use crate::snapshot::rows::Sums;
 use crate::views::human::{count, counted, duration, or_unknown, signed_short, signed_size, size};
 use crate::views::sheet::{Look, Sheet};
@@ -15,12 +15,15 @@ use crate::views::words::permissions;
 use std::cmp::Reverse;
 use std::io::{self, Write};
 
+/// Processes in which nothing happened and that are named all the same.
+const NAMED: usize = 6;
+
 /// Writes what changed in one process.
 ///
 /// # Errors
 /// What the writer returned.
 pub fn render(diff: &Diff<'_>, show: &ShowOptions, page: Page, out: &mut dyn Write) -> io::Result<()> {
-    let mut sheet = Sheet::new(page.color, page.width);
+    let mut sheet = page.sheet();
     let counters = diff.before.counters.zip(diff.after.counters);
     let nothing = diff.rows.iter().all(Row::is_only_pss) && diff.detail == Level::Mapping;
     match counters.filter(|(before, after)| before == after && nothing) {
@@ -51,7 +54,7 @@ pub fn render(diff: &Diff<'_>, show: &ShowOptions, page: Page, out: &mut dyn Wri
 /// # Errors
 /// What the writer returned.
 pub fn render_single(process: &Process, is_new: bool, page: Page, out: &mut dyn Write) -> io::Result<()> {
-    let mut sheet = Sheet::new(page.color, page.width);
+    let mut sheet = page.sheet();
     header(process, &mut sheet);
     let res = or_unknown(process.counters.map(|c| c.res()), size);
     let text = if is_new { format!("new, with RES {res}") } else { format!("gone, and with it RES {res}") };
@@ -59,15 +62,84 @@ pub fn render_single(process: &Process, is_new: bool, page: Page, out: &mut dyn 
     out.write_all(sheet.text.as_bytes())
 }
 
+/// Writes what several processes come to together, and by how much that changed.
+///
+/// # Errors
+/// What the writer returned.
+pub fn render_together(before: &Together, after: &Together, page: Page, out: &mut dyn Write) -> io::Result<()> {
+    let mut sheet = page.sheet();
+    let mut title = format!("{} together ", counted(after.pids.len() as u64, "process", "processes"));
+    if before.pids.len() != after.pids.len() {
+        title.push_str(&format!("(before {}) ", count(before.pids.len() as u64)));
+    }
+    let mut about = format!("· {}", span(before.time_ns, after.time_ns));
+    if (&before.pids, before.levels) == (&after.pids, after.levels) {
+        about.push_str(&format!(": Σ RES {}, nothing changed", or_unknown(after.levels.sum_res, size)));
+        sheet.wrapped((Look::Strong, &title), 2, (Look::Plain, &about));
+        return out.write_all(sheet.text.as_bytes());
+    }
+    sheet.wrapped((Look::Strong, &title), 2, (Look::Plain, &about));
+    let names = ["Σ RES", "Σ PSS", "RES", "USS"];
+    for (name, (from, to)) in names.iter().zip(before.levels.amounts().into_iter().zip(after.levels.amounts())) {
+        let Some((from, to)) = from.zip(to) else { continue };
+        let change = difference(from, to);
+        let meaning = match *name {
+            "Σ RES" => "  a shared page once for each process",
+            "RES" => "  each page once",
+            "USS" => "  mapped by nobody outside of these",
+            _ => "",
+        };
+        sheet.line(&[
+            (Look::Strong, &format!("{name:<6}{:>12} → {:>10}  ", size(from), size(to))),
+            (Look::of(change), &format!("{:>10}", signed_size(change))),
+            (Look::Faint, meaning),
+        ]);
+    }
+    out.write_all(sheet.text.as_bytes())
+}
+
+/// Whether nothing happened in it, but that others who map the same pages came or went.
+#[must_use]
+pub fn is_quiet(diff: &Diff<'_>) -> bool {
+    let same = (diff.before.pid, diff.before.start_time) == (diff.after.pid, diff.after.start_time);
+    let counters = diff.before.counters.zip(diff.after.counters).is_some_and(|(before, after)| before == after);
+    same && counters && diff.detail == Level::Mapping && diff.rows.iter().all(Row::is_only_pss)
+}
+
+/// Writes one line for processes in which nothing happened.
+///
+/// # Errors
+/// What the writer returned.
+pub fn render_quiet(quiet: &[Diff<'_>], page: Page, out: &mut dyn Write) -> io::Result<()> {
+    let mut sheet = page.sheet();
+    let rows: Vec<&Row<'_>> = quiet.iter().flat_map(|diff| &diff.rows).collect();
+    let pss = if rows.is_empty() {
+        String::new()
+    } else {
+        format!(" but PSS {} (others came or went)", signed_size(sum(&rows, pss)))
+    };
+    let who: Vec<String> = quiet.iter().take(NAMED).map(|diff| name(diff.after)).collect();
+    let more = quiet.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {} more", count(more as u64)) } else { String::new() };
+    let title = format!("{} ", counted(quiet.len() as u64, "process", "processes"));
+    let text = format!("· nothing changed{pss}: {}{more}", who.join(", "));
+    sheet.wrapped((Look::Strong, &title), 2, (Look::Plain, &text));
+    out.write_all(sheet.text.as_bytes())
+}
+
+/// From one moment to another.
+fn span(before_ns: i64, after_ns: i64) -> String {
+    match u64::try_from(after_ns.wrapping_sub(before_ns)) {
+        Ok(ns) => format!("{} until {}", duration(ns), time(after_ns)),
+        // The files were given in the wrong order, or the clock was set.
+        Err(_) => format!("from {} back to {}", time(before_ns), time(after_ns)),
+    }
+}
+
 /// `postgres[4711] · 2.0 s until 2026-01-31 12:00:05.120 UTC`
 fn title(diff: &Diff<'_>, end: &str, sheet: &mut Sheet) {
     let (before, after) = (diff.before, diff.after);
-    let ns = after.time_ns.wrapping_sub(before.time_ns);
-    let span = match u64::try_from(ns) {
-        Ok(ns) => format!("{} until {}", duration(ns), time(after.time_ns)),
-        // The files were given in the wrong order, or the clock was set.
-        Err(_) => format!("from {} back to {}", time(before.time_ns), time(after.time_ns)),
-    };
+    let span = span(before.time_ns, after.time_ns);
     sheet.wrapped((Look::Strong, &format!("{} ", name(after))), 2, (Look::Plain, &format!("· {span}{end}")));
     if (before.pid, before.start_time) != (after.pid, after.start_time) {
         let text = format!("not the same process: compared with {}, as there is no other", name(before));
@@ -117,14 +189,8 @@ fn rows(diff: &Diff<'_>, show: &ShowOptions, sheet: &mut Sheet) {
     if let Some(why) = why {
         sheet.wrapped((Look::Plain, ""), 0, (Look::Alarm, why));
     }
-    let matches = |row: &&Row<'_>| {
-        let mapping = row.mapping;
-        show.filter.as_deref().is_none_or(|wanted| {
-            mapping.kind.name().contains(wanted)
-                || label(row).contains(wanted)
-                || Label::name(&mapping.name).contains(wanted)
-        })
-    };
+    let filter = Filter::new(show.filter.as_deref());
+    let matches = |row: &&Row<'_>| filter.matches(Some(row.mapping.kind), &label(row), &row.mapping.name);
     let (dust, rows): (Vec<&Row<'_>>, Vec<&Row<'_>>) = diff.rows.iter().partition(|row| row.is_only_pss());
     let (mut rows, unwanted): (Vec<&Row<'_>>, Vec<&Row<'_>>) = rows.into_iter().partition(matches);
     if diff.rows.is_empty()
@@ -137,7 +203,7 @@ fn rows(diff: &Diff<'_>, show: &ShowOptions, sheet: &mut Sheet) {
     let size = |row: &Row<'_>| difference(row.from.size, row.to.size);
     match show.sort {
         Sort::Address => {}
-        Sort::Name => rows.sort_by_cached_key(|row| Label::of_mapping(row.mapping).fit(200)),
+        Sort::Name => rows.sort_by_cached_key(|row| Label::of_mapping(row.mapping).order()),
         Sort::Size => rows.sort_by_key(|row| Reverse(size(row).unsigned_abs())),
         _ => rows.sort_by_key(|row| Reverse((res(row).map(i64::unsigned_abs), size(row).unsigned_abs()))),
     }

@@ -1,7 +1,7 @@
 //! Several processes together: what their RES comes to when each page is counted once, who shares how much with whom, and
 //! what it is that they share.
 
-use super::labels::{Label, kind_words};
+use super::labels::{Filter, Label, kind_words};
 use super::table::{Column, Table};
 use super::{notes, tables, text};
 use crate::cli::ShowOptions;
@@ -34,15 +34,33 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
         objects(physical, show, sheet);
     }
     sheet.line(&[]);
-    notes(snapshot, group, sheet);
+    absent(snapshot, group, sheet);
+    let sources = members.iter().flat_map(|process| &process.sources).chain(&group.sources);
+    notes::cost(&sources.copied().collect::<Vec<_>>(), show, sheet);
+    notes::given_up_of(&members, &command(group), sheet);
+    notes::given_up(&group.given_up, &command(group), sheet);
     if let Some(first) = members.first() {
         let text = format!("memtrace snapshot --pid {}        one of them, by kind and file", first.pid);
         sheet.line(&[(Look::Faint, &text)]);
     }
 }
 
-/// Who is not in it, what looking at them together cost, and what was not read.
-pub(super) fn notes(snapshot: &Snapshot, group: &Group, sheet: &mut Sheet) {
+/// Below what each of them says of itself: who is not in it, what looking at them together cost, and what was not read.
+pub(super) fn notes(snapshot: &Snapshot, group: &Group, show: &ShowOptions, sheet: &mut Sheet) {
+    absent(snapshot, group, sheet);
+    notes::cost(&group.sources, show, sheet);
+    notes::given_up(&group.given_up, &command(group), sheet);
+}
+
+/// What was typed, or comes to the same.
+fn command(group: &Group) -> String {
+    let pids: String = group.pids.iter().take(FEW).map(|pid| format!(" --pid {pid}")).collect();
+    let more = if group.pids.len() > FEW { " …" } else { "" };
+    format!("memtrace snapshot{pids}{more}")
+}
+
+/// Who is not in it.
+fn absent(snapshot: &Snapshot, group: &Group, sheet: &mut Sheet) {
     if snapshot.vanished > 0 {
         let gone = counted(snapshot.vanished as u64, "process", "processes");
         sheet.line(&[(Look::Plain, &format!("vanished    {gone} ended before they could be read"))]);
@@ -51,17 +69,15 @@ pub(super) fn notes(snapshot: &Snapshot, group: &Group, sheet: &mut Sheet) {
     for process in unread {
         sheet.wrapped((Look::Plain, "left out    "), 12, (Look::Plain, &left_out(process)));
     }
-    notes::cost(&group.sources, sheet);
-    let pids: String = group.pids.iter().take(FEW).map(|pid| format!(" --pid {pid}")).collect();
-    let more = if group.pids.len() > FEW { " …" } else { "" };
-    notes::given_up(&group.given_up, &format!("memtrace snapshot{pids}{more}"), sheet);
 }
 
 /// Who is not in the group, and why.
 fn left_out(process: &Process) -> String {
     let why = match (process.counters, &process.mappings) {
         (None, _) => "nothing of it could be read".to_owned(),
-        (_, Some(_)) => "it ended meanwhile, or its memory is that of another one of them".to_owned(),
+        (_, Some(_)) => {
+            "it ended or executed another program meanwhile, or its memory is that of another one of them".to_owned()
+        }
         (_, None) => {
             let maps = process.given_up.iter().find(|given_up| given_up.source == Source::Maps);
             maps.map_or_else(|| "its mappings are unknown".to_owned(), |maps| notes::words(&maps.reason, "").0)
@@ -261,16 +277,14 @@ fn processes(members: &[&Process], group: &Group, show: &ShowOptions, sheet: &mu
 
 /// Who shares how much with whom.
 fn pairs(group: &Group, physical: &Physical, show: &ShowOptions, sheet: &mut Sheet) {
-    if physical.pairs.is_empty() {
-        return;
-    }
+    // That those of a large group are left out is among what was not read.
+    let Some(pairs) = physical.pairs.as_ref().filter(|pairs| !pairs.is_empty()) else { return };
     sheet.line(&[]);
     let n = group.pids.len();
     let pid = |index: usize| group.pids.get(index).map_or_else(String::new, u32::to_string);
-    let width = physical.pairs.iter().map(|pair| short(pair.shared).chars().count()).max().unwrap_or(0).max(7) + 1;
-    if n > 2 && n <= MATRIX && 8 + (n - 1) * width <= sheet.width() {
-        let cells: BTreeMap<(usize, usize), u64> =
-            physical.pairs.iter().map(|pair| ((pair.a, pair.b), pair.shared)).collect();
+    let width = pairs.iter().map(|pair| short(pair.shared).chars().count()).max().unwrap_or(0).max(7) + 1;
+    if n > 2 && n <= MATRIX && 8 + (n - 1) * width <= sheet.lines() {
+        let cells: BTreeMap<(usize, usize), u64> = pairs.iter().map(|pair| ((pair.a, pair.b), pair.shared)).collect();
         let heads: String = (0..n - 1).map(|a| right(&pid(a), width)).collect();
         sheet.line(&[(Look::Faint, &format!("{:<8}{heads}", "shared"))]);
         for b in 1..n {
@@ -279,7 +293,7 @@ fn pairs(group: &Group, physical: &Physical, show: &ShowOptions, sheet: &mut She
         }
         return;
     }
-    let mut pairs = physical.pairs.clone();
+    let mut pairs = pairs.clone();
     pairs.sort_by_key(|pair| (Reverse(pair.shared), pair.a, pair.b));
     let shown = show.top.unwrap_or(pairs.len()).min(FEW);
     sheet.line(&[(Look::Faint, "pairs that share most")]);
@@ -293,36 +307,36 @@ fn pairs(group: &Group, physical: &Physical, show: &ShowOptions, sheet: &mut She
     }
 }
 
+fn object_label(object: &SharedObject) -> Label<'_> {
+    match object.kind {
+        Kind::SharedAnon | Kind::Heap | Kind::Stack => Label::plain(kind_words(object.kind)),
+        kind if object.name.is_empty() => Label::plain(kind_words(kind)),
+        // The file's own pages have a row of their own.
+        Kind::Program | Kind::Library if object.inode == 0 => Label { words: "data of".to_owned(), name: &object.name },
+        _ => Label::name(&object.name),
+    }
+}
+
 /// What it is that they share.
 fn objects(physical: &Physical, show: &ShowOptions, sheet: &mut Sheet) {
-    let wanted = |object: &&SharedObject| {
-        let label = Label::name(&object.name);
-        show.filter.as_deref().is_none_or(|text| label.contains(text) || object.kind.name().contains(text))
-    };
+    let filter = Filter::new(show.filter.as_deref());
+    let wanted = |object: &&SharedObject| filter.matches(Some(object.kind), &object_label(object), &object.name);
     let objects: Vec<&SharedObject> = physical.objects.iter().filter(wanted).collect();
     let shown = &objects[..objects.len().min(show.top.unwrap_or(FEW).min(FEW))];
     if shown.is_empty() {
         return;
     }
     sheet.line(&[]);
-    let labels = shown
-        .iter()
-        .map(|object| match object.kind {
-            Kind::SharedAnon | Kind::Heap | Kind::Stack => Label::plain(kind_words(object.kind)),
-            kind if object.name.is_empty() => Label::plain(kind_words(kind)),
-            // The file's own pages have a row of their own.
-            Kind::Program | Kind::Library if object.inode == 0 => {
-                Label { words: "data of".to_owned(), name: &object.name }
-            }
-            _ => Label::name(&object.name),
-        })
-        .collect();
+    let labels = shown.iter().map(|object| object_label(object)).collect();
     let bytes = |head, weight, of: fn(&SharedObject) -> u64| {
         Column::bytes(head, weight, shown.iter().map(|object| Some(of(object))))
     };
     let columns = vec![
         Column::text("processes", 6, shown.iter().map(|object| count(object.processes as u64))),
-        bytes("in memory", 9, |o| o.res),
+        match shown.iter().any(|object| object.inode == 0) {
+            true => bytes("in memory", 9, |o| o.res).meaning("of heap and data only what is mapped more than once"),
+            false => bytes("in memory", 9, |o| o.res),
+        },
         bytes("shared", 8, |o| o.shared),
         bytes("in Σ RES", 7, |o| o.sum_res),
     ];

@@ -1,20 +1,25 @@
 //! Snapshots as NDJSON: one object a process, then one for all together. The contract is docs/ndjson.md, the way back
-//! [`crate::snapshot::stored`]. What is shown elsewhere as a table is here whole: nothing is filtered, sorted or cut.
+//! [`stored`]. What is shown elsewhere as a table is here whole: nothing is filtered, sorted or cut.
 
 pub mod diff;
+mod fields;
+pub mod stored;
+mod values;
 
+use crate::snapshot::diff::{Levels, Together};
 use crate::snapshot::rows::{self, Sums};
-use crate::snapshot::stored::{ChangeFields, RollupFields};
-use crate::snapshot::{
-    Counters, GivenUp, Group, MappedFile, Mapping, Physical, Process, Reason, Rollup, SharedObject, Snapshot,
-    SourceCost, Thread, device_numbers,
-};
+use crate::snapshot::{Allocator, Counters, Group, Mapping, Physical, Process, Rollup, SharedObject, Snapshot};
+use crate::statement::Kind;
 use crate::views::Clock;
-use crate::views::json::untrusted::{Address, Arguments, Hex, Text};
+use crate::views::json::untrusted::Address;
 use crate::views::json::{SCHEMA, write_line};
-use crate::views::words::permissions;
-use serde::{Serialize, Serializer};
+use fields::{AmountFields, ChangeFields, FileFields, GivenUpFields, MappingFields, RollupFields, SourceFields};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::io::{self, Write};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use values::{Cmdline, Device, Named, Str, Twin, whole};
 
 /// Writes all lines.
 ///
@@ -31,30 +36,35 @@ pub fn render(snapshot: &Snapshot, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-#[derive(Serialize)]
+/// Read back is what cannot be derived: nobody's sums are believed.
+#[derive(Serialize, Deserialize)]
 struct ProcessLine<'a> {
+    #[serde(skip_deserializing)]
     r#type: &'static str,
     time: String,
     schema: u32,
     pid: u32,
     start_time: u64,
-    comm: Text<'a>,
+    comm: Str<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    comm_hex: Option<Hex<'a>>,
-    exe: Text<'a>,
+    comm_hex: Option<Twin<'a>>,
+    exe: Str<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    exe_hex: Option<Hex<'a>>,
-    cmdline: Arguments<'a>,
+    exe_hex: Option<Twin<'a>>,
+    cmdline: Cmdline<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cmdline_hex: Option<Hex<'a>>,
+    cmdline_hex: Option<Twin<'a>>,
     state: char,
     page_size: u64,
     virt: Option<u64>,
+    #[serde(skip_deserializing)]
     res: Option<u64>,
     anon: Option<u64>,
     file: Option<u64>,
     shmem: Option<u64>,
+    #[serde(skip_deserializing)]
     shr: Option<u64>,
+    #[serde(skip_deserializing)]
     uss: Option<u64>,
     pss: Option<u64>,
     private_file: Option<u64>,
@@ -65,9 +75,11 @@ struct ProcessLine<'a> {
     page_tables: Option<u64>,
     changed_meanwhile: Option<ChangeFields>,
     rollup: Option<RollupFields>,
+    #[serde(skip_deserializing)]
     kinds: Option<Vec<KindFields<'a>>>,
     mappings: Option<Vec<MappingFields<'a>>>,
     files: Option<Vec<FileFields<'a>>>,
+    #[serde(skip_deserializing)]
     cost_ns: u64,
     sources: Vec<SourceFields>,
     given_up: Vec<GivenUpFields<'a>>,
@@ -75,7 +87,8 @@ struct ProcessLine<'a> {
 
 impl<'a> ProcessLine<'a> {
     fn of(p: &'a Process) -> Self {
-        let exe = p.exe.as_deref().unwrap_or_default();
+        let (comm, comm_hex) = Str::of(&p.comm);
+        let (exe, exe_hex) = Str::of(p.exe.as_deref().unwrap_or_default());
         let counter = |of: fn(&Counters) -> u64| p.counters.as_ref().map(of);
         let kinds = |mappings: &'a Vec<Mapping>| rows::by_kind(mappings).into_iter().map(KindFields::of).collect();
         Self {
@@ -84,12 +97,12 @@ impl<'a> ProcessLine<'a> {
             schema: SCHEMA,
             pid: p.pid,
             start_time: p.start_time,
-            comm: Text(&p.comm),
-            comm_hex: Hex::twin(&p.comm),
-            exe: Text(exe),
-            exe_hex: Hex::twin(exe),
-            cmdline: Arguments(&p.cmdline),
-            cmdline_hex: Hex::twin(&p.cmdline),
+            comm,
+            comm_hex,
+            exe,
+            exe_hex,
+            cmdline: Cmdline(p.cmdline.as_slice().into()),
+            cmdline_hex: Twin::of(&p.cmdline),
             state: char::from(p.state),
             page_size: p.page_size,
             virt: counter(|c| c.virt),
@@ -116,31 +129,57 @@ impl<'a> ProcessLine<'a> {
             given_up: p.given_up.iter().map(GivenUpFields::of).collect(),
         }
     }
-}
 
-/// What of a mapping, or of several, is where.
-struct AmountFields([Option<u64>; Sums::AMOUNTS.len()]);
-
-impl AmountFields {
-    fn of(sums: &Sums) -> Self {
-        Self(sums.amounts())
-    }
-}
-
-impl Serialize for AmountFields {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(Sums::AMOUNTS.iter().zip(&self.0))
+    fn process(self) -> Result<Process, String> {
+        let mappings: Option<Result<Vec<Mapping>, _>> =
+            self.mappings.map(|mappings| mappings.into_iter().map(MappingFields::mapping).collect());
+        let mappings = mappings.transpose()?;
+        if mappings.as_ref().is_some_and(|mappings| !mappings.is_sorted_by(|a, b| a.end <= b.start)) {
+            return Err("mappings overlap or are not in the order of their addresses".to_owned());
+        }
+        // All or none.
+        let counters = || {
+            Some(Counters {
+                virt: self.virt?,
+                anon: self.anon?,
+                file: self.file?,
+                shmem: self.shmem?,
+                swap: self.swap?,
+                hugetlb: self.hugetlb?,
+                locked: self.locked?,
+                page_tables: self.page_tables?,
+            })
+        };
+        let counters = counters();
+        let rollup = || Some(self.rollup.as_ref()?.rollup(self.pss?, self.swap_pss?, self.private_file));
+        Ok(Process {
+            pid: self.pid,
+            start_time: self.start_time,
+            comm: self.comm.whole(self.comm_hex),
+            exe: Some(self.exe.whole(self.exe_hex)).filter(|exe| !exe.is_empty()),
+            cmdline: whole(self.cmdline.0, self.cmdline_hex),
+            time_ns: time_ns(&self.time)?,
+            page_size: self.page_size,
+            state: u8::try_from(self.state).map_err(|_| "`state` is no state".to_owned())?,
+            counters,
+            counters_after: counters.zip(self.changed_meanwhile).map(|(counters, changes)| changes.after(counters)),
+            rollup: rollup(),
+            mappings,
+            files: self.files.map(|files| files.into_iter().map(FileFields::file).collect()),
+            sources: self.sources.into_iter().map(SourceFields::cost).collect(),
+            given_up: self.given_up.into_iter().map(GivenUpFields::given_up).collect::<Result<_, _>>()?,
+        })
     }
 }
 
 #[derive(Serialize)]
 struct KindFields<'a> {
-    kind: &'static str,
+    kind: Named<Kind>,
     part: Option<&'static str>,
-    allocator: Option<&'static str>,
-    name: Text<'a>,
+    allocator: Option<Named<Allocator>>,
+    name: Str<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    name_hex: Option<Hex<'a>>,
+    name_hex: Option<Twin<'a>>,
     mappings: u64,
     #[serde(flatten)]
     amounts: AmountFields,
@@ -148,172 +187,44 @@ struct KindFields<'a> {
 
 impl<'a> KindFields<'a> {
     fn of((group, sums): (rows::Group<'a>, Sums)) -> Self {
+        let (name, name_hex) = Str::of(group.name);
         Self {
-            kind: group.kind.name(),
+            kind: Named(group.kind),
             part: group.part.map(rows::Part::name),
-            allocator: group.allocator.map(crate::snapshot::Allocator::name),
-            name: Text(group.name),
-            name_hex: Hex::twin(group.name),
+            allocator: group.allocator.map(Named),
+            name,
+            name_hex,
             mappings: sums.mappings,
             amounts: AmountFields::of(&sums),
         }
     }
 }
 
-#[derive(Serialize)]
-struct MappingFields<'a> {
-    kind: &'static str,
-    name: Text<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name_hex: Option<Hex<'a>>,
-    allocator: Option<&'static str>,
-    thread: Option<ThreadFields<'a>>,
-    start: Address,
-    end: Address,
-    permissions: String,
-    offset: Address,
-    device: String,
-    inode: u64,
-    #[serde(flatten)]
-    amounts: AmountFields,
-}
-
-impl<'a> MappingFields<'a> {
-    fn of(m: &'a Mapping) -> Self {
-        Self {
-            kind: m.kind.name(),
-            name: Text(&m.name),
-            name_hex: Hex::twin(&m.name),
-            allocator: m.allocator.map(crate::snapshot::Allocator::name),
-            thread: m.thread.as_ref().map(ThreadFields::of),
-            start: Address(m.start),
-            end: Address(m.end),
-            permissions: permissions(m.permissions),
-            offset: Address(m.offset),
-            device: device(m.device),
-            inode: m.inode,
-            amounts: AmountFields::of(&m.into()),
-        }
-    }
-}
-
-/// `8:2`, as in `/sys/dev/block`.
-fn device(device: u64) -> String {
-    let (major, minor) = device_numbers(device);
-    format!("{major}:{minor}")
-}
-
-#[derive(Serialize)]
-struct ThreadFields<'a> {
-    tid: u32,
-    comm: Text<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    comm_hex: Option<Hex<'a>>,
-}
-
-impl<'a> ThreadFields<'a> {
-    fn of(thread: &'a Thread) -> Self {
-        Self { tid: thread.tid, comm: Text(&thread.comm), comm_hex: Hex::twin(&thread.comm) }
-    }
-}
-
-#[derive(Serialize)]
-struct FileFields<'a> {
-    path: Text<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_hex: Option<Hex<'a>>,
-    device: String,
-    inode: u64,
-    size: Option<u64>,
-    mapped: u64,
-    resident: Option<u64>,
-    on_disk: Option<bool>,
-    page_cache: Option<u64>,
-    dirty: Option<u64>,
-    writeback: Option<u64>,
-    not_loaded: Option<u64>,
-    writable_shared: bool,
-}
-
-impl<'a> FileFields<'a> {
-    fn of(f: &'a MappedFile) -> Self {
-        Self {
-            path: Text(&f.path),
-            path_hex: Hex::twin(&f.path),
-            device: device(f.device),
-            inode: f.inode,
-            size: f.size,
-            mapped: f.mapped,
-            resident: f.resident,
-            on_disk: f.on_disk,
-            page_cache: f.page_cache,
-            dirty: f.dirty,
-            writeback: f.writeback,
-            not_loaded: f.not_loaded(),
-            writable_shared: f.writable_shared,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct SourceFields {
-    source: &'static str,
-    cost_ns: u64,
-    longest_call_ns: u64,
-    calls: u32,
-}
-
-impl SourceFields {
-    const fn of(s: &SourceCost) -> Self {
-        Self { source: s.source.name(), cost_ns: s.cost_ns, longest_call_ns: s.longest_call_ns, calls: s.calls }
-    }
-}
-
-#[derive(Serialize)]
-struct GivenUpFields<'a> {
-    source: &'static str,
-    reason: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    capability: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    estimate_ns: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit_ns: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    what: Option<Text<'a>>,
-}
-
-impl<'a> GivenUpFields<'a> {
-    fn of(given_up: &'a GivenUp) -> Self {
-        let (source, reason) = (given_up.source.name(), given_up.reason.name());
-        let bare = Self { source, reason, capability: None, estimate_ns: None, limit_ns: None, what: None };
-        match &given_up.reason {
-            Reason::NotPermitted { capability } => Self { capability: Some(Text(capability.as_bytes())), ..bare },
-            Reason::OverBudget { estimate_ns, limit_ns } => {
-                Self { estimate_ns: Some(*estimate_ns), limit_ns: Some(*limit_ns), ..bare }
-            }
-            Reason::Failed { what } => Self { what: Some(Text(what.as_bytes())), ..bare },
-            Reason::NotOffered | Reason::Gone => bare,
-        }
-    }
-}
-
-#[derive(Serialize)]
+/// Read back is what is compared.
+#[derive(Serialize, Deserialize)]
 struct GroupLine<'a> {
+    #[serde(skip_deserializing)]
     r#type: &'static str,
     time: String,
     schema: u32,
-    pids: &'a [u32],
+    pids: Cow<'a, [u32]>,
+    #[serde(skip_deserializing)]
     vanished: usize,
     sum_res: u64,
     sum_pss: Option<u64>,
     res: Option<u64>,
     uss: Option<u64>,
+    #[serde(skip_deserializing)]
     shared_with_group: Option<&'a [u64]>,
+    #[serde(skip_deserializing)]
     pairs: Option<Vec<PairFields>>,
+    #[serde(skip_deserializing)]
     objects: Option<Vec<ObjectFields<'a>>>,
+    #[serde(skip_deserializing)]
     links: Option<Vec<LinkFields>>,
+    #[serde(skip_deserializing)]
     sources: Vec<SourceFields>,
+    #[serde(skip_deserializing)]
     given_up: Vec<GivenUpFields<'a>>,
 }
 
@@ -343,20 +254,31 @@ impl<'a> GroupLine<'a> {
             r#type: "group",
             time: Clock::at(time_ns).rfc3339(0),
             schema: SCHEMA,
-            pids: &group.pids,
+            pids: group.pids.as_slice().into(),
             vanished: snapshot.vanished,
             sum_res: group.sum_res,
             sum_pss: group.sum_pss,
             res: physical.map(|p| p.res),
             uss: physical.map(|p| p.uss),
             shared_with_group: physical.map(|p| p.shared_with_group.as_slice()),
-            pairs: physical.map(|p| p.pairs.iter().filter_map(pair).collect()),
+            pairs: physical.and_then(|p| p.pairs.as_ref()).map(|pairs| pairs.iter().filter_map(pair).collect()),
             objects: physical.map(|p| p.objects.iter().map(ObjectFields::of).collect()),
             links: physical.map(links),
             sources: group.sources.iter().map(SourceFields::of).collect(),
             given_up: group.given_up.iter().map(GivenUpFields::of).collect(),
         }
     }
+
+    fn together(self) -> Result<Together, String> {
+        let levels = Levels { sum_res: Some(self.sum_res), sum_pss: self.sum_pss, res: self.res, uss: self.uss };
+        Ok(Together { time_ns: time_ns(&self.time)?, pids: self.pids.into_owned(), levels })
+    }
+}
+
+/// `2026-01-31T12:00:03.120000000Z`, as ns since 1970.
+fn time_ns(text: &str) -> Result<i64, String> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "`time` is no time".to_owned())?;
+    i64::try_from(time.unix_timestamp_nanos()).map_err(|_| "`time` is out of range".to_owned())
 }
 
 #[derive(Serialize)]
@@ -381,11 +303,11 @@ struct LinkFields {
 
 #[derive(Serialize)]
 struct ObjectFields<'a> {
-    kind: &'static str,
-    name: Text<'a>,
+    kind: Named<Kind>,
+    name: Str<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    name_hex: Option<Hex<'a>>,
-    device: String,
+    name_hex: Option<Twin<'a>>,
+    device: Device,
     inode: u64,
     processes: usize,
     res: u64,
@@ -395,11 +317,12 @@ struct ObjectFields<'a> {
 
 impl<'a> ObjectFields<'a> {
     fn of(o: &'a SharedObject) -> Self {
+        let (name, name_hex) = Str::of(&o.name);
         Self {
-            kind: o.kind.name(),
-            name: Text(&o.name),
-            name_hex: Hex::twin(&o.name),
-            device: device(o.device),
+            kind: Named(o.kind),
+            name,
+            name_hex,
+            device: Device(o.device),
             inode: o.inode,
             processes: o.processes,
             res: o.res,

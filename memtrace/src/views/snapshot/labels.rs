@@ -82,10 +82,33 @@ impl<'a> Label<'a> {
         if room == 0 { cut(&words, width) } else { format!("{words}{}", end_of(self.name, room)) }
     }
 
-    /// It contains the text that was asked for; case does not matter.
-    pub(super) fn contains(&self, wanted: &str) -> bool {
-        let contains = |text: &str| text.to_lowercase().contains(&wanted.to_lowercase());
-        contains(&self.words) || contains(&String::from_utf8_lossy(self.name))
+    /// What it is sorted by: words, and of a path its last part, which is never cut away; the same ones by what is before.
+    pub(super) fn order(&self) -> (String, &'a [u8]) {
+        (format!("{} {}", self.words, String::from_utf8_lossy(basename(self.name))).trim().to_lowercase(), self.name)
+    }
+}
+
+/// What was asked for with `--filter`: a part of what a row is called, of its kind's name in the contract, or of the whole
+/// path that its name was made of. Case does not matter.
+pub(super) struct Filter(String);
+
+impl Filter {
+    pub(super) fn new(wanted: Option<&str>) -> Self {
+        Self(wanted.unwrap_or_default().to_lowercase())
+    }
+
+    pub(super) fn matches(&self, kind: Option<Kind>, label: &Label<'_>, path: &[u8]) -> bool {
+        let within = |text: &str| text.to_lowercase().contains(&self.0);
+        let named = |name: &[u8]| within(&String::from_utf8_lossy(name));
+        self.0.is_empty()
+            || kind.is_some_and(|kind| within(kind.name()))
+            || within(&label.words)
+            || named(label.name)
+            || named(path)
+    }
+
+    pub(super) fn matches_mapping(&self, mapping: &Mapping) -> bool {
+        self.matches(Some(mapping.kind), &Label::of_mapping(mapping), &mapping.name)
     }
 }
 
@@ -151,6 +174,27 @@ mod tests {
         assert_eq!(label.fit(16), "memfd libc.so.6");
         assert_eq!(label.fit(12), "memfd libc.…");
         assert_eq!(label.fit(4), "mem…");
+    }
+
+    #[test]
+    fn names_are_in_the_order_of_what_is_never_cut_away() {
+        let file = |name| Label { words: String::new(), name };
+        let (a, b): (&[u8], &[u8]) = (b"/z/Apple", b"/a/banana");
+        assert!(file(a).order() < file(b).order());
+        assert!(file(b"/a/x").order() < file(b"/b/x").order(), "by the rest of the path");
+        assert!(Label::plain("heap").order() < file(b"/lib/libc.so.6").order());
+    }
+
+    #[test]
+    fn a_filter_finds_kinds_words_and_whole_paths_in_any_case() {
+        let path = b"/usr/lib/libc.so.6".as_slice();
+        let mapping = Mapping { inode: 7, name: path.to_vec(), ..Mapping::bare(0, 4096, 1, Kind::Library) };
+        for (wanted, found) in [("LIBRARY", true), ("Usr", true), ("LIBC", true), ("libm", false), ("", true)] {
+            assert_eq!(Filter::new(Some(wanted)).matches_mapping(&mapping), found, "{wanted}");
+        }
+        assert!(Filter::new(None).matches(None, &Label::plain("total"), &[]));
+        assert!(Filter::new(Some("SHARED_anon")).matches(Some(Kind::SharedAnon), &Label::plain("x"), &[]));
+        assert!(Filter::new(Some("Guard")).matches_mapping(&Mapping::bare(0, 4096, 0, Kind::Guard)), "not its words");
     }
 
     proptest! {

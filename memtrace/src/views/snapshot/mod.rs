@@ -10,12 +10,13 @@ pub mod notes;
 pub mod picture;
 #[cfg(test)]
 pub(crate) mod sample;
+mod seen;
 pub mod svg;
 mod table;
 mod tables;
 mod text;
 
-pub use text::{Page, render, render_group_notes};
+pub use text::{Page, render, render_group_notes, render_text};
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,9 @@ use crate::snapshot::{
 };
 use crate::statement::Kind;
 
+mod group;
+pub(crate) use group::{group, small, two};
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const POSTGRES: &str = "/usr/lib/postgresql/15/bin/postgres";
@@ -43,7 +46,7 @@ fn mapping(start: u64, kib: u64, permissions: u8, kind: Kind, name: &str, here: 
         resident: Some(Resident {
             rss: (private + shared) * KIB,
             anonymous: here.anonymous * KIB,
-            swap: here.swap * KIB,
+            swap: Some(here.swap * KIB),
             huge: here.huge * KIB,
         }),
         detail: Some(Detail {
@@ -82,7 +85,7 @@ fn process(pid: u32, comm: &str, exe: &str, cmdline: &str, mappings: Vec<Mapping
         anon: resident.anonymous,
         file: sum(&|m, r, _| if shmem(m.kind) { 0 } else { r.rss - r.anonymous }),
         shmem: sum(&|m, r, _| if shmem(m.kind) { r.rss - r.anonymous } else { 0 }),
-        swap: sum(&|m, r, _| if shmem(m.kind) { 0 } else { r.swap }),
+        swap: sum(&|m, r, _| if shmem(m.kind) { 0 } else { r.swap.unwrap_or(0) }),
         hugetlb: detail.hugetlb,
         locked: 0,
         page_tables: 912 * KIB,
@@ -95,7 +98,7 @@ fn process(pid: u32, comm: &str, exe: &str, cmdline: &str, mappings: Vec<Mapping
         shared_clean: detail.shared_clean,
         shared_dirty: detail.shared_dirty,
         anonymous: resident.anonymous,
-        swap: resident.swap,
+        swap: resident.swap.unwrap_or(0),
         swap_pss: detail.swap_pss,
         hugetlb: detail.hugetlb,
         locked: detail.locked,
@@ -257,88 +260,6 @@ pub(crate) fn postgres() -> Process {
     process
 }
 
-/// One that fits on a page: for the document, where each field is to be seen once.
-pub(crate) fn small(pid: u32, heap_kib: u64) -> Process {
-    const PROGRAM: &str = "/usr/local/bin/store";
-    const DATA: &str = "/srv/store/data";
-    let here = In { private_dirty: heap_kib - 64, shared_dirty: 64, anonymous: heap_kib, sharers: 2, ..In::default() };
-    let data = In { private_clean: 256, private_dirty: 512, shared_clean: 4_096, sharers: 2, ..In::default() };
-    let mut process = process(
-        pid,
-        "store",
-        PROGRAM,
-        "store\0--serve\0",
-        vec![
-            mapping(0x55d0_0000_0000, 400, RX, Kind::Program, PROGRAM, In { sharers: 2, ..common(320) }),
-            mapping(0x55d0_0200_0000, 4_096, RW, Kind::Heap, "[heap]", here),
-            mapping(0x7f12_b000_0000, 16_384, RW | SHARED, Kind::File, DATA, data),
-        ],
-    );
-    process.files = Some(vec![MappedFile {
-        path: DATA.into(),
-        device: 8 << 32 | 2,
-        inode: 1_015,
-        size: Some(16 * MIB),
-        mapped: 16 * MIB,
-        resident: Some(4_864 * KIB),
-        on_disk: Some(true),
-        page_cache: Some(9 * MIB),
-        dirty: Some(384 * KIB),
-        writeback: Some(128 * KIB),
-        writable_shared: true,
-    }]);
-    process.given_up = vec![GivenUp { source: Source::Mincore, reason: Reason::NotOffered }];
-    process
-}
-
-/// Two of these, and what they share.
-pub(crate) fn two() -> Snapshot {
-    let processes = vec![small(4_711, 1_024), small(4_712, 1_024)];
-    let (res, pss) = processes.iter().fold((0, 0), |(res, pss), process| {
-        let (counters, rollup) = (process.counters.unwrap_or_default(), process.rollup.unwrap_or_default());
-        (res + counters.res(), pss + rollup.pss)
-    });
-    let shared = (320 + 64 + 4_096) * KIB;
-    let object = |kind, name: &str, shared: u64, res: u64| SharedObject {
-        kind,
-        name: name.into(),
-        device: if kind == Kind::File { 8 << 32 | 2 } else { 0 },
-        inode: if kind == Kind::File { 1_015 } else { 0 },
-        processes: 2,
-        res,
-        shared,
-        sum_res: shared + res,
-    };
-    Snapshot {
-        page_maps: Vec::new(),
-        group: Some(Group {
-            pids: vec![4_711, 4_712],
-            sum_res: res,
-            sum_pss: Some(pss),
-            physical: Some(Physical {
-                res: res - shared,
-                uss: res - shared,
-                shared_with_group: vec![shared; 2],
-                pairs: vec![Pair { a: 0, b: 1, shared }],
-                objects: vec![
-                    object(Kind::File, "/srv/store/data", 4_096 * KIB, 5_632 * KIB),
-                    object(Kind::Heap, "[heap]", 64 * KIB, 1_984 * KIB),
-                ],
-                links: vec![Link { a: 2, b: 2, shared: 4_096 * KIB }],
-            }),
-            given_up: Vec::new(),
-            sources: vec![SourceCost {
-                source: Source::Pagemap,
-                cost_ns: 1_240_000,
-                longest_call_ns: 96_000,
-                calls: 14,
-            }],
-        }),
-        processes,
-        vanished: 0,
-    }
-}
-
 /// Another user's process: counters are everyone's to read, mappings are not.
 pub(crate) fn not_permitted() -> Process {
     let given_up =
@@ -430,83 +351,4 @@ pub(crate) fn hostile() -> Process {
     process.given_up =
         vec![GivenUp { source: Source::Threads, reason: Reason::Failed { what: "no\u{1b}[0msuch thing".to_owned() } }];
     process
-}
-
-/// Nine backends, by physical page where that may be looked at.
-pub(crate) fn group(physical: bool) -> Snapshot {
-    const BUFFERS: u64 = 1_024 * MIB;
-    let processes: Vec<Process> = (0..9)
-        .map(|i| {
-            let mut process = postgres();
-            process.pid += i;
-            let buffers = process.mappings.iter_mut().flatten().find(|m| m.kind == Kind::SharedAnon);
-            if let Some((resident, detail)) = buffers.and_then(|m| m.resident.as_mut().zip(m.detail.as_mut())) {
-                (resident.rss, detail.private_dirty, detail.shared_dirty) = (BUFFERS, 0, BUFFERS - detail.shared_clean);
-            }
-            for counters in [&mut process.counters, &mut process.counters_after].into_iter().flatten() {
-                counters.shmem = BUFFERS + 32 * KIB;
-            }
-            process
-        })
-        .collect();
-    let sum_res: u64 = processes.iter().filter_map(|p| p.counters).map(|c| c.res()).sum();
-    let each = BUFFERS + 7 * MIB;
-    let alone = sum_res / 9 - each;
-    let objects = vec![
-        SharedObject {
-            kind: Kind::SharedAnon,
-            name: b"/dev/zero (deleted)".to_vec(),
-            device: 1,
-            inode: 5,
-            processes: 9,
-            res: BUFFERS,
-            shared: BUFFERS,
-            sum_res: 9 * BUFFERS,
-        },
-        SharedObject {
-            kind: Kind::Program,
-            name: POSTGRES.into(),
-            device: 8 << 32 | 2,
-            inode: 1_035,
-            processes: 9,
-            res: 5 * MIB,
-            shared: 5 * MIB,
-            sum_res: 45 * MIB,
-        },
-        SharedObject {
-            kind: Kind::Heap,
-            name: b"[heap]".to_vec(),
-            device: 0,
-            inode: 0,
-            processes: 9,
-            res: 12 * MIB,
-            shared: 2 * MIB,
-            sum_res: 28 * MIB,
-        },
-    ];
-    let pairs = (0..9).flat_map(|a| (a + 1..9).map(move |b| Pair { a, b, shared: each - (a + b) as u64 * 64 * KIB }));
-    let physical_pages = Physical {
-        res: each + 9 * alone,
-        uss: each + 9 * alone - 4 * MIB,
-        shared_with_group: vec![each; 9],
-        pairs: pairs.collect(),
-        objects,
-        links: vec![Link { a: 4, b: 4, shared: BUFFERS }, Link { a: 1, b: 1, shared: 4_400 * KIB }],
-    };
-    let missing =
-        GivenUp { source: Source::Pagemap, reason: Reason::NotPermitted { capability: "CAP_SYS_ADMIN".to_owned() } };
-    let cost = SourceCost { source: Source::Pagemap, cost_ns: 41_000_000, longest_call_ns: 800_000, calls: 180 };
-    Snapshot {
-        page_maps: Vec::new(),
-        group: Some(Group {
-            pids: processes.iter().map(|p| p.pid).collect(),
-            sum_res,
-            sum_pss: processes.iter().map(|p| Some(p.rollup?.pss)).sum(),
-            physical: physical.then_some(physical_pages),
-            given_up: if physical { Vec::new() } else { vec![missing] },
-            sources: if physical { vec![cost] } else { Vec::new() },
-        }),
-        processes,
-        vanished: 1,
-    }
 }

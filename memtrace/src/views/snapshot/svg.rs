@@ -91,7 +91,7 @@ impl<'a> Column<'a> {
 }
 
 /// Processes that are drawn.
-const DRAWN: usize = 2;
+pub const DRAWN: usize = 2;
 
 /// Those that can be drawn, with their places in the snapshot.
 fn drawable(snapshot: &Snapshot) -> impl Iterator<Item = (usize, &Process)> {

@@ -1,13 +1,15 @@
 //! Tables that keep to the terminal's width: the first column takes what room there is, figures stand at the right, and
-//! the least important columns go first.
+//! the least important columns go first. Below stands which ones did, and where they are to be seen.
 
 use super::labels::Label;
 use crate::views::columns::{columns, left, right};
 use crate::views::human::{or_unknown, short};
 use crate::views::sheet::{Look, Sheet};
 
-/// Fewest and most columns for the names of rows.
-const LABEL: std::ops::RangeInclusive<usize> = 16..=64;
+/// Fewest and most columns for the names of rows; without a limit they are whole.
+const LABEL: std::ops::RangeInclusive<usize> = 20..=64;
+/// Names are not longer: the kernel's limit of paths.
+const WHOLE: usize = 4096;
 const GAP: usize = 2;
 
 /// Figures of all rows.
@@ -18,7 +20,7 @@ pub(super) struct Column {
     weight: u8,
     /// Nothing is lost with it.
     empty: bool,
-    /// In no row is it known.
+    /// In no row is it known that there is anything.
     unknown: bool,
     /// What its head means, where that is no common word; empty for none.
     meaning: &'static str,
@@ -29,7 +31,8 @@ impl Column {
     pub(super) fn bytes(head: impl Into<String>, weight: u8, cells: impl IntoIterator<Item = Option<u64>>) -> Self {
         let cells: Vec<Option<u64>> = cells.into_iter().collect();
         let empty = cells.iter().all(|&cell| cell == Some(0));
-        let unknown = cells.iter().all(Option::is_none);
+        // Where there is nothing, all of it is known.
+        let unknown = cells.contains(&None) && cells.iter().all(|cell| cell.is_none_or(|bytes| bytes == 0));
         Self {
             head: head.into(),
             cells: cells.into_iter().map(|cell| or_unknown(cell, short)).collect(),
@@ -100,14 +103,18 @@ impl Table<'_> {
         let unknown = unknown.join(", ");
         self.columns.retain(|column| !column.unknown);
         let lead = self.leads.iter().map(|lead| columns(lead)).max().unwrap_or(0);
-        let names = self.labels.iter().map(|label| columns(&label.fit(*LABEL.end())));
+        let most = if sheet.lines() == usize::MAX { WHOLE } else { *LABEL.end() };
+        let names = self.labels.iter().map(|label| columns(&label.fit(most)));
         let wanted = names.chain([columns(self.head).saturating_sub(lead)]).max().unwrap_or(0);
-        let width = sheet.width().saturating_sub(indent);
+        let width = sheet.lines().saturating_sub(indent);
+        let taken = |shown: &[Column]| shown.iter().map(|column| column.width() + GAP).sum::<usize>();
+        let least_name = lead + wanted.clamp(1, *LABEL.start());
+        let all = indent + least_name + taken(&self.columns);
+        let mut left_out: Vec<String> = self.columns.iter().map(|column| column.head.clone()).collect();
         let room = loop {
-            let taken: usize = self.columns.iter().map(|column| column.width() + GAP).sum();
-            let room = width.saturating_sub(taken);
+            let room = width.saturating_sub(taken(&self.columns));
             // The first columns are never in the way of a name that fits its least width.
-            if room >= lead + wanted.clamp(1, *LABEL.start()) || self.columns.len() <= 1 {
+            if room >= least_name || self.columns.len() <= 1 {
                 break room;
             }
             let Some(least) = self.columns.iter().enumerate().min_by_key(|(_, column)| column.weight) else {
@@ -115,6 +122,7 @@ impl Table<'_> {
             };
             self.columns.remove(least.0);
         };
+        left_out.retain(|head| self.columns.iter().all(|column| column.head != *head));
         let name = room.saturating_sub(lead).clamp(1, wanted.max(1));
         let first = lead + name;
         let margin = " ".repeat(indent);
@@ -136,6 +144,12 @@ impl Table<'_> {
         if !unknown.is_empty() {
             // Said once, not in every row.
             sheet.wrapped((Look::Plain, &margin), indent, (Look::Faint, &format!("{unknown}: unknown")));
+        }
+        if !left_out.is_empty() {
+            let heads = left_out.join(", ");
+            let text =
+                format!("left out for want of room: {heads}; {all} columns show all, and so does a pipe (| less -S)");
+            sheet.wrapped((Look::Plain, &margin), indent, (Look::Faint, &text));
         }
         let meanings = self.columns.iter().filter(|column| !column.meaning.is_empty());
         let meanings: Vec<String> = meanings.map(|column| format!("{}: {}", column.head, column.meaning)).collect();

@@ -1,13 +1,14 @@
 //! The rows of `--by`: which of them are shown, in which order, and what the others come to. Columns add up to the line
 //! `total` whatever was left out.
 
-use super::labels::Label;
+use super::labels::{Filter, Label};
+use super::seen::{self, Pages, Seen};
 use super::table::{Column, Table};
 use crate::cli::{By, ShowOptions, Sort};
 use crate::snapshot::rows::{self, Group, Sums};
 use crate::snapshot::{MappedFile, Mapping, Process};
 use crate::views::escape::escape;
-use crate::views::human::{count, counted};
+use crate::views::human::count;
 use crate::views::sheet::{Look, Sheet};
 use crate::views::words::permissions;
 use std::cmp::Reverse;
@@ -25,20 +26,16 @@ pub(super) struct Row<'a> {
     pub(super) of: Of<'a>,
     pub(super) label: Label<'a>,
     pub(super) sums: Sums,
+    pages: Option<Pages>,
 }
 
 impl Row<'_> {
-    fn matches(&self, wanted: &str) -> bool {
-        let kind = match self.of {
-            Of::Kind(group) => group.kind.name(),
-            Of::Mapping(mapping) => mapping.kind.name(),
-            Of::Permissions(_) => "",
-        };
-        let path = match self.of {
-            Of::Mapping(mapping) => mapping.name.as_slice(),
-            _ => &[],
-        };
-        kind.contains(&wanted.to_lowercase()) || self.label.contains(wanted) || Label::name(path).contains(wanted)
+    fn matches(&self, filter: &Filter) -> bool {
+        match self.of {
+            Of::Kind(group) => filter.matches(Some(group.kind), &self.label, group.name),
+            Of::Mapping(mapping) => filter.matches_mapping(mapping),
+            Of::Permissions(_) => filter.matches(None, &self.label, &[]),
+        }
     }
 
     const fn address(&self) -> u64 {
@@ -63,27 +60,41 @@ impl<T> Chosen<T> {
 }
 
 /// Sums by kind, mapping or permissions; `None` when not even the mappings are known.
-pub(super) fn rows<'a>(process: &'a Process, by: By, show: &ShowOptions) -> Option<Chosen<Row<'a>>> {
-    let mappings = process.mappings.as_deref()?;
+pub(super) fn rows<'a>(seen: Seen<'a>, by: By, show: &ShowOptions) -> Option<Chosen<Row<'a>>> {
+    let mappings = seen.process.mappings.as_deref()?;
     let mut rows: Vec<Row<'a>> = match by {
-        By::Kind => rows::by_kind(mappings)
-            .into_iter()
-            .map(|(group, sums)| Row { label: Label::of_group(&group), of: Of::Kind(group), sums })
-            .collect(),
-        By::Permissions => rows::by_permissions(mappings)
-            .into_iter()
-            .map(|(bits, sums)| Row { label: Label::plain(permissions(bits)), of: Of::Permissions(bits), sums })
-            .collect(),
-        By::Mapping | By::File => mappings
-            .iter()
-            .map(|mapping| Row { label: Label::of_mapping(mapping), of: Of::Mapping(mapping), sums: mapping.into() })
-            .collect(),
+        By::Kind => {
+            let pages = seen.by(Group::of);
+            let row = |(group, sums)| {
+                let pages = pages.get(&group).copied().flatten();
+                Row { label: Label::of_group(&group), of: Of::Kind(group), sums, pages }
+            };
+            rows::by_kind(mappings).into_iter().map(row).collect()
+        }
+        By::Permissions => {
+            let pages = seen.by(|mapping| mapping.permissions);
+            let row = |(bits, sums)| {
+                let pages = pages.get(&bits).copied().flatten();
+                Row { label: Label::plain(permissions(bits)), of: Of::Permissions(bits), sums, pages }
+            };
+            rows::by_permissions(mappings).into_iter().map(row).collect()
+        }
+        By::Mapping | By::File => {
+            let row = |(mapping, pages): (&'a Mapping, _)| Row {
+                label: Label::of_mapping(mapping),
+                of: Of::Mapping(mapping),
+                sums: mapping.into(),
+                pages,
+            };
+            seen.pages().map(row).collect()
+        }
     };
-    rows.retain(|row| show.filter.as_deref().is_none_or(|wanted| row.matches(wanted)));
+    let filter = Filter::new(show.filter.as_deref());
+    rows.retain(|row| row.matches(&filter));
     match show.sort {
         Sort::Address => rows.sort_by_key(Row::address),
-        Sort::Name => rows.sort_by_cached_key(|row| row.label.fit(200)),
-        by => rows.sort_by_key(|row| Reverse((amount(&row.sums, by), row.sums.rss(), row.sums.size))),
+        Sort::Name => rows.sort_by_cached_key(|row| row.label.order()),
+        by => rows.sort_by_key(|row| Reverse((amount(row, by), row.sums.rss(), row.sums.size))),
     }
     Some(cut(rows, show.top))
 }
@@ -97,12 +108,13 @@ fn cut<T>(mut rows: Vec<T>, top: Option<usize>) -> Chosen<T> {
     Chosen { shown: rows, rest }
 }
 
-fn amount(sums: &Sums, sort: Sort) -> Option<u64> {
+fn amount(row: &Row<'_>, sort: Sort) -> Option<u64> {
+    let (sums, pages) = (&row.sums, row.pages);
     match sort {
         Sort::Size => Some(sums.size),
         Sort::Pss => sums.pss(),
-        Sort::Private => sums.private(),
-        Sort::Shared => sums.shared(),
+        Sort::Private => pages.map(|pages| pages.private),
+        Sort::Shared => pages.map(|pages| pages.shared),
         Sort::Dirty => sums.dirty(),
         Sort::Swap => sums.swap(),
         Sort::Rss | Sort::Address | Sort::Name => sums.rss(),
@@ -120,14 +132,17 @@ pub(super) fn print(chosen: Chosen<Row<'_>>, by: By, show: &ShowOptions, sheet: 
     if chosen.shown.is_empty() && nothing_matches(head, show, sheet) {
         return Sums::ZERO;
     }
-    let sum = |rows: &[Row<'_>]| rows.iter().fold(Sums::ZERO, |sum, row| sum.plus(row.sums));
-    let rest = sum(&chosen.rest);
-    let total = sum(&chosen.shown).plus(rest);
+    let sum = |rows: &[Row<'_>]| {
+        let pages = seen::sum(rows.iter().map(|row| row.pages));
+        (rows.iter().fold(Sums::ZERO, |sum, row| sum.plus(row.sums)), pages)
+    };
+    let (shown, rest) = (sum(&chosen.shown), sum(&chosen.rest));
+    let total = (shown.0.plus(rest.0), seen::sum([shown.1, rest.1]));
     let leads = match by {
         By::Mapping => chosen.shown.iter().map(lead).collect(),
         _ => Vec::new(),
     };
-    let mut sums: Vec<Sums> = chosen.shown.iter().map(|row| row.sums).collect();
+    let mut sums: Vec<(Sums, Option<Pages>)> = chosen.shown.iter().map(|row| (row.sums, row.pages)).collect();
     let mut labels: Vec<Label<'_>> = chosen.shown.into_iter().map(|row| row.label).collect();
     let figures = labels.len();
     if !chosen.rest.is_empty() {
@@ -136,12 +151,15 @@ pub(super) fn print(chosen: Chosen<Row<'_>>, by: By, show: &ShowOptions, sheet: 
     }
     labels.push(total_label(show));
     sums.push(total);
-    let bytes = |head, weight, of: fn(&Sums) -> Option<u64>| Column::bytes(head, weight, sums.iter().map(of));
+    let bytes =
+        |head, weight, of: fn(&Sums) -> Option<u64>| Column::bytes(head, weight, sums.iter().map(|(sums, _)| of(sums)));
+    let pages =
+        |head, weight, of: fn(Pages) -> u64| Column::bytes(head, weight, sums.iter().map(|(_, pages)| pages.map(of)));
     let columns = vec![
         bytes("size", 8, |s| Some(s.size)),
         bytes("resident", 11, Sums::rss),
-        bytes("private", 10, Sums::private),
-        bytes("shared", 9, Sums::shared),
+        pages("private", 10, |pages| pages.private),
+        pages("shared", 9, |pages| pages.shared),
         bytes("PSS", 7, Sums::pss),
         bytes("swap", 6, Sums::swap).if_any(),
         bytes("dirty", 4, Sums::dirty).if_any().meaning("written to, no such copy on disk"),
@@ -150,10 +168,11 @@ pub(super) fn print(chosen: Chosen<Row<'_>>, by: By, show: &ShowOptions, sheet: 
         bytes("hugetlb", 5, |s| s.detail.map(|d| d.hugetlb)).if_any(),
         bytes("KSM", 2, |s| s.detail.map(|d| d.ksm)).if_any(),
         bytes("lazy-free", 2, |s| s.detail.map(|d| d.lazy_free)).if_any(),
-        bytes("not here", 1, Sums::not_here).meaning("part of size that is neither in RES nor in swap"),
+        bytes("untouched", 1, Sums::not_here)
+            .meaning("neither in RES nor in swap: never touched, given back, or not in use here"),
     ];
     Table { head, leads, sums: labels.len() - figures, labels, columns }.print(sheet, 0);
-    total
+    total.0
 }
 
 /// In the place of a table without rows; whether it was a filter that left none.
@@ -177,16 +196,17 @@ fn lead(row: &Row<'_>) -> String {
 }
 
 pub(super) fn others(rows: usize) -> Label<'static> {
-    Label::plain(format!("other {} rows", count(rows as u64)))
+    Label::plain(format!("other {} rows (--top 0)", count(rows as u64)))
 }
 
 /// The files of a process; `None` when they were not looked at.
 pub(super) fn files<'a>(process: &'a Process, show: &ShowOptions) -> Option<Chosen<&'a MappedFile>> {
     let mut files: Vec<&MappedFile> = process.files.as_deref()?.iter().collect();
-    files.retain(|file| show.filter.as_deref().is_none_or(|wanted| Label::name(&file.path).contains(wanted)));
+    let filter = Filter::new(show.filter.as_deref());
+    files.retain(|file| filter.matches(None, &Label::name(&file.path), &[]));
     match show.sort {
         Sort::Address => {}
-        Sort::Name => files.sort_by(|a, b| a.path.cmp(&b.path)),
+        Sort::Name => files.sort_by_cached_key(|file| Label::name(&file.path).order()),
         Sort::Size => files.sort_by_key(|file| Reverse(file.size)),
         Sort::Dirty => files.sort_by_key(|file| Reverse(file.dirty)),
         Sort::Rss | Sort::Pss | Sort::Private | Sort::Shared | Sort::Swap => {
@@ -196,15 +216,15 @@ pub(super) fn files<'a>(process: &'a Process, show: &ShowOptions) -> Option<Chos
     Some(cut(files, show.top))
 }
 
-/// Prints files with what of each is where.
-pub(super) fn print_files(chosen: &Chosen<&MappedFile>, show: &ShowOptions, sheet: &mut Sheet) {
+/// Prints files with what of each is where. `rest`: what the line of those that are not shown is called.
+pub(super) fn print_files(chosen: &Chosen<&MappedFile>, rest: Label<'_>, show: &ShowOptions, sheet: &mut Sheet) {
     if chosen.shown.is_empty() && nothing_matches("files", show, sheet) {
         return;
     }
     let mut labels: Vec<Label<'_>> = chosen.shown.iter().map(|file| Label::name(&file.path)).collect();
     let rows = labels.len();
     if !chosen.rest.is_empty() {
-        labels.push(others(chosen.rest.len()));
+        labels.push(rest);
     }
     labels.push(total_label(show));
     let bytes = |head, weight, of: fn(&MappedFile) -> Option<u64>| {
@@ -223,8 +243,8 @@ pub(super) fn print_files(chosen: &Chosen<&MappedFile>, show: &ShowOptions, shee
     let columns = vec![
         bytes("size", 2, |f| f.size),
         bytes("mapped", 5, |f| Some(f.mapped)),
-        bytes("here", 10, |f| f.resident).meaning("in RES of this process"),
-        bytes("in cache", 9, |f| f.page_cache).meaning("in memory, mapped or not"),
+        bytes("in RES", 10, |f| f.resident).meaning("of this process"),
+        bytes("in cache", 9, |f| f.page_cache).meaning("in memory, whoever maps it"),
         // Of shared memory nothing is on a disk.
         bytes("disk only", 7, |f| if f.on_disk == Some(false) { Some(0) } else { f.not_loaded() })
             .meaning("on disk or a hole"),
@@ -232,12 +252,13 @@ pub(super) fn print_files(chosen: &Chosen<&MappedFile>, show: &ShowOptions, shee
         bytes("writeback", 3, |f| f.writeback).if_any(),
     ];
     Table { head: "files", leads: Vec::new(), sums: labels.len() - rows, labels, columns }.print(sheet, 0);
-    let writable = chosen.shown.iter().filter(|file| file.writable_shared).count();
+    let writable = chosen.shown.iter().filter(|file| file.writable_shared && file.on_disk != Some(false)).count();
     if writable > 0 {
+        let are = if writable == 1 { "is" } else { "are" };
         let text = format!(
-            "{} can be made dirty from here through memory",
-            counted(writable as u64, "of these files", "of these files")
+            "{} of these {are} mapped writable and shared: writing to that memory makes the file dirty",
+            count(writable as u64)
         );
-        sheet.line(&[(Look::Faint, &text)]);
+        sheet.wrapped((Look::Plain, ""), 0, (Look::Faint, &text));
     }
 }

@@ -2,6 +2,7 @@ use super::*;
 use crate::cli::{By, Format, PictureScale, ShowOptions, Sort};
 use crate::snapshot::{Process, Snapshot};
 use crate::views::columns::columns;
+use std::time::Duration;
 
 fn show() -> ShowOptions {
     ShowOptions {
@@ -12,6 +13,8 @@ fn show() -> ShowOptions {
         top: Some(20),
         picture: false,
         scale: PictureScale::Log,
+        costs: false,
+        hold_limit: Some(Duration::from_millis(50)),
     }
 }
 
@@ -20,14 +23,18 @@ fn by(by: By) -> ShowOptions {
 }
 
 fn text(snapshot: &Snapshot, show: &ShowOptions, width: usize) -> String {
-    let mut out = Vec::new();
-    render(snapshot, show, Page { color: false, width }, &mut out).expect("a Vec takes everything");
-    let text = String::from_utf8(out).expect("text");
+    let text = written(snapshot, show, Some(width));
     for line in text.lines() {
         assert!(columns(line) <= width, "{} columns: {line}", columns(line));
         assert!(!line.chars().any(|c| c.is_control() || crate::views::escape::deceives(c)), "{line:?}");
     }
     text
+}
+
+fn written(snapshot: &Snapshot, show: &ShowOptions, width: Option<usize>) -> String {
+    let mut out = Vec::new();
+    render(snapshot, show, Page { color: false, width }, &mut out).expect("a Vec takes everything");
+    String::from_utf8(out).expect("text")
 }
 
 fn alone(process: Process) -> Snapshot {
@@ -75,6 +82,21 @@ fn a_group_without_a_look_at_pages() {
 }
 
 #[test]
+fn of_a_group_it_is_told_what_was_not_read_of_its_members() {
+    let mut snapshot = sample::group(true);
+    let over = sample::over_budget();
+    for process in snapshot.processes.iter_mut().skip(2).take(3) {
+        (process.rollup, process.given_up) = (None, over.given_up.clone());
+    }
+    let text = text(&snapshot, &show(), 100);
+    assert!(
+        text.contains("not read    smaps, smaps_rollup of postgres[4713] and 2 more: one call would hold"),
+        "{text}"
+    );
+    assert!(text.contains(" --full "), "{text}");
+}
+
+#[test]
 fn tables() {
     let snapshot = alone(sample::postgres());
     let few = ShowOptions { top: Some(6), ..by(By::Mapping) };
@@ -111,7 +133,8 @@ fn later() -> Process {
 fn changes(before: &Process, after: &Process, width: usize) -> String {
     let mut out = Vec::new();
     let changed = crate::snapshot::diff::diff(before, after);
-    diff::render(&changed, &show(), Page { color: false, width }, &mut out).expect("a Vec takes everything");
+    diff::render(&changed, &show(), Page { color: false, width: Some(width) }, &mut out)
+        .expect("a Vec takes everything");
     let text = String::from_utf8(out).expect("text");
     assert!(text.lines().all(|line| columns(line) <= width), "{text}");
     text
@@ -129,10 +152,31 @@ fn what_changed() {
     let (mut json, mut single) = (Vec::new(), Vec::new());
     json::diff::render(&crate::snapshot::diff::diff(&before, &after), &mut json).expect("a Vec takes everything");
     json::diff::render_single(&sample::hostile(), true, &mut json).expect("a Vec takes everything");
-    diff::render_single(&sample::hostile(), false, Page { color: false, width: 80 }, &mut single)
+    diff::render_single(&sample::hostile(), false, Page { color: false, width: Some(80) }, &mut single)
         .expect("a Vec takes everything");
     insta::assert_snapshot!("diff_json", String::from_utf8(json).expect("JSON is text"));
     insta::assert_snapshot!("diff_single", String::from_utf8(single).expect("text"));
+}
+
+#[test]
+fn what_changed_in_several_together() {
+    use crate::snapshot::diff::{Levels, Together};
+    let compare = crate::snapshot::diff::diff;
+    let levels =
+        Levels { sum_res: Some(900 << 20), sum_pss: Some(300 << 20), res: Some(280 << 20), uss: Some(270 << 20) };
+    let before = Together { time_ns: 1_769_860_803_120_000_000, pids: vec![4_711, 4_712, 4_713], levels };
+    let levels = Levels { sum_res: Some(940 << 20), sum_pss: Some(299 << 20), res: Some(280 << 20), uss: None };
+    let after = Together { time_ns: before.time_ns + 2_000_000_000, pids: vec![4_711, 4_712], levels };
+    let page = Page { color: false, width: Some(80) };
+    let (mut text, mut json) = (Vec::new(), Vec::new());
+    diff::render_together(&before, &after, page, &mut text).expect("a Vec takes everything");
+    diff::render_together(&after, &after, page, &mut text).expect("a Vec takes everything");
+    let (one, later) = (sample::postgres(), later());
+    let quiet = vec![compare(&one, &one); 9];
+    assert!(quiet.iter().all(diff::is_quiet) && !diff::is_quiet(&compare(&one, &later)));
+    diff::render_quiet(&quiet, page, &mut text).expect("a Vec takes everything");
+    json::diff::render_together(&before, &after, &mut json).expect("a Vec takes everything");
+    insta::assert_snapshot!("diff_together", String::from_utf8([text, json].concat()).expect("text"));
 }
 
 #[test]
@@ -152,6 +196,38 @@ fn who_else_maps_a_page_is_one_line() {
         detail.pss -= 2_048;
     }
     insta::assert_snapshot!("diff_with_pss", changes(&before, &later, 120));
+}
+
+#[test]
+fn what_a_narrow_table_leaves_out_is_named_and_the_width_that_it_names_has_it() {
+    let snapshot = alone(sample::hostile());
+    let narrow = text(&snapshot, &by(By::Mapping), 60);
+    let (_, told) = narrow.split_once("left out for want of room: ").expect("named");
+    let told = told.replace('\n', " ");
+    let head = narrow.lines().find(|line| line.starts_with("by mapping")).expect("a table");
+    let (left_out, rest) = told.split_once("; ").expect("heads and advice");
+    let left_out: Vec<&str> = left_out.split(", ").collect();
+    assert!(left_out.len() > 3 && left_out.iter().all(|left_out| !head.contains(left_out)), "{narrow}");
+    let needed: usize = rest.split_whitespace().next().and_then(|figure| figure.parse().ok()).expect("columns");
+    let lines = |width| written(&snapshot, &by(By::Mapping), width);
+    assert!(lines(Some(needed - 1)).contains("want of room"));
+    for all in [Some(needed), None] {
+        let text = lines(all);
+        assert!(!text.contains("want of room"), "{text}");
+        let head = text.lines().find(|line| line.starts_with("by mapping")).expect("a table").to_owned();
+        assert!(left_out.iter().all(|left_out| head.contains(left_out)), "{text}");
+    }
+}
+
+#[test]
+fn without_a_limit_names_are_whole() {
+    let path = format!("/srv/{}/data", "x".repeat(200));
+    let mut process = sample::postgres();
+    if let Some(file) = process.files.iter_mut().flatten().next() {
+        file.path = path.clone().into_bytes();
+    }
+    assert!(written(&alone(process.clone()), &by(By::File), None).contains(&path));
+    assert!(!text(&alone(process), &by(By::File), 120).contains(&path));
 }
 
 #[test]
@@ -180,6 +256,53 @@ fn unreadable_is_said_with_what_to_type() {
 }
 
 #[test]
+fn a_picture_whose_pages_were_refused_says_what_to_type_and_is_no_success() {
+    use crate::cli::ExitCode;
+    use crate::snapshot::{GivenUp, PageMap, Reason, Source};
+    let because = |reason| {
+        let mut process = sample::postgres();
+        process.given_up.push(GivenUp { source: Source::Pagemap, reason });
+        Snapshot {
+            processes: vec![sample::postgres(), process],
+            page_maps: vec![Some(PageMap::default()), None],
+            ..Snapshot::default()
+        }
+    };
+    let refused = because(Reason::NotPermitted { capability: "CAP_SYS_PTRACE".to_owned() });
+    let (text, code) = notes::unplaced(&refused, usize::MAX, " --picture", 100).expect("one has no places");
+    assert_eq!(code, ExitCode::NotPermitted);
+    insta::assert_snapshot!("unplaced", text);
+    assert_eq!(notes::unplaced(&refused, 1, " --svg FILE", 100), None, "it is not drawn");
+    let broken = because(Reason::Failed { what: "no\x1bthing".to_owned() });
+    let (text, code) = notes::unplaced(&broken, 2, " --svg FILE", 100).expect("one has no places");
+    assert!(code == ExitCode::Failure && text.contains("no\\x1bthing"), "{text}");
+    let zombies = Snapshot { processes: vec![sample::zombie()], page_maps: vec![None], ..Snapshot::default() };
+    assert_eq!(notes::unplaced(&zombies, 1, "", 100), None, "of these it is told that nothing could be read");
+}
+
+#[test]
+fn a_call_that_took_longer_than_allowed_is_told() {
+    let mut process = sample::postgres();
+    let show = || ShowOptions { hold_limit: Some(Duration::from_micros(200)), ..show() };
+    assert!(
+        text(&alone(process.clone()), &show(), 100).contains("too long    a call of smaps took 214 µs, and 200 µs")
+    );
+    let full = ShowOptions { hold_limit: None, costs: true, ..show() };
+    insta::assert_snapshot!("costs", text(&alone(process.clone()), &full, 100).split_once("cost  ").expect("told").1);
+    // cachestat asks about files: it keeps nobody waiting.
+    process.sources.retain(|cost| !cost.source.holds_lock());
+    assert!(!text(&alone(process), &show(), 100).contains("too long"));
+}
+
+#[test]
+fn text_says_what_a_picture_shows() {
+    let process = sample::over_budget();
+    let map = blocks::tests::placed(&sample::postgres());
+    let snapshot = Snapshot { processes: vec![process], page_maps: vec![Some(map)], ..Snapshot::default() };
+    insta::assert_snapshot!("with_a_page_map", text(&snapshot, &show(), 100));
+}
+
+#[test]
 fn of_three_processes_the_svg_says_who_is_not_drawn() {
     let three = |processes| Snapshot { processes, ..Snapshot::default() };
     let some = || sample::postgres();
@@ -196,7 +319,7 @@ fn colours_are_closed_on_every_line_and_change_nothing_else() {
     let paint = |color| {
         let mut out = Vec::new();
         let snapshot = alone(sample::postgres());
-        render(&snapshot, &show(), Page { color, width: 100 }, &mut out).expect("a Vec takes everything");
+        render(&snapshot, &show(), Page { color, width: Some(100) }, &mut out).expect("a Vec takes everything");
         String::from_utf8(out).expect("text")
     };
     let coloured = paint(true);

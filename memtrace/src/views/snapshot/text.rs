@@ -3,12 +3,13 @@
 //! cost to find out.
 
 use super::labels::Label;
+use super::seen::Seen;
 use super::{group, notes, tables};
 use crate::cli::{By, ShowOptions};
 use crate::event::permission;
 use crate::snapshot::diff::difference;
 use crate::snapshot::rows::Sums;
-use crate::snapshot::{Counters, Group, Mapping, Process, Rollup, Snapshot};
+use crate::snapshot::{Counters, Group, Mapping, Process, Snapshot};
 use crate::views::clock::zone_name;
 use crate::views::escape::escape;
 use crate::views::human::{count, counted, or_unknown, percent, signed_size, size};
@@ -24,8 +25,20 @@ use time::UtcOffset;
 pub struct Page {
     /// Terminal colours.
     pub color: bool,
-    /// Columns.
-    pub width: usize,
+    /// Columns; `None` for as many as tables need.
+    pub width: Option<usize>,
+}
+
+impl Page {
+    /// Columns of text and of pictures where there is no limit.
+    pub const USUAL: usize = 100;
+    /// Wider text does not read well.
+    const WIDEST: usize = 160;
+
+    pub(super) fn sheet(self) -> Sheet {
+        let text = self.width.unwrap_or(Self::USUAL).min(Self::WIDEST);
+        Sheet::new(self.color, text).with_lines(self.width.unwrap_or(usize::MAX))
+    }
 }
 
 /// Files and swapped mappings in a summary; the tables have all.
@@ -38,21 +51,21 @@ const WORDS: usize = 20;
 /// # Errors
 /// What the writer returned.
 pub fn render(snapshot: &Snapshot, show: &ShowOptions, page: Page, out: &mut dyn Write) -> io::Result<()> {
-    let mut sheet = Sheet::new(page.color, page.width);
+    let mut sheet = page.sheet();
     match (&snapshot.group, show.by) {
         (Some(group), None) => group::print(snapshot, group, show, &mut sheet),
         (_, by) => {
-            for (i, process) in snapshot.processes.iter().enumerate() {
+            for (i, seen) in Seen::all(snapshot).enumerate() {
                 if i > 0 {
                     sheet.line(&[]);
                 }
                 match by {
-                    None => summary(process, show, &mut sheet),
-                    Some(by) => table(process, by, show, &mut sheet),
+                    None => summary(seen, show, &mut sheet),
+                    Some(by) => table(seen, by, show, &mut sheet),
                 }
             }
             if let Some(group) = &snapshot.group {
-                group_notes(snapshot, group, &mut sheet);
+                group_notes(snapshot, group, show, &mut sheet);
             }
         }
     }
@@ -63,34 +76,46 @@ pub fn render(snapshot: &Snapshot, show: &ShowOptions, page: Page, out: &mut dyn
 ///
 /// # Errors
 /// What the writer returned.
-pub fn render_group_notes(snapshot: &Snapshot, page: Page, out: &mut dyn Write) -> io::Result<()> {
-    let mut sheet = Sheet::new(page.color, page.width);
+pub fn render_group_notes(snapshot: &Snapshot, show: &ShowOptions, page: Page, out: &mut dyn Write) -> io::Result<()> {
+    let mut sheet = page.sheet();
     if let Some(group) = &snapshot.group {
-        group_notes(snapshot, group, &mut sheet);
+        group_notes(snapshot, group, show, &mut sheet);
     }
     out.write_all(sheet.text.as_bytes())
 }
 
-fn group_notes(snapshot: &Snapshot, group: &Group, sheet: &mut Sheet) {
+/// Writes a paragraph between snapshots.
+///
+/// # Errors
+/// What the writer returned.
+pub fn render_text(text: &str, page: Page, out: &mut dyn Write) -> io::Result<()> {
+    let mut sheet = page.sheet();
+    sheet.line(&[]);
+    sheet.wrapped((Look::Plain, ""), 0, (Look::Faint, text));
+    out.write_all(sheet.text.as_bytes())
+}
+
+fn group_notes(snapshot: &Snapshot, group: &Group, show: &ShowOptions, sheet: &mut Sheet) {
     let before = sheet.text.len();
     sheet.line(&[]);
     sheet.line(&[(Look::Strong, "all of them")]);
     let head = sheet.text.len();
-    group::notes(snapshot, group, sheet);
+    group::notes(snapshot, group, show, sheet);
     if sheet.text.len() == head {
         sheet.text.truncate(before);
     }
 }
 
-fn table(process: &Process, by: By, show: &ShowOptions, sheet: &mut Sheet) {
+fn table(seen: Seen<'_>, by: By, show: &ShowOptions, sheet: &mut Sheet) {
+    let process = seen.process;
     header(process, sheet);
     if by == By::File {
         match tables::files(process, show) {
-            Some(files) => tables::print_files(&files, show, sheet),
+            Some(files) => tables::print_files(&files, tables::others(files.rest.len()), show, sheet),
             None => sheet.line(&[(Look::Alarm, "files: unknown")]),
         }
     } else {
-        match tables::rows(process, by, show) {
+        match tables::rows(seen, by, show) {
             Some(rows) => {
                 let total = tables::print(rows, by, show, sheet);
                 if show.filter.is_none() {
@@ -100,7 +125,7 @@ fn table(process: &Process, by: By, show: &ShowOptions, sheet: &mut Sheet) {
             None => sheet.line(&[(Look::Alarm, "mappings: unknown")]),
         }
     }
-    notes::print(process, sheet);
+    notes::print(process, show, sheet);
 }
 
 /// `postgres[4711] · stopped · 2026-01-31 12:00:03.120 UTC`
@@ -134,7 +159,8 @@ const fn state(state: u8) -> &'static str {
     }
 }
 
-fn summary(process: &Process, show: &ShowOptions, sheet: &mut Sheet) {
+fn summary(seen: Seen<'_>, show: &ShowOptions, sheet: &mut Sheet) {
+    let process = seen.process;
     header(process, sheet);
     let command = words::command_line(&process.cmdline, process.exe.as_deref().unwrap_or_default());
     if !command.is_empty() {
@@ -150,12 +176,12 @@ fn summary(process: &Process, show: &ShowOptions, sheet: &mut Sheet) {
         };
         sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, why));
         sheet.line(&[]);
-        return notes::print(process, sheet);
+        return notes::print(process, show, sheet);
     };
-    levels(process, counters, sheet);
-    private(process, counters, sheet);
+    levels(seen, counters, sheet);
+    private(seen, counters, sheet);
     sheet.line(&[]);
-    match tables::rows(process, By::Kind, show) {
+    match tables::rows(seen, By::Kind, show) {
         Some(rows) => {
             let total = tables::print(rows, By::Kind, show, sheet);
             if show.filter.is_none() {
@@ -167,7 +193,7 @@ fn summary(process: &Process, show: &ShowOptions, sheet: &mut Sheet) {
     swap(process, counters, sheet);
     files(process, show, sheet);
     sheet.line(&[]);
-    notes::print(process, sheet);
+    notes::print(process, show, sheet);
 }
 
 /// `RES      537.9 MiB  in memory now = …`
@@ -177,12 +203,13 @@ pub(super) fn level(name: &str, amount: &str, words: &str, sheet: &mut Sheet) {
 }
 
 /// What `top` prints and what it does not, each with its meaning.
-fn levels(process: &Process, c: &Counters, sheet: &mut Sheet) {
+fn levels(seen: Seen<'_>, c: &Counters, sheet: &mut Sheet) {
+    let process = seen.process;
     let rest = c.virt.saturating_sub(c.res()).saturating_sub(c.swap).saturating_sub(c.hugetlb);
     let mut virt = format!(
         "address space, not memory: {} of it is in RES, {} in SWAP; {} is not mapped in now: never touched, given back, \
          or parts of files and shared memory that are not in use here, though others may have them in memory",
-        percent(c.res(), c.virt).unwrap_or_else(|| "0 %".to_owned()),
+        percent(c.res(), c.virt).unwrap_or_else(|| "0.0 %".to_owned()),
         size(c.swap),
         size(rest)
     );
@@ -211,7 +238,7 @@ fn levels(process: &Process, c: &Counters, sheet: &mut Sheet) {
         ),
         _ => "mapped by nobody else".to_owned(),
     };
-    level("USS", &or_unknown(rollup.as_ref().map(Rollup::uss), size), &uss, sheet);
+    level("USS", &or_unknown(seen.uss(), size), &uss, sheet);
     let pss = match rollup {
         Some(r) => format!(
             "USS + {}, its part of {} that others map too: each page divided by the number of its users",
@@ -234,10 +261,21 @@ fn levels(process: &Process, c: &Counters, sheet: &mut Sheet) {
 }
 
 /// Why RES − SHR is not what is private, with this process's own amounts. The rows add up.
-fn private(process: &Process, c: &Counters, sheet: &mut Sheet) {
+fn private(seen: Seen<'_>, c: &Counters, sheet: &mut Sheet) {
+    let process = seen.process;
     sheet.line(&[]);
     let anon = size(c.anon);
+    let files_unknown = |uss| {
+        format!(
+            "RES − SHR = {anon}, but {} is really private. How much of the difference is file pages that nobody \
+             else maps, and how much anonymous memory that others map too, is unknown.",
+            size(uss)
+        )
+    };
     let Some(rollup) = process.rollup else {
+        if let Some(uss) = seen.uss() {
+            return sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, &files_unknown(uss)));
+        }
         let text = format!(
             "RES − SHR = {anon} is its anonymous memory. That is not what is private: file pages that nobody else \
              maps are missing in it, anonymous pages shared since a fork are in it. Here both are unknown."
@@ -245,12 +283,7 @@ fn private(process: &Process, c: &Counters, sheet: &mut Sheet) {
         return sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, &text));
     };
     let Some(private_file) = rollup.private_file else {
-        let text = format!(
-            "RES − SHR = {anon}, but {} is really private. How much of the difference is file pages that nobody \
-             else maps, and how much anonymous memory that others map too, is unknown.",
-            size(rollup.uss())
-        );
-        return sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, &text));
+        return sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, &files_unknown(rollup.uss())));
     };
     let common = difference(rollup.uss().saturating_sub(private_file), rollup.anonymous);
     let meanwhile = difference(c.anon, rollup.anonymous);
@@ -322,7 +355,7 @@ fn swap(process: &Process, counters: &Counters, sheet: &mut Sheet) {
         .mappings
         .iter()
         .flatten()
-        .filter_map(|mapping| Some((mapping, mapping.resident?.swap)))
+        .filter_map(|mapping| Some((mapping, mapping.resident?.swap?)))
         .filter(|&(_, swap)| swap > 0)
         .collect();
     if mappings.is_empty() && counters.swap == 0 {
@@ -356,7 +389,8 @@ fn files(process: &Process, show: &ShowOptions, sheet: &mut Sheet) {
     let few = ShowOptions { top: Some(show.top.map_or(FEW, |top| top.min(FEW))), ..show.clone() };
     let Some(chosen) = tables::files(process, &few).filter(|files| !files.shown.is_empty()) else { return };
     sheet.line(&[]);
-    tables::print_files(&chosen, show, sheet);
+    let rest = format!("other {} files (--by file)", count(chosen.rest.len() as u64));
+    tables::print_files(&chosen, Label::plain(rest), show, sheet);
     let mut dirty: Vec<_> = chosen
         .all()
         .filter(|file| file.writable_shared)
@@ -376,9 +410,5 @@ fn files(process: &Process, show: &ShowOptions, sheet: &mut Sheet) {
         }
         let text = format!("not yet on disk: {}", of.join(", "));
         sheet.wrapped((Look::Plain, ""), 2, (Look::Plain, &text));
-    }
-    if !chosen.rest.is_empty() {
-        let text = format!("{}: --by file", counted(chosen.rest.len() as u64, "more file", "more files"));
-        sheet.line(&[(Look::Faint, &text)]);
     }
 }

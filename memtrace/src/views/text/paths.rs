@@ -234,9 +234,7 @@ impl Session {
 
     /// `stacks       99.9 % of what grew has a complete one; 12.0 MiB do not: deep 12, jit 3`
     pub(super) fn stacks(&mut self, sums: &StackSums) {
-        if sums.grown == 0 || self.without_probes() {
-            return;
-        }
+        let Some(complete) = percent(sums.complete, sums.grown).filter(|_| !self.without_probes()) else { return };
         let scale = self.scale;
         if sums.complete == 0 && sums.failures.keys().all(|&end| end == StackEnd::Off) {
             if !sums.failures.is_empty() {
@@ -245,8 +243,7 @@ impl Session {
             }
             return;
         }
-        let tenths = u128::from(sums.complete) * 1000 / u128::from(sums.grown);
-        let mut text = format!("{}.{} % of what grew has a complete one", tenths / 10, tenths % 10);
+        let mut text = format!("{complete} of what grew has a complete one");
         let failures: Vec<String> =
             sums.failures.iter().map(|(end, &(stacks, _))| format!("{} {}", end.name(), count(stacks))).collect();
         if !failures.is_empty() {

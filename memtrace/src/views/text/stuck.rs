@@ -62,7 +62,7 @@ impl Session {
     fn threads(&mut self, stuck: &Stuck) {
         let shown = self.shown(stuck);
         let states = states(shown);
-        let room = self.sheet.width().saturating_sub(NAMES + 2);
+        let room = self.sheet.lines().saturating_sub(NAMES + 2);
         let width = |state: State| columns(state.name()).max(8) + 2;
         let mut used = 0;
         let fit = states.iter().take_while(|state| {

@@ -185,7 +185,7 @@ fn where_stacks_are_off_that_is_said_at_the_end() {
          (kernel threads, fork, exec)"
     );
     end.stacks = stacks(10, 10, &[], 0);
-    assert_eq!(said(&end), "stacks       100.0 % of what grew has a complete one");
+    assert_eq!(said(&end), "stacks       100 % of what grew has a complete one");
     end.stacks = StackSums::default();
     assert_eq!(said(&end), "");
 }

@@ -1,4 +1,4 @@
-//! PostgreSQL 15. Checked against what 15.18 itself says (`pgstat_get_wait_event`, `GetBackendTypeDesc`).
+//! PostgreSQL 15. Checked against what 15.20 itself says (`pgstat_get_wait_event`, `GetBackendTypeDesc`).
 
 use super::Names;
 
@@ -33,7 +33,7 @@ pub(super) const NAMES: Names = Names {
         MessageQueueSend ParallelBitmapScan ParallelCreateIndexScan ParallelFinish ProcArrayGroupUpdate \
         ProcSignalBarrier Promote RecoveryConflictSnapshot RecoveryConflictTablespace RecoveryEndCommand \
         RecoveryPause ReplicationOriginDrop ReplicationSlotDrop RestoreCommand SafeSnapshot SyncRep \
-        WalReceiverExit WalReceiverWaitStart XactGroupUpdate",
+        WalReceiverExit WalReceiverWaitStart XactGroupUpdate WalReceiverUpstreamCatchup",
     timeout: "BaseBackupThrottle CheckpointWriteDelay PgSleep RecoveryApplyDelay RecoveryRetrieveRetryInterval \
         RegisterSyncRequest VacuumDelay VacuumTruncate",
     io: "BaseBackupRead BaseBackupSync BaseBackupWrite BufFileRead BufFileWrite BufFileTruncate ControlFileRead \

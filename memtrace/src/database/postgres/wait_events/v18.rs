@@ -1,4 +1,4 @@
-//! PostgreSQL 18. Checked against what 18.4 itself says (`pgstat_get_wait_event`, `GetBackendTypeDesc`).
+//! PostgreSQL 18. Checked against what 18.6 itself says (`pgstat_get_wait_event`, `GetBackendTypeDesc`).
 
 use super::Names;
 
@@ -40,7 +40,7 @@ pub(super) const NAMES: Names = Names {
         MessageQueueSend MultixactCreation ParallelBitmapScan ParallelCreateIndexScan ParallelFinish \
         ProcarrayGroupUpdate ProcSignalBarrier Promote RecoveryConflictSnapshot RecoveryConflictTablespace \
         RecoveryEndCommand RecoveryPause ReplicationOriginDrop ReplicationSlotDrop RestoreCommand SafeSnapshot \
-        SyncRep WalReceiverExit WalReceiverWaitStart WalSummaryReady XactGroupUpdate",
+        SyncRep WalReceiverExit WalReceiverWaitStart WalSummaryReady XactGroupUpdate WalReceiverUpstreamCatchup",
     timeout: "BaseBackupThrottle CheckpointWriteDelay PgSleep RecoveryApplyDelay RecoveryRetrieveRetryInterval \
         RegisterSyncRequest SpinDelay VacuumDelay VacuumTruncate WalSummarizerError",
     io: "AioIoCompletion AioIoUringExecution AioIoUringSubmit BasebackupRead BasebackupSync BasebackupWrite \

@@ -1,8 +1,9 @@
 //! `--watch`: what changed since the last look, again and again, until the time is over, everyone has ended, or ^C.
 
-use crate::cli::{ReadOptions, SnapshotOptions, Subject};
+use crate::cli::{Format, ReadOptions, SnapshotOptions, Subject};
 use crate::hints::Failure;
 use crate::run::snapshot::Output;
+use crate::snapshot::diff::Together;
 use crate::snapshot::read::read;
 use crate::snapshot::{Process, Snapshot};
 use crate::views::{escape, human};
@@ -17,6 +18,11 @@ use std::time::{Duration, Instant};
 /// A reading is followed by a wait of so many times its cost, as between the live tracer's audits.
 const WAIT_PER_COST: u32 = 50;
 
+/// What a group's watcher should know.
+const WATCHED: &str = "from here on what changes, with Σ RES and Σ PSS of all together. RES and USS of all, each page \
+                       counted once, would take a walk over all their pages each time: for these, write two snapshots \
+                       with --json and compare them with --diff.";
+
 pub(super) fn watch(
     first: Snapshot,
     interval: Duration,
@@ -27,6 +33,12 @@ pub(super) fn watch(
     let begin = Instant::now();
     let mut subject = options.subject.clone();
     let reading = ReadOptions { for_diff: true, ..options.reading };
+    // Whose memory is another one's, and who is therefore in no sum.
+    let left_out: Vec<u32> = first.group.iter().flat_map(|group| not_in(&first.processes, &group.pids)).collect();
+    let together = |processes: &[Process]| Together::of(processes.iter().filter(|p| !left_out.contains(&p.pid)));
+    if first.group.is_some() && options.show.format == Format::Text {
+        output.say(WATCHED)?;
+    }
     let mut before = first.processes;
     let mut stretched = false;
     loop {
@@ -49,11 +61,18 @@ pub(super) fn watch(
         let after = look_again(&mut subject, &before, &reading)?;
         output.changes(&before, after.as_deref().unwrap_or_default())?;
         match after {
-            Some(after) => before = after,
+            Some(after) => {
+                output.together(&together(&before), &together(&after))?;
+                before = after;
+            }
             None => break,
         }
     }
     Ok(())
+}
+
+fn not_in<'a>(processes: &'a [Process], pids: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
+    processes.iter().map(|process| process.pid).filter(|pid| !pids.contains(pid))
 }
 
 /// The first multiple of the interval, from the beginning, that is not over and leaves the processes in peace for long

@@ -12,7 +12,7 @@ fn mapping(start: u64, pages: u64, kind: Kind, permissions: u8) -> Mapping {
 /// With so many pages resident, swapped and shared, as smaps says.
 fn known(pages: u64, rss: u64, swap: u64, shared: u64, permissions: u8) -> Mapping {
     Mapping {
-        resident: Some(Resident { rss: rss * PAGE, swap: swap * PAGE, ..Resident::default() }),
+        resident: Some(Resident { rss: rss * PAGE, swap: Some(swap * PAGE), ..Resident::default() }),
         detail: Some(Detail { shared_clean: shared * PAGE, ..Detail::default() }),
         ..mapping(PAGE, pages, Kind::Anon, permissions)
     }
@@ -79,6 +79,19 @@ proptest! {
             prop_assert!(*last > 0 && *last <= cut.slice_bytes);
         }
     }
+}
+
+#[test]
+fn no_more_is_drawn_in_swap_than_the_mapping_has_there() {
+    let mappings = [known(10, 0, 3, 0, 0), mapping(1 << 20, 2, Kind::Anon, 0)];
+    let mut painter = Painter::new(&mappings, &[Look::Ranges; 2], PAGE);
+    // Of which some are markers, where we may not know which.
+    painter.paint(0, PAGE..9 * PAGE, Found::Swapped);
+    // How much that is, is unknown.
+    painter.paint(1, 1 << 20..(1 << 20) + 2 * PAGE, Found::Swapped);
+    let map = painter.finish();
+    let swap = |index: usize| map.mappings[index].slices.iter().map(|slice| slice.swap).sum::<u64>();
+    assert_eq!((swap(0), swap(1)), (3 * PAGE, 2 * PAGE));
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub(in crate::views::snapshot) fn many(count: u64) -> (Process, PageMap) {
             0 => (Kind::File, format!("/srv/data/segment-{at}").into_bytes()),
             _ => (Kind::Anon, Vec::new()),
         };
-        let resident = Some(Resident { rss: 4 * PAGE, swap: PAGE, ..Resident::default() });
+        let resident = Some(Resident { rss: 4 * PAGE, swap: Some(PAGE), ..Resident::default() });
         let detail = pattern.detail.map(|_| crate::snapshot::Detail {
             private_dirty: (at % 5) * PAGE,
             shared_clean: (4 - at % 5) * PAGE,

@@ -1,11 +1,12 @@
 //! What changed between two snapshots, as lines of NDJSON.
 
-use super::{Address, AmountFields, Hex, SCHEMA, Text, write_line};
+use super::values::Permissions;
+use super::{Address, AmountFields, Named, SCHEMA, Str, Twin, write_line};
 use crate::snapshot::Process;
-use crate::snapshot::diff::{Change, Diff, Row, difference};
+use crate::snapshot::diff::{Change, Diff, Levels, Row, Together, difference};
+use crate::statement::Kind;
 use crate::views::Clock;
-use crate::views::words::permissions;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::io::{self, Write};
 
 /// Writes the line of one process.
@@ -32,6 +33,60 @@ pub fn render_single(process: &Process, is_new: bool, out: &mut dyn Write) -> io
     write_line(&DiffLine::of(before, after, process), &mut Vec::new(), out)
 }
 
+/// Writes the line of several processes together.
+///
+/// # Errors
+/// What the writer returned.
+pub fn render_together(before: &Together, after: &Together, out: &mut dyn Write) -> io::Result<()> {
+    let time = |together: &Together| Clock::at(together.time_ns).rfc3339(0);
+    let amounts = before.levels.amounts().into_iter().zip(after.levels.amounts());
+    let changes = amounts.map(|(from, to)| from.zip(to).map(|(from, to)| difference(from, to)));
+    let line = GroupDiffLine {
+        r#type: "group_diff",
+        time: time(after),
+        schema: SCHEMA,
+        from: time(before),
+        to: time(after),
+        opening: TogetherFields::of(before),
+        closing: TogetherFields::of(after),
+        change: Levels::NAMES.into_iter().zip(changes).collect(),
+    };
+    write_line(&line, &mut Vec::new(), out)
+}
+
+#[derive(Serialize)]
+struct GroupDiffLine<'a> {
+    r#type: &'static str,
+    time: String,
+    schema: u32,
+    from: String,
+    to: String,
+    opening: TogetherFields<'a>,
+    closing: TogetherFields<'a>,
+    #[serde(serialize_with = "in_order")]
+    change: Vec<(&'static str, Option<i64>)>,
+}
+
+#[derive(Serialize)]
+struct TogetherFields<'a> {
+    pids: &'a [u32],
+    #[serde(flatten, serialize_with = "in_order")]
+    levels: Vec<(&'static str, Option<u64>)>,
+}
+
+impl<'a> TogetherFields<'a> {
+    fn of(together: &'a Together) -> Self {
+        Self { pids: &together.pids, levels: Levels::NAMES.into_iter().zip(together.levels.amounts()).collect() }
+    }
+}
+
+fn in_order<S: Serializer, T: Serialize>(
+    fields: &[(&'static str, Option<T>)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(fields.iter().map(|(name, value)| (name, value)))
+}
+
 #[derive(Serialize)]
 struct DiffLine<'a> {
     r#type: &'static str,
@@ -39,9 +94,9 @@ struct DiffLine<'a> {
     schema: u32,
     pid: u32,
     start_time: u64,
-    comm: Text<'a>,
+    comm: Str<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    comm_hex: Option<Hex<'a>>,
+    comm_hex: Option<Twin<'a>>,
     from: Option<String>,
     to: Option<String>,
     opening: Option<LevelFields>,
@@ -54,14 +109,15 @@ struct DiffLine<'a> {
 impl<'a> DiffLine<'a> {
     fn of(before: Option<&Process>, after: Option<&Process>, whose: &'a Process) -> Self {
         let time = |process: &Process| Clock::at(process.time_ns).rfc3339(0);
+        let (comm, comm_hex) = Str::of(&whose.comm);
         Self {
             r#type: "diff",
             time: time(whose),
             schema: SCHEMA,
             pid: whose.pid,
             start_time: whose.start_time,
-            comm: Text(&whose.comm),
-            comm_hex: Hex::twin(&whose.comm),
+            comm,
+            comm_hex,
             from: before.map(time),
             to: after.map(time),
             opening: before.and_then(LevelFields::of),
@@ -121,13 +177,13 @@ impl ChangeFields {
 #[derive(Serialize)]
 struct RowFields<'a> {
     what: &'static str,
-    kind: &'static str,
-    name: Text<'a>,
+    kind: Named<Kind>,
+    name: Str<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    name_hex: Option<Hex<'a>>,
+    name_hex: Option<Twin<'a>>,
     start: Address,
     end: Address,
-    permissions: String,
+    permissions: Permissions,
     size: i64,
     change: Option<ChangeFields>,
     before: Option<AmountFields>,
@@ -137,14 +193,15 @@ struct RowFields<'a> {
 impl<'a> RowFields<'a> {
     fn of(row: &Row<'a>) -> Self {
         let mapping = row.mapping;
+        let (name, name_hex) = Str::of(&mapping.name);
         Self {
             what: row.what().name(),
-            kind: mapping.kind.name(),
-            name: Text(&mapping.name),
-            name_hex: Hex::twin(&mapping.name),
+            kind: Named(mapping.kind),
+            name,
+            name_hex,
             start: Address(mapping.start),
             end: Address(row.end),
-            permissions: permissions(mapping.permissions),
+            permissions: Permissions(mapping.permissions),
             size: difference(row.from.size, row.to.size),
             change: row.change().map(ChangeFields::of),
             before: (row.from.mappings > 0).then(|| AmountFields::of(&row.from)),

@@ -1,6 +1,7 @@
+use super::stored::{Error, read};
 use super::*;
-use crate::snapshot::stored::{Error, read};
-use crate::snapshot::{Allocator, Detail, Resident, Source};
+use crate::snapshot::diff::Levels;
+use crate::snapshot::{Detail, GivenUp, MappedFile, Reason, Resident, Source, SourceCost, Thread};
 use crate::statement::Kind;
 use crate::views::snapshot::sample;
 use proptest::prelude::*;
@@ -18,12 +19,16 @@ fn alone(process: Process) -> Snapshot {
 
 /// The lines that docs/ndjson.md shows.
 pub(in crate::views) fn documented() -> Vec<Value> {
-    let snapshot = sample::two();
+    let snapshot = sample::two(1_024);
     let mut later = sample::small(4_711, 1_280);
     later.time_ns += 2_000_000_000;
     let mut text = Vec::new();
     diff::render(&crate::snapshot::diff::diff(&snapshot.processes[0], &later), &mut text)
         .expect("a Vec takes everything");
+    let mut later = sample::two(1_280);
+    later.processes.iter_mut().for_each(|process| process.time_ns += 2_000_000_000);
+    let together = |snapshot| read(written(snapshot).as_bytes()).expect("it was just written").together.expect("two");
+    diff::render_together(&together(&snapshot), &together(&later), &mut text).expect("a Vec takes everything");
     let text = written(&snapshot) + &String::from_utf8(text).expect("JSON is text");
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
@@ -35,16 +40,29 @@ fn the_samples_come_back() {
     {
         let snapshot = alone(process);
         let text = written(&snapshot);
-        assert_eq!(read(text.as_bytes()).expect("it was just written"), snapshot.processes, "{text}");
+        assert_eq!(read(text.as_bytes()).expect("it was just written").processes, snapshot.processes, "{text}");
     }
 }
 
 #[test]
-fn a_group_has_a_line_of_its_own_which_the_reader_skips() {
+fn a_group_has_a_line_of_its_own_and_what_is_compared_of_it_comes_back() {
     let snapshot = sample::group(true);
     let text = written(&snapshot);
     assert_eq!(text.lines().count(), 10);
-    assert_eq!(read(text.as_bytes()).expect("it was just written"), snapshot.processes);
+    assert_eq!(read(text.as_bytes()).expect("it was just written").processes, snapshot.processes);
+    let levels = |text: &str| read(text.as_bytes()).expect("it was just written").together.expect("a group").levels;
+    let (known, physical) =
+        (snapshot.group.as_ref().expect("made so"), snapshot.group.as_ref().and_then(|g| g.physical.as_ref()));
+    assert_eq!(
+        levels(&text),
+        Levels {
+            sum_res: Some(known.sum_res),
+            sum_pss: known.sum_pss,
+            res: physical.map(|p| p.res),
+            uss: physical.map(|p| p.uss)
+        }
+    );
+    assert_eq!((levels(&written(&sample::group(false))).res, levels(&text).uss.is_some()), (None, true));
     let group: Value = serde_json::from_str(text.lines().last().expect("ten lines")).expect("JSON");
     assert_eq!(group["pairs"].as_array().map(Vec::len), Some(36));
     assert_eq!(group["pairs"][0]["b"], 4_712);
@@ -157,6 +175,15 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn resident()(
+        [rss, anonymous, huge] in any::<[u64; 3]>(),
+        swap in proptest::option::of(any::<u64>()),
+    ) -> Resident {
+        Resident { rss, anonymous, swap, huge }
+    }
+}
+
+proptest::prop_compose! {
     /// Its range is a gap and a length, made addresses later.
     fn mapping()(
         (start, end) in (0_u64..1 << 20, 1_u64..1 << 20),
@@ -166,7 +193,7 @@ prop_compose! {
         name in name(),
         allocator in proptest::option::of(proptest::sample::select(&Allocator::ALL[..])),
         thread in proptest::option::of(thread()),
-        resident in proptest::option::of(any::<[u64; 4]>().prop_map(|[rss, anonymous, swap, huge]| Resident { rss, anonymous, swap, huge })),
+        resident in proptest::option::of(resident()),
         detail in proptest::option::of(detail()),
     ) -> Mapping {
         Mapping { start, end, permissions, offset, device, inode, kind, name, allocator, thread, resident, detail }
@@ -236,7 +263,7 @@ proptest! {
     fn whatever_is_written_is_read_back_equal(processes in proptest::collection::vec(process(), 1..3)) {
         let text = written(&Snapshot { processes: processes.clone(), ..Snapshot::default() });
         prop_assert_eq!(text.lines().count(), processes.len());
-        prop_assert_eq!(read(text.as_bytes()).expect("it was just written"), processes);
+        prop_assert_eq!(read(text.as_bytes()).expect("it was just written").processes, processes);
     }
 
     #[test]

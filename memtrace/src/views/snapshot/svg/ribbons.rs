@@ -59,7 +59,7 @@ pub(super) fn find(group: Option<&Group>, first: &Column<'_>, second: &Column<'_
     all.sort_by_key(|&(_, _, shared)| std::cmp::Reverse(shared));
     let rest = all.split_off(all.len().min(MOST));
     all.sort_unstable();
-    let both = physical.pairs.iter().find(|pair| (pair.a, pair.b) == (0, 1)).map(|pair| pair.shared);
+    let both = physical.pairs.iter().flatten().find(|pair| (pair.a, pair.b) == (0, 1)).map(|pair| pair.shared);
     let rest = (rest.len(), rest.iter().fold(0, |sum: u64, &(_, _, shared)| sum.saturating_add(shared)));
     Some(Ribbons { drawn: all, rest, both })
 }

@@ -1,0 +1,94 @@
+//! On a CPU, or kept from one.
+
+use super::{Forked, Ledger, Measure, Stall, direct, goes_first, no_object, nothing};
+use crate::Scene;
+use crate::stage::Stage;
+use std::fs::File;
+use std::io::Read;
+
+pub const SCENES: &[(&str, Scene)] = &[
+    ("stall.cpu.user", user),
+    ("stall.cpu.kernel", kernel),
+    ("stall.cpu.starved", starved),
+    ("stall.cpu.throttled", throttled),
+];
+
+const fn goes_on(class: &'static [&'static str], measure: Measure) -> Stall {
+    Stall { class, memory: false, measure, stand: None }
+}
+
+/// Computes for ever.
+fn spin() {
+    let mut number = 1_u64;
+    loop {
+        number = std::hint::black_box(number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+    }
+}
+
+fn spins(ledger: &Ledger) {
+    ledger.await_go();
+    ledger.enter();
+    spin();
+}
+
+fn user(stage: &mut Stage) {
+    let act = |ledger: &Ledger| {
+        goes_first();
+        spins(ledger);
+    };
+    direct(stage, &goes_on(&["cpu.user"], Measure::Cpu), act, nothing, no_object);
+}
+
+/// Has the kernel fill a buffer with zeros.
+fn kernel(stage: &mut Stage) {
+    let mut zeros = File::open("/dev/zero").expect("/dev/zero");
+    let mut buffer = vec![1; 1 << 20];
+    let act = |ledger: &Ledger| {
+        goes_first();
+        // The actor's own pages, before it begins: no copies on write meanwhile.
+        buffer.fill(2);
+        ledger.await_go();
+        loop {
+            ledger.within(|| zeros.read_exact(&mut buffer)).expect("/dev/zero has no end");
+        }
+    };
+    direct(stage, &goes_on(&["cpu.kernel"], Measure::ActScheduled), act, nothing, no_object);
+}
+
+/// Binds the caller to the first CPU that it may use.
+fn bind() {
+    // SAFETY: all zero is an empty set; the kernel fills and reads it.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        let size = size_of::<libc::cpu_set_t>();
+        assert_eq!(libc::sched_getaffinity(0, size, &raw mut set), 0);
+        let first = (0..libc::CPU_SETSIZE as usize).find(|cpu| libc::CPU_ISSET(*cpu, &set)).expect("a CPU");
+        libc::CPU_ZERO(&mut set);
+        libc::CPU_SET(first, &mut set);
+        assert_eq!(libc::sched_setaffinity(0, size, &raw const set), 0);
+    }
+}
+
+/// It wants the CPU, and others that count a hundred times as much have it.
+fn starved(stage: &mut Stage) {
+    let act = |ledger: &Ledger| {
+        bind();
+        // SAFETY: no memory is involved.
+        unsafe { libc::nice(19) };
+        spins(ledger);
+    };
+    let crowd = |_| {
+        [(); 2].map(|()| {
+            Forked::new(|| {
+                bind();
+                spin();
+            })
+        })
+    };
+    direct(stage, &goes_on(&["runnable"], Measure::Off), act, crowd, no_object);
+}
+
+/// It wants the CPU, and its cgroup, into which somebody has put it, has used up what it may have.
+fn throttled(stage: &mut Stage) {
+    direct(stage, &goes_on(&["throttled"], Measure::Off), spins, nothing, no_object);
+}
