@@ -6,8 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
 };
 use memtrace_common::{
-    Cause, Clock, Control, Cpu, HoldKey, HoldValue, Holder, HolderKey, Losses, MomentKey, Overflow, Reclaimer, RecordKey,
-    RecordValue, Slot, StackKey, StackPath, Thread, TimeKey, TimeValue,
+    Cause, Clock, Control, Cpu, HoldKey, HoldValue, Holder, HolderKey, Losses, MomentKey, Overflow, Reclaimer,
+    RecordKey, RecordValue, Slot, StackKey, StackPath, Thread, TimeKey, TimeValue,
 };
 
 /// Interval number and whom to attach to.

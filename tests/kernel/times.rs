@@ -178,9 +178,9 @@ fn stolen_ns() -> Result<u64> {
 
 /// What a thread does besides its act: it wakes, waits at the gate, tells.
 const BESIDES_NS: u64 = 2_000_000;
-/// The kernel's clock of a thread that is woken on an idle CPU begins before that CPU has left its idling: so much of what
-/// it calls running is told as waiting for the CPU.
-const PER_WAKEUP_NS: u64 = 20_000;
+/// The kernel's clock of a thread may begin with the wakeup that made it the next one to run, which is before it runs:
+/// so much of what the kernel calls running is told as waiting for the CPU, each time.
+const PER_TURN_NS: u64 = 20_000;
 
 /// Equal within one percent, `more` and `less`.
 fn assert_close(what: &str, told: u64, truth: u64, (more, less): (u64, u64)) -> Result<()> {
@@ -194,12 +194,22 @@ fn assert_close(what: &str, told: u64, truth: u64, (more, less): (u64, u64)) -> 
 impl Thread {
     /// What of its waiting for a CPU its own clock may call running.
     fn waking_ns(&self, told: &Told) -> u64 {
-        told.of(self.tid, Doing::Runnable).ns.min(self.slept * PER_WAKEUP_NS)
+        let runnable = told.of(self.tid, Doing::Runnable);
+        runnable.ns.min(runnable.count * PER_TURN_NS)
     }
 
     fn assert_running(&self, told: &Told) -> Result<()> {
         let running = told.of(self.tid, Doing::Running).ns;
         assert_close("running", running, self.cpu_ns, (told.stolen_ns, self.waking_ns(told)))
+            .with_context(|| told.all_of(self.tid))
+    }
+
+    /// What it waited for a CPU, by the gaps that it saw itself: those that are too short for that, or the host's, are
+    /// not in both.
+    fn assert_gaps(&self, told: &Told) -> Result<()> {
+        let runnable = told.of(self.tid, Doing::Runnable);
+        let short = runnable.count * PER_TURN_NS;
+        assert_close("gaps", runnable.ns, number(&self.more, "gaps_ns")?, (short, told.stolen_ns))
             .with_context(|| told.all_of(self.tid))
     }
 
@@ -215,6 +225,7 @@ fn spin() -> Result<()> {
     let (told, threads) = record("times.spin")?;
     for thread in &threads {
         thread.assert_running(&told)?;
+        thread.assert_gaps(&told)?;
         let (user, kernel) = (told.of(thread.tid, Doing::User), told.of(thread.tid, Doing::Kernel));
         println!("    samples: {} user, {} kernel", user.samples, kernel.samples);
         let expected = thread.cpu_ns * 997 / 1_000_000_000;
@@ -234,6 +245,7 @@ fn share() -> Result<()> {
         thread.assert_running(&told)?;
         let runnable = told.of(thread.tid, Doing::Runnable).ns;
         thread.assert_off(&told, runnable)?;
+        thread.assert_gaps(&told)?;
     }
     Ok(())
 }
@@ -258,7 +270,8 @@ fn futex() -> Result<()> {
             && !span.before
     });
     waiter.assert_off(&told, waited.ns + told.of(waiter.tid, Doing::Runnable).ns)?;
-    threads[1].assert_running(&told)
+    threads[1].assert_running(&told)?;
+    threads[1].assert_gaps(&told)
 }
 
 /// Every sleep is one, under its descriptor.

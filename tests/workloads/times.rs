@@ -40,11 +40,22 @@ fn voluntary_switches() -> i64 {
     }
 }
 
-fn spin_for(seconds: f64) {
-    let end = monotonic_ns() + (seconds * 1e9) as u64;
-    while monotonic_ns() < end {
-        std::hint::spin_loop();
+/// Longer than that between two looks at the clock: it did not run.
+const GAP_NS: u64 = 20_000;
+
+/// Runs, and returns how long it did not: the gaps between its looks at the clock.
+fn spin_for(seconds: f64) -> u64 {
+    let mut last = monotonic_ns();
+    let end = last + (seconds * 1e9) as u64;
+    let mut gaps = 0;
+    while last < end {
+        let now = monotonic_ns();
+        if now - last > GAP_NS {
+            gaps += now - last;
+        }
+        last = now;
     }
+    gaps
 }
 
 /// Plays each part in a thread of its own that sleeps before and after it, and tells what each did by its own clocks.
@@ -79,13 +90,7 @@ fn play(stage: &mut Stage, parts: Vec<Box<dyn FnOnce() -> Value + Send>>) {
 
 fn spin(stage: &mut Stage) {
     let seconds = stage.seconds;
-    play(
-        stage,
-        vec![Box::new(move || {
-            spin_for(seconds);
-            Value::Null
-        })],
-    );
+    play(stage, vec![Box::new(move || json!({ "gaps_ns": spin_for(seconds) }))]);
 }
 
 /// Two that spin on one CPU.
@@ -99,8 +104,7 @@ fn share(stage: &mut Stage) {
                 libc::CPU_SET(0, &mut set);
                 assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set), 0);
             }
-            spin_for(seconds);
-            Value::Null
+            json!({ "gaps_ns": spin_for(seconds) })
         })
     };
     play(stage, vec![part(), part()]);
@@ -135,10 +139,10 @@ fn futex(stage: &mut Stage) {
                 json!({ "address": WORD.as_ptr() as u64, "operation": libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG })
             }),
             Box::new(move || {
-                spin_for(seconds);
+                let gaps_ns = spin_for(seconds);
                 WORD.store(1, Ordering::Release);
                 call(libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1);
-                Value::Null
+                json!({ "gaps_ns": gaps_ns })
             }),
         ],
     );
