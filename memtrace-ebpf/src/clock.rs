@@ -228,6 +228,20 @@ pub fn fault_of(task: Task, tid: u32) -> Option<*mut Thread> {
     if unsafe { (*th).mm == task.mm() && is_in_fault(task, th) } { Some(th) } else { None }
 }
 
+/// As [`fault_of`], but also on the way into a fault and out of it: the thread is in the kernel without a system call, and
+/// still at the instruction that faulted last. That takes a tenth of a small fault.
+#[inline(always)]
+fn fault_around(task: Task, tid: u32) -> Option<*mut Thread> {
+    let th = THREADS.get_ptr_mut(tid)?;
+    let regs = task.regs();
+    let inside = unsafe {
+        (*th).mm == task.mm()
+            && (is_in_fault(task, th)
+                || ((*th).state & thread::STARTED != 0 && regs.syscall() < 0 && regs.ip() == (*th).ip))
+    };
+    if inside { Some(th) } else { None }
+}
+
 /// User registers and the system call in progress. A worker of io_uring has registers of no call.
 #[inline(always)]
 fn of_regs(task: Task) -> (Regs, i32) {
@@ -267,8 +281,12 @@ pub unsafe fn begin_fault(clock: *mut Clock, th: *mut Thread) {
         let inside = address >= (*th).vma_start && address < (*th).vma_end;
         (*clock).fault_object = if inside { (*th).vma_start } else { address & !0x1f_ffff };
         (*clock).fault_nr = (*th).nr as i16;
-        let booked = (*th).state & thread::BOOKED != 0;
-        (*clock).fault_cause = if booked { (*th).last_cause as u8 } else { CAUSE_UNKNOWN };
+        (*clock).fault_cause = match (*th).state {
+            state if state & thread::BOOKED != 0 => (*th).last_cause as u8,
+            // A copy after a fork moves no counter: nothing else would ever tell.
+            state if state & thread::WRITE_PRESENT != 0 => Cause::FaultCow as u8,
+            _ => CAUSE_UNKNOWN,
+        };
     }
 }
 
@@ -328,7 +346,7 @@ pub unsafe fn sample(clock: *mut Clock, task: Task, user: bool, now: &Now) {
             } else if (*clock).locking != 0 {
                 key.doing = Doing::MmapLock as u8;
                 key.nr = of_regs(task).1 as i16;
-            } else if let Some(th) = fault_of(task, tid) {
+            } else if let Some(th) = fault_around(task, tid) {
                 begin_fault(clock, th);
                 hold(clock, now);
                 (*clock).fault_samples += 1;
