@@ -20,6 +20,7 @@ pub mod sharing;
 mod source;
 
 use crate::event::permission;
+use crate::hints::Failure;
 pub use crate::procfs::Rollup;
 use crate::statement::Kind;
 pub use source::{GivenUp, Reason, Source, SourceCost};
@@ -402,6 +403,27 @@ pub struct Snapshot {
     pub page_maps: Vec<Option<PageMap>>,
     /// Together, when there are several.
     pub group: Option<Group>,
-    /// Processes that were selected by name or cgroup and ended before they could be read.
+    /// Who was meant and is not there.
+    pub missing: Missing,
+}
+
+/// Processes that were meant, and of which nothing could be read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Missing {
+    /// They ended before they could be read, or are hidden from us (`hidepid`), which nobody can tell apart.
     pub vanished: usize,
+    /// They are there, and could not be read.
+    pub unreadable: usize,
+    /// Why the first of the unreadable could not; empty where there is none. Escape it.
+    pub why: String,
+    /// Of those that were asked for by their number: what happened to each, as far as there is a name for it.
+    pub failures: Vec<Failure>,
+}
+
+impl Missing {
+    /// Everybody was read.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.vanished == 0 && self.unreadable == 0
+    }
 }

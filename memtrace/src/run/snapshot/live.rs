@@ -4,6 +4,7 @@ mod watch;
 
 use super::Output;
 use crate::cli::{ExitCode, Format, SnapshotOptions};
+use crate::hints::Failure;
 use crate::run::create;
 use crate::snapshot::{PageMap, Snapshot};
 use crate::views::snapshot::picture::{self, PictureOptions};
@@ -28,6 +29,9 @@ pub(super) fn look(options: &SnapshotOptions, code: &mut ExitCode) -> Result<()>
         drawn.context("failed to write the SVG")?;
     }
     *code = tell(&snapshot, options);
+    if let Some(missing) = tell_missing(&snapshot, options) {
+        *code = missing;
+    }
     output.snapshot(&snapshot)?;
     match options.watch {
         Some(interval) => watch::watch(snapshot, interval, options, &mut output),
@@ -66,6 +70,23 @@ fn tell(snapshot: &Snapshot, options: &SnapshotOptions) -> ExitCode {
             }
         }
     }
+}
+
+/// Who was meant and could not be read goes to stderr, unless the text of a group has it. The status to exit with, where
+/// one was asked for by its number.
+fn tell_missing(snapshot: &Snapshot, options: &SnapshotOptions) -> Option<ExitCode> {
+    let missing = &snapshot.missing;
+    let Some(first) = missing.failures.first() else {
+        if !missing.is_empty() && (snapshot.group.is_none() || options.show.format == Format::Csv) {
+            complain(&format!("memtrace: {}\n", views::missing(missing)));
+        }
+        return None;
+    };
+    let code = first.exit_code();
+    for failure in &missing.failures {
+        complain(&format!("memtrace: {}\n", Failure::Snapshot(Box::new(failure.clone()))));
+    }
+    Some(code)
 }
 
 fn complain(text: &str) {

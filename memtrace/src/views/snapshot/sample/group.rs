@@ -1,6 +1,7 @@
 //! Several processes together.
 
 use super::*;
+use crate::snapshot::Missing;
 use crate::snapshot::sharing::Sharing;
 
 /// One that fits on a page: for the document, where each field is to be seen once. In a container without vdso, its program
@@ -109,7 +110,7 @@ pub(crate) fn two(heap_kib: u64) -> Snapshot {
             ],
         }),
         processes,
-        vanished: 0,
+        missing: Missing::default(),
     }
 }
 
@@ -188,6 +189,6 @@ pub(crate) fn group(physical: bool) -> Snapshot {
             sources: if physical { vec![cost] } else { Vec::new() },
         }),
         processes,
-        vanished: 1,
+        missing: Missing { vanished: 1, ..Missing::default() },
     }
 }
