@@ -11,8 +11,9 @@
 //! A file system whose server is dead answers nobody, so the files are looked at by a thread that is waited for no longer
 //! than [`TIME`] in all; what it has not answered by then is given up, and said. Files on live servers cost nothing extra.
 
-use super::Costs;
+use super::{Costs, not_permitted};
 use crate::event::permission::{SHARED, WRITE};
+use crate::live::rights::bit;
 use crate::procfs::{FileSystem, NotOpened, Place, ProcessFiles, open_mapped, page_size, read_cachestat, read_mincore};
 use crate::snapshot::{GivenUp, MappedFile, Mapping, Reason, Source};
 use crate::statement::Kind;
@@ -116,14 +117,13 @@ enum Unknown {
 
 impl Unknown {
     fn given_up(self, files: usize) -> GivenUp {
-        let capability = |name: &str| Reason::NotPermitted { capability: name.to_owned() };
         let told = |text: &str| Reason::Failed {
             what: format!("{text} ({files} {})", if files == 1 { "file" } else { "files" }),
         };
         let reason = match &self {
-            Self::Denied => capability("CAP_SYS_ADMIN"),
-            Self::Unreadable => capability("CAP_DAC_OVERRIDE"),
-            Self::Hidden => capability("CAP_FOWNER"),
+            Self::Denied => not_permitted(bit::SYS_ADMIN, "CAP_SYS_ADMIN"),
+            Self::Unreadable => not_permitted(bit::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"),
+            Self::Hidden => not_permitted(bit::FOWNER, "CAP_FOWNER"),
             Self::NotOffered => Reason::NotOffered,
             Self::Gone => Reason::Gone,
             Self::Lost => told("its path leads to another file, and the mapping is gone"),
@@ -281,16 +281,19 @@ fn look(process: &File, place: &Place, deadline: Instant) -> Look {
         Err(NotOpened::Denied) => look.unknown = Some(Unknown::Denied),
         Err(NotOpened::Lost) => look.unknown = Some(Unknown::Lost),
         Ok(opened) => {
-            look.not_a_file = opened.system == FileSystem::Huge;
+            look.not_a_file = opened.system == Some(FileSystem::Huge);
             look.size = Some(opened.size);
             look.on_disk = match opened.system {
-                FileSystem::Disk => Some(true),
-                FileSystem::Memory | FileSystem::Huge => Some(false),
-                FileSystem::Stacked => None,
+                Some(FileSystem::Disk) => Some(true),
+                Some(FileSystem::Memory | FileSystem::Huge) => Some(false),
+                Some(FileSystem::Stacked) | None => None,
             };
             match opened.file {
-                None => look.unknown = Some(Unknown::Unreadable),
-                Some(file) => look.ask(&file, opened.size, opened.system, deadline),
+                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                    look.unknown = Some(Unknown::Unreadable);
+                }
+                Err(error) => look.unknown = Some(Unknown::Failed(format!("it cannot be opened: {error}"))),
+                Ok(file) => look.ask(&file, opened.size, opened.system, deadline),
             }
         }
     }
@@ -300,8 +303,8 @@ fn look(process: &File, place: &Place, deadline: Instant) -> Look {
 }
 
 impl Look {
-    fn ask(&mut self, file: &File, size: u64, system: FileSystem, deadline: Instant) {
-        if system == FileSystem::Stacked {
+    fn ask(&mut self, file: &File, size: u64, system: Option<FileSystem>, deadline: Instant) {
+        if system == Some(FileSystem::Stacked) {
             self.unknown = Some(Unknown::Stacked);
         } else {
             match read_cachestat(file.as_fd(), 0..0) {

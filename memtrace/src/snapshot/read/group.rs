@@ -6,8 +6,9 @@
 use super::pages::{Found, Look, Painter, walk};
 use super::process::{Member, executed};
 use super::twins::address_spaces;
-use super::{Costs, frames_not_permitted};
+use super::{Costs, frames_not_permitted, not_permitted};
 use crate::cli::ReadOptions;
+use crate::live::rights::bit;
 use crate::procfs::{KernelPages, ProcessFiles, page_size, read_kernel_release, read_own_entry};
 use crate::snapshot::sharing::{ObjectId, PAIRS_OF, Sharing};
 use crate::snapshot::{GivenUp, Group, Mapping, PageMap, Physical, Process, Reason, Source};
@@ -231,7 +232,8 @@ fn open_kernel_pages() -> Result<KernelPages, GivenUp> {
 
 fn reason(error: &io::Error) -> Reason {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => frames_not_permitted(),
+        // kpagecount is a file of root's, and with CAP_SYS_ADMIN alone not to be opened.
+        io::ErrorKind::PermissionDenied => not_permitted(bit::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"),
         io::ErrorKind::NotFound => Reason::NotOffered,
         _ => Reason::Failed { what: error.to_string() },
     }

@@ -34,8 +34,9 @@ impl Member {
     /// There is no such process, or it ended before its counters were read.
     pub(super) fn read(pid: u32, options: &ReadOptions) -> Result<Self, Error> {
         let mut attempt = 1;
+        let mut costs = Costs::default();
         loop {
-            let mut member = Reading::begin(pid, options)?.finish();
+            let mut member = Reading::begin(pid, options, costs)?.finish();
             if !member.has_executed() {
                 return Ok(member);
             }
@@ -44,14 +45,21 @@ impl Member {
                 return Ok(member);
             }
             attempt += 1;
+            // What is discarded has held it up all the same.
+            costs = Costs::from(member.process.sources);
         }
     }
 
     /// It runs another program than that which was read. One that has ended does not.
     pub(super) fn has_executed(&self) -> bool {
-        let program = read_program(&self.files);
-        !self.program.is_empty() && !program.is_empty() && program != self.program
+        let lives = || self.files.read_statm().is_ok_and(|statm| statm.virt > 0);
+        is_another(&self.program, &read_program(&self.files), lives)
     }
+}
+
+/// Of one that goes on, the auxiliary vector may have become unreadable: its program is another user's now (setuid).
+fn is_another(before: &[u8], now: &[u8], lives: impl FnOnce() -> bool) -> bool {
+    !before.is_empty() && before != now && (!now.is_empty() || lives())
 }
 
 /// Why what was read of this process does not fit together.
@@ -80,10 +88,9 @@ impl Reading {
     ///
     /// # Errors
     /// There is no such process, or it ended before its counters were read.
-    fn begin(pid: u32, options: &ReadOptions) -> Result<Self, Error> {
+    fn begin(pid: u32, options: &ReadOptions, mut costs: Costs) -> Result<Self, Error> {
         let files = ProcessFiles::open(pid)?;
         let program = read_program(&files);
-        let mut costs = Costs::default();
         let status = costs.time(Source::Status, || files.read_status())?;
         let counters = counters(&status);
         if counters.is_none() {
@@ -440,6 +447,26 @@ fn now_ns() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_may_not_be_looked_at_is_another_one_unless_the_process_ended() {
+        assert!(is_another(b"a", b"", || true));
+        assert!(!is_another(b"a", b"", || false));
+        assert!(is_another(b"a", b"b", || false));
+        assert!(!is_another(b"a", b"a", || true));
+        assert!(!is_another(b"", b"b", || true), "what cannot be compared has not changed");
+    }
+
+    #[test]
+    fn what_is_read_again_costs_both_times() {
+        let options = ReadOptions { max_hold: Duration::from_secs(60), full: false, page_map: false, for_diff: true };
+        let reading = |costs| Reading::begin(std::process::id(), &options, costs).unwrap().finish().process.sources;
+        let calls = |sources: &[crate::snapshot::SourceCost]| {
+            sources.iter().find(|cost| cost.source == Source::Status).map(|cost| cost.calls)
+        };
+        let once = reading(Costs::default());
+        assert_eq!((calls(&once), calls(&reading(Costs::from(once.clone())))), (Some(2), Some(4)));
+    }
 
     #[test]
     fn what_was_joined_while_it_was_read_is_not_added_twice() {
