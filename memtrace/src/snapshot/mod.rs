@@ -89,6 +89,13 @@ impl Counters {
         self.anon.saturating_add(self.file).saturating_add(self.shmem)
     }
 
+    /// How much of RES came, went or turned from one sort into another on the way to `later`.
+    #[must_use]
+    pub const fn moved(&self, later: &Self) -> u64 {
+        let anon = self.anon.abs_diff(later.anon);
+        anon.saturating_add(self.file.abs_diff(later.file)).saturating_add(self.shmem.abs_diff(later.shmem))
+    }
+
     /// What `top` calls SHR: file + shmem, whether or not anyone else maps them.
     #[must_use]
     pub const fn shr(&self) -> u64 {
@@ -320,6 +327,11 @@ pub struct Group {
     /// Who belongs to it, in the order of the processes shown. Left out are those of which nothing could be read, those
     /// that ended meanwhile, and those whose address space is that of one before them (`CLONE_VM`).
     pub pids: Vec<u32>,
+    /// Of the processes shown, those whose memory is that of one before them (`CLONE_VM`): number and start time.
+    pub twins: Vec<(u32, u64)>,
+    /// By how much the counters of its members moved, up or down, from when they were read until all pages had been looked
+    /// at: sums may be off by that.
+    pub changed: u64,
     /// Σ RES: counts a shared page once for each process.
     pub sum_res: u64,
     /// Σ PSS: `None` when one of them is unknown.

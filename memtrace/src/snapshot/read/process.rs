@@ -426,7 +426,7 @@ fn detail(smaps: &SmapsMapping) -> Detail {
 }
 
 /// `None` when there is no address space. What this kernel was built without (swap, hugetlbfs) is 0, not unknown.
-fn counters(status: &Status) -> Option<Counters> {
+pub(super) fn counters(status: &Status) -> Option<Counters> {
     Some(Counters {
         virt: status.vm_size?,
         anon: status.rss_anon?,

@@ -34,6 +34,7 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
         objects(physical, show, sheet);
     }
     sheet.line(&[]);
+    changed(group, sheet);
     absent(snapshot, group, sheet);
     let sources = members.iter().flat_map(|process| &process.sources).chain(&group.sources);
     notes::cost(&sources.copied().collect::<Vec<_>>(), show, sheet);
@@ -47,9 +48,21 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
 
 /// Below what each of them says of itself: who is not in it, what looking at them together cost, and what was not read.
 pub(super) fn notes(snapshot: &Snapshot, group: &Group, show: &ShowOptions, sheet: &mut Sheet) {
+    changed(group, sheet);
     absent(snapshot, group, sheet);
     notes::cost(&group.sources, show, sheet);
     notes::given_up(&group.given_up, &command(group), sheet);
+}
+
+/// That they did not stand still.
+fn changed(group: &Group, sheet: &mut Sheet) {
+    if group.changed > 0 {
+        let text = format!(
+            "their RES moved by {} while they were read: sums may be off by that, more if it went up and down",
+            size(group.changed)
+        );
+        sheet.wrapped((Look::Alarm, "changed     "), 12, (Look::Plain, &text));
+    }
 }
 
 /// What was typed, or comes to the same.

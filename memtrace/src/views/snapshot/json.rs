@@ -226,6 +226,8 @@ struct GroupLine<'a> {
     vanished: usize,
     #[serde(skip_deserializing)]
     unreadable: usize,
+    #[serde(skip_deserializing)]
+    changed: u64,
     sum_res: u64,
     sum_pss: Option<u64>,
     res: Option<u64>,
@@ -273,6 +275,7 @@ impl<'a> GroupLine<'a> {
             pids: group.pids.as_slice().into(),
             vanished: snapshot.missing.vanished,
             unreadable: snapshot.missing.unreadable,
+            changed: group.changed,
             sum_res: group.sum_res,
             sum_pss: group.sum_pss,
             res: physical.map(|p| p.res),

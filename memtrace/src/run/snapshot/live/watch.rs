@@ -38,8 +38,9 @@ pub(super) fn watch(
     }
     let reading = ReadOptions { for_diff: true, ..options.reading };
     // Whose memory is another one's, and who is therefore in no sum.
-    let left_out: Vec<u32> = first.group.iter().flat_map(|group| not_in(&first.processes, &group.pids)).collect();
-    let together = |processes: &[Process]| Together::of(processes.iter().filter(|p| !left_out.contains(&p.pid)));
+    let twins: &[(u32, u64)] = first.group.as_ref().map_or(&[], |group| &group.twins);
+    let together =
+        |processes: &[Process]| Together::of(processes.iter().filter(|p| !twins.contains(&(p.pid, p.start_time))));
     if first.group.is_some() && options.show.format == Format::Text {
         output.say(WATCHED)?;
     }
@@ -73,10 +74,6 @@ pub(super) fn watch(
         }
     }
     Ok(())
-}
-
-fn not_in<'a>(processes: &'a [Process], pids: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
-    processes.iter().map(|process| process.pid).filter(|pid| !pids.contains(pid))
 }
 
 /// The first multiple of the interval, from the beginning, that is not over and leaves the processes in peace for long

@@ -108,6 +108,7 @@ pub(crate) fn two(heap_kib: u64) -> Snapshot {
                 SourceCost { source: Source::Pagemap, cost_ns: 1_240_000, longest_call_ns: 96_000, calls: 14 },
                 SourceCost { source: Source::Kpage, cost_ns: 310_000, longest_call_ns: 11_000, calls: 5 },
             ],
+            ..Group::default()
         }),
         processes,
         missing: Missing::default(),
@@ -187,6 +188,8 @@ pub(crate) fn group(physical: bool) -> Snapshot {
             physical: physical.then_some(physical_pages),
             given_up: if physical { Vec::new() } else { vec![missing] },
             sources: if physical { vec![cost] } else { Vec::new() },
+            changed: if physical { 84 * KIB } else { 0 },
+            ..Group::default()
         }),
         processes,
         missing: Missing { vanished: 1, ..Missing::default() },
