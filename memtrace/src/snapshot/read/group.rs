@@ -182,7 +182,7 @@ fn read_physical(
     page_maps: &mut [Option<PageMap>],
     costs: &mut Costs,
 ) -> Result<Physical, Refused> {
-    let limit = if options.full { usize::MAX } else { TABLE_BYTES / (20 + members.len() / 8) };
+    let limit = if options.full { usize::MAX } else { TABLE_BYTES };
     let mut sharing = Sharing::new(page_size(), limit);
     for &index in members {
         let Member { files, process, .. } = &read[index];
