@@ -81,6 +81,8 @@ struct Reading {
     process: Process,
     program: Vec<u8>,
     costs: Costs,
+    /// Everything was asked for, whatever it costs.
+    full: bool,
 }
 
 impl Reading {
@@ -114,7 +116,7 @@ impl Reading {
             sources: Vec::new(),
             given_up: Vec::new(),
         };
-        let mut reading = Self { files, process, program, costs };
+        let mut reading = Self { files, process, program, costs, full: options.full };
         reading.read_mappings(options);
         Ok(reading)
     }
@@ -150,11 +152,11 @@ impl Reading {
         if let Some((size, limit_ns)) = over_budget {
             self.read_cheaply(&size, limit_ns, &mut mappings);
         }
-        if let Some(given_up) = threads::name_stacks(&self.files, &mut mappings, &mut self.costs) {
+        if let Some(given_up) = threads::name_stacks(&self.files, &mut mappings, self.full, &mut self.costs) {
             self.process.given_up.push(given_up);
         }
         if !options.for_diff {
-            let (files, given_up) = read_files(&self.files, &mappings, &mut self.costs);
+            let (files, given_up) = read_files(&self.files, &mappings, self.full, &mut self.costs);
             self.process.files = Some(files);
             self.process.given_up.extend(given_up);
         }
@@ -229,14 +231,17 @@ impl Reading {
 
     /// File pages that nobody else maps: what smaps leaves open, pagemap tells.
     fn private_file(&mut self, sum: &PrivateFile) -> Option<u64> {
-        match self.files.read_private_file(sum) {
+        let limit = if self.full { u64::MAX } else { PAGEMAP_BYTES };
+        match self.files.read_private_file(sum, limit) {
             Ok((bytes, cost)) => {
                 if cost.reads > 0 {
                     self.costs.add_reading(Source::Pagemap, cost);
                 }
                 if bytes.is_none() {
-                    let (open, most) = (sum.open_bytes() >> 20, PAGEMAP_BYTES >> 20);
-                    let what = format!("{open} MiB of addresses would have to be looked at, and {most} are the limit");
+                    let (open, most) = (sum.open_bytes() >> 20, limit >> 20);
+                    let what = format!(
+                        "{open} MiB of addresses would have to be looked at, and {most} are the limit; --full looks at all"
+                    );
                     self.give_up(Source::Pagemap, Reason::Failed { what });
                 }
                 bytes
