@@ -3,7 +3,7 @@
 mod watch;
 
 use super::Output;
-use crate::cli::{ExitCode, Format, SnapshotOptions};
+use crate::cli::{ExitCode, Format, SnapshotOptions, Subject};
 use crate::hints::Failure;
 use crate::run::create;
 use crate::snapshot::{PageMap, Snapshot};
@@ -72,21 +72,22 @@ fn tell(snapshot: &Snapshot, options: &SnapshotOptions) -> ExitCode {
     }
 }
 
-/// Who was meant and could not be read goes to stderr, unless the text of a group has it. The status to exit with, where
-/// one was asked for by its number.
+/// Who was meant and could not be read goes to stderr, unless the text of a group has it; those that were asked for by
+/// their number each, and then it is the status to exit with.
 fn tell_missing(snapshot: &Snapshot, options: &SnapshotOptions) -> Option<ExitCode> {
     let missing = &snapshot.missing;
-    let Some(first) = missing.failures.first() else {
-        if !missing.is_empty() && (snapshot.group.is_none() || options.show.format == Format::Csv) {
-            complain(&format!("memtrace: {}\n", views::missing(missing)));
-        }
+    if missing.is_empty() {
         return None;
-    };
-    let code = first.exit_code();
+    }
     for failure in &missing.failures {
         complain(&format!("memtrace: {}\n", Failure::Snapshot(Box::new(failure.clone()))));
     }
-    Some(code)
+    let named = missing.failures.len() == missing.vanished + missing.unreadable;
+    if !named && (snapshot.group.is_none() || options.show.format == Format::Csv) {
+        complain(&format!("memtrace: {}\n", views::missing(missing)));
+    }
+    let asked_for = matches!(options.subject, Subject::Pids(_));
+    asked_for.then(|| missing.failures.first().map_or(ExitCode::Failure, Failure::exit_code))
 }
 
 fn complain(text: &str) {
