@@ -152,8 +152,8 @@ as they need to be. COLUMNS=N in the environment sets the width for both.";
 
 #[derive(Debug, Args)]
 pub(super) struct SnapshotArgs {
-    /// The process; several for what they share (`--pid A --pid B`).
-    #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    /// The process; several for what they share (`--pid A --pid B`, or `--pid A,B` as `pgrep -d,` prints them).
+    #[arg(short, long = "pid", value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
     pids: Vec<u32>,
     /// All processes of this name: the whole of comm, of the program's path or of its last part, such as postgres.
     #[arg(long, value_name = "NAME", conflicts_with = "pids", value_parser = NonEmptyStringValueParser::new())]

@@ -270,7 +270,7 @@ impl ProcessFiles {
                 let mut sum = PrivateFile::default();
                 let (_, report) = self.visit_smaps(|_, mapping| sum.add(mapping))?;
                 let whole = report.malformed == 0 && report.mappings > 0;
-                if whole { self.read_private_file(&sum)?.0 } else { None }
+                if whole { self.read_private_file(&sum, PAGEMAP_BYTES)?.0 } else { None }
             }
             Some(rollup) => rollup.private_file,
         };
@@ -290,16 +290,16 @@ impl ProcessFiles {
     }
 
     /// What these mappings have of file and shared-memory pages that nobody else maps; where smaps leaves it open, from
-    /// pagemap. `None` when that would be more than [`PAGEMAP_BYTES`].
+    /// pagemap. `None` when that would be more than `limit` bytes of addresses.
     ///
     /// # Errors
     /// As [`Self::read_maps`].
-    pub fn read_private_file(&self, sum: &PrivateFile) -> Result<(Option<u64>, ReadCost), Error> {
+    pub fn read_private_file(&self, sum: &PrivateFile, limit: u64) -> Result<(Option<u64>, ReadCost), Error> {
         let (mut pages, mut cost) = (0, ReadCost::default());
         if sum.open.is_empty() {
             return Ok((Some(sum.bytes), cost));
         }
-        if sum.open_bytes() > PAGEMAP_BYTES {
+        if sum.open_bytes() > limit {
             return Ok((None, cost));
         }
         let pagemap = self.open_pagemap(None)?;

@@ -5,7 +5,7 @@ use super::labels::{Filter, Label, kind_words};
 use super::table::{Column, Table};
 use super::{notes, tables, text};
 use crate::cli::ShowOptions;
-use crate::snapshot::{Counters, Group, Physical, Process, SharedObject, Snapshot, Source};
+use crate::snapshot::{Counters, Group, Missing, Physical, Process, SharedObject, Snapshot, Source};
 use crate::statement::Kind;
 use crate::views::columns::right;
 use crate::views::escape::{basename, escape};
@@ -34,6 +34,7 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
         objects(physical, show, sheet);
     }
     sheet.line(&[]);
+    changed(group, sheet);
     absent(snapshot, group, sheet);
     let sources = members.iter().flat_map(|process| &process.sources).chain(&group.sources);
     notes::cost(&sources.copied().collect::<Vec<_>>(), show, sheet);
@@ -47,9 +48,21 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
 
 /// Below what each of them says of itself: who is not in it, what looking at them together cost, and what was not read.
 pub(super) fn notes(snapshot: &Snapshot, group: &Group, show: &ShowOptions, sheet: &mut Sheet) {
+    changed(group, sheet);
     absent(snapshot, group, sheet);
     notes::cost(&group.sources, show, sheet);
     notes::given_up(&group.given_up, &command(group), sheet);
+}
+
+/// That they did not stand still.
+fn changed(group: &Group, sheet: &mut Sheet) {
+    if group.changed > 0 {
+        let text = format!(
+            "their RES moved by {} while they were read: sums may be off by that, more if it went up and down",
+            size(group.changed)
+        );
+        sheet.wrapped((Look::Alarm, "changed     "), 12, (Look::Plain, &text));
+    }
 }
 
 /// What was typed, or comes to the same.
@@ -61,14 +74,33 @@ fn command(group: &Group) -> String {
 
 /// Who is not in it.
 fn absent(snapshot: &Snapshot, group: &Group, sheet: &mut Sheet) {
-    if snapshot.vanished > 0 {
-        let gone = counted(snapshot.vanished as u64, "process", "processes");
-        sheet.line(&[(Look::Plain, &format!("vanished    {gone} ended before they could be read"))]);
+    if !snapshot.missing.is_empty() {
+        sheet.wrapped((Look::Plain, "missing     "), 12, (Look::Plain, &missing(&snapshot.missing)));
     }
     let unread = snapshot.processes.iter().filter(|process| !group.pids.contains(&process.pid));
     for process in unread {
         sheet.wrapped((Look::Plain, "left out    "), 12, (Look::Plain, &left_out(process)));
     }
+}
+
+/// Who was meant and is not there, in a line.
+#[must_use]
+pub fn missing(missing: &Missing) -> String {
+    let told = |count: usize, one: &str, several: &str| {
+        (count > 0).then(|| {
+            format!("{} {}", counted(count as u64, "process", "processes"), [several, one][usize::from(count == 1)])
+        })
+    };
+    let gone = told(
+        missing.vanished,
+        "ended before it could be read, or is hidden (hidepid)",
+        "ended before they could be read, or are hidden (hidepid)",
+    );
+    let unreadable = told(missing.unreadable, "could not be read", "could not be read").map(|told| {
+        let first = if missing.unreadable > 1 { "the first: " } else { "" };
+        format!("{told} ({first}{})", escape(missing.why.as_bytes(), 200))
+    });
+    gone.into_iter().chain(unreadable).collect::<Vec<_>>().join("; ")
 }
 
 /// Who is not in the group, and why.

@@ -16,6 +16,7 @@ mod table;
 mod tables;
 mod text;
 
+pub use group::missing;
 pub use text::{Page, render, render_group_notes, render_text};
 
 #[cfg(test)]

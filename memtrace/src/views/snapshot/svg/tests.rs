@@ -11,7 +11,7 @@ fn svg(snapshot: &Snapshot, scale: PictureScale) -> String {
 
 fn with_pages(processes: Vec<Process>, group: Option<Group>) -> Snapshot {
     let page_maps = processes.iter().map(|process| Some(placed(process))).collect();
-    Snapshot { processes, page_maps, group, vanished: 0 }
+    Snapshot { processes, page_maps, group, ..Snapshot::default() }
 }
 
 fn two(physical: bool) -> Snapshot {
@@ -177,7 +177,7 @@ fn sixty_thousand_mappings_twice_stay_small() {
         processes: vec![first, second],
         page_maps: vec![Some(map.clone()), Some(map)],
         group: Some(group),
-        vanished: 0,
+        ..Snapshot::default()
     };
     let text = svg(&snapshot, PictureScale::Log);
     assert!(text.len() < 2 << 20, "{}", text.len());
