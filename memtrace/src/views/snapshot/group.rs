@@ -41,8 +41,8 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
     absent(snapshot, group, sheet);
     let sources = members.iter().flat_map(|process| &process.sources).chain(&group.sources);
     notes::cost(&sources.copied().collect::<Vec<_>>(), show, sheet);
-    notes::given_up_of(&members, &command(group), sheet);
-    notes::given_up(&group.given_up, &command(group), sheet);
+    notes::given_up_of(&members, &command(group, show), sheet);
+    notes::given_up(&group.given_up, &command(group, show), sheet);
     if let Some(first) = members.first() {
         let text = format!("memtrace snapshot --pid {}        one of them, by kind and file", first.pid);
         sheet.line(&[(Look::Faint, &text)]);
@@ -53,14 +53,18 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
 pub(super) fn notes(snapshot: &Snapshot, group: &Group, show: &ShowOptions, sheet: &mut Sheet) {
     absent(snapshot, group, sheet);
     notes::cost(&group.sources, show, sheet);
-    notes::given_up(&group.given_up, &command(group), sheet);
+    notes::given_up(&group.given_up, &command(group, show), sheet);
 }
 
 /// What was typed, or comes to the same.
-fn command(group: &Group) -> String {
+fn command(group: &Group, show: &ShowOptions) -> String {
+    let flags = notes::flags(show);
+    if let Some(subject) = &show.typed.subject {
+        return format!("memtrace snapshot{}{flags}", escape(subject.as_bytes(), 200));
+    }
     let pids: String = group.pids.iter().take(FEW).map(|pid| format!(" --pid {pid}")).collect();
     let more = if group.pids.len() > FEW { " …" } else { "" };
-    format!("memtrace snapshot{pids}{more}")
+    format!("memtrace snapshot{pids}{more}{flags}")
 }
 
 /// Who is not in it.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::cli::{By, Format, PictureScale, ShowOptions, Sort};
+use crate::cli::{By, Format, PictureScale, ShowOptions, Sort, Typed};
 use crate::snapshot::{Process, Snapshot};
 use crate::views::columns::columns;
 use std::time::Duration;
@@ -15,6 +15,7 @@ fn show() -> ShowOptions {
         scale: PictureScale::Log,
         costs: false,
         hold_limit: Some(Duration::from_millis(50)),
+        typed: Typed::default(),
     }
 }
 
@@ -227,6 +228,19 @@ fn all_files_that_are_dirty_are_named() {
         text.contains("not yet on disk: 12.0 MiB of /var/lib/postgresql/15/main/vectors.idx, 2.0 MiB of"),
         "{text}"
     );
+}
+
+#[test]
+fn advice_is_what_was_typed_and_not_forty_numbers() {
+    let snapshot = sample::group(false);
+    let typed = |subject: Option<&str>| Typed { subject: subject.map(str::to_owned), flags: " --sort pss".into() };
+    let told = |subject| flat(&written(&snapshot, &ShowOptions { typed: typed(subject), ..show() }, None));
+    assert!(told(Some(" --name postgres")).contains("→ sudo memtrace snapshot --name postgres --sort pss"));
+    assert!(told(None).contains("→ sudo memtrace snapshot --pid 4711 --pid 4712"));
+    let one = alone(sample::not_permitted());
+    let told = flat(&written(&one, &ShowOptions { typed: typed(Some(" --name x")), ..show() }, None));
+    let pid = one.processes[0].pid;
+    assert!(told.contains(&format!("→ sudo memtrace snapshot --pid {pid} --sort pss")), "{told}");
 }
 
 #[test]
