@@ -12,7 +12,7 @@ mod snapshot;
 mod values;
 
 use snapshot::SnapshotArgs;
-pub use snapshot::{By, Format, PictureScale, ReadOptions, ShowOptions, SnapshotOptions, Sort, Subject};
+pub use snapshot::{By, Format, PictureScale, ReadOptions, ShowOptions, SnapshotOptions, Sort, Subject, Typed};
 use values::{parse_bytes, parse_duration, parse_interval};
 
 /// How the program ends. A command started by memtrace passes its own status through instead.

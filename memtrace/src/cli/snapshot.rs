@@ -85,6 +85,52 @@ pub struct ShowOptions {
     pub costs: bool,
     /// A call that held the target's mmap_lock for longer is told; `None` when everything was asked for.
     pub hold_limit: Option<Duration>,
+    /// What was typed, for advice on what to type instead.
+    pub typed: Typed,
+}
+
+/// A command line as it was typed, quoted for a shell; each part begins with a space, or is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Typed {
+    /// How processes were selected otherwise than by number: ` --name postgres`.
+    pub subject: Option<String>,
+    /// Which tables of them, and how: ` --by mapping --top 5`.
+    pub flags: String,
+}
+
+impl Typed {
+    fn of(subject: &Subject, args: &SnapshotArgs) -> Self {
+        let subject = match subject {
+            Subject::Name(name) => Some(format!(" --name {}", quoted(name))),
+            Subject::Cgroup(path) => Some(format!(" --cgroup {}", quoted(&path.to_string_lossy()))),
+            Subject::Pids(_) | Subject::Files(..) => None,
+        };
+        let mut flags = String::new();
+        let mut flag = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                flags.push_str(&format!(" --{name} {}", quoted(&value)));
+            }
+        };
+        let value = |value: clap::builder::PossibleValue| value.get_name().to_owned();
+        flag("by", args.by.as_ref().and_then(ValueEnum::to_possible_value).map(value));
+        let sort = Some(args.sort).filter(|&sort| sort != Sort::default());
+        flag("sort", sort.as_ref().and_then(ValueEnum::to_possible_value).map(value));
+        flag("filter", args.filter.clone());
+        flag("top", args.top.map(|top| top.to_string()));
+        if args.verbose {
+            flags.push_str(" -v");
+        }
+        Self { subject, flags }
+    }
+}
+
+/// As one word of a shell's.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:@%+=,".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
 }
 
 /// Format of what is printed.
@@ -225,14 +271,14 @@ pub(super) struct SnapshotArgs {
 
 impl SnapshotArgs {
     pub(super) fn options(self) -> Result<SnapshotOptions, clap::Error> {
-        let subject = match (self.name, self.cgroup, <[PathBuf; 2]>::try_from(self.diff)) {
+        let subject = match (self.name.clone(), self.cgroup.clone(), <[PathBuf; 2]>::try_from(self.diff.clone())) {
             (_, _, Ok([before, after])) => Subject::Files(before, after),
             (Some(name), _, _) => Subject::Name(name),
             (_, Some(path), _) => Subject::Cgroup(path),
             _ if !self.pids.is_empty() => {
                 let mut pids = Vec::with_capacity(self.pids.len());
                 // Named twice is meant once.
-                for pid in self.pids {
+                for &pid in &self.pids {
                     if !pids.contains(&pid) {
                         pids.push(pid);
                     }
@@ -246,6 +292,7 @@ impl SnapshotArgs {
                 ));
             }
         };
+        let typed = Typed::of(&subject, &self);
         if self.svg.is_some() && self.svg == self.file {
             return Err(usage("the SVG and the output would be the same file; give -o another"));
         }
@@ -276,6 +323,7 @@ impl SnapshotArgs {
                 scale: self.scale,
                 costs: self.verbose,
                 hold_limit: reading.hold_limit(),
+                typed,
             },
             svg: self.svg,
             file: self.file,

@@ -20,7 +20,12 @@ pub(super) fn print(process: &Process, show: &ShowOptions, sheet: &mut Sheet) {
         changed(before, after, sheet);
     }
     cost(&process.sources, show, sheet);
-    given_up(&process.given_up, &command(process), sheet);
+    given_up(&process.given_up, &format!("{}{}", command(process), flags(show)), sheet);
+}
+
+/// That were typed: any bytes.
+pub(super) fn flags(show: &ShowOptions) -> String {
+    escape(show.typed.flags.as_bytes(), 200)
 }
 
 /// What stands below the picture of a process. Of one that could not be read, [`unread`] tells.
