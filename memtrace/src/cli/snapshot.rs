@@ -99,28 +99,19 @@ pub struct Typed {
 }
 
 impl Typed {
-    fn of(subject: &Subject, args: &SnapshotArgs) -> Self {
-        let subject = match subject {
-            Subject::Name(name) => Some(format!(" --name {}", quoted(name))),
-            Subject::Cgroup(path) => Some(format!(" --cgroup {}", quoted(&path.to_string_lossy()))),
-            Subject::Pids(_) | Subject::Files(..) => None,
-        };
-        let mut flags = String::new();
-        let mut flag = |name: &str, value: Option<String>| {
-            if let Some(value) = value {
-                flags.push_str(&format!(" --{name} {}", quoted(&value)));
-            }
-        };
+    fn of(args: &SnapshotArgs) -> Self {
+        let flag = |name: &str, value: Option<String>| value.map(|value| format!(" --{name} {}", quoted(&value)));
         let value = |value: clap::builder::PossibleValue| value.get_name().to_owned();
-        flag("by", args.by.as_ref().and_then(ValueEnum::to_possible_value).map(value));
         let sort = Some(args.sort).filter(|&sort| sort != Sort::default());
-        flag("sort", sort.as_ref().and_then(ValueEnum::to_possible_value).map(value));
-        flag("filter", args.filter.clone());
-        flag("top", args.top.map(|top| top.to_string()));
-        if args.verbose {
-            flags.push_str(" -v");
-        }
-        Self { subject, flags }
+        let flags = [
+            flag("by", args.by.as_ref().and_then(ValueEnum::to_possible_value).map(value)),
+            flag("sort", sort.as_ref().and_then(ValueEnum::to_possible_value).map(value)),
+            flag("filter", args.filter.clone()),
+            flag("top", args.top.map(|top| top.to_string())),
+            args.verbose.then(|| " -v".to_owned()),
+        ];
+        let cgroup = || flag("cgroup", args.cgroup.as_ref().map(|path| path.to_string_lossy().into_owned()));
+        Self { subject: flag("name", args.name.clone()).or_else(cgroup), flags: flags.into_iter().flatten().collect() }
     }
 }
 
@@ -271,14 +262,15 @@ pub(super) struct SnapshotArgs {
 
 impl SnapshotArgs {
     pub(super) fn options(self) -> Result<SnapshotOptions, clap::Error> {
-        let subject = match (self.name.clone(), self.cgroup.clone(), <[PathBuf; 2]>::try_from(self.diff.clone())) {
+        let typed = Typed::of(&self);
+        let subject = match (self.name, self.cgroup, <[PathBuf; 2]>::try_from(self.diff)) {
             (_, _, Ok([before, after])) => Subject::Files(before, after),
             (Some(name), _, _) => Subject::Name(name),
             (_, Some(path), _) => Subject::Cgroup(path),
             _ if !self.pids.is_empty() => {
                 let mut pids = Vec::with_capacity(self.pids.len());
                 // Named twice is meant once.
-                for &pid in &self.pids {
+                for pid in self.pids {
                     if !pids.contains(&pid) {
                         pids.push(pid);
                     }
@@ -292,7 +284,6 @@ impl SnapshotArgs {
                 ));
             }
         };
-        let typed = Typed::of(&subject, &self);
         if self.svg.is_some() && self.svg == self.file {
             return Err(usage("the SVG and the output would be the same file; give -o another"));
         }

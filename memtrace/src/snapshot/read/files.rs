@@ -9,7 +9,8 @@
 //! the page cache is another file's, which only a mapping leads to.
 //!
 //! A file system whose server is dead answers nobody, so the files are looked at by a thread that is waited for no longer
-//! than [`TIME`] in all (with `--full`, [`TIME_IN_FULL`]); what it has not answered by then is given up, and said. Files on live servers cost nothing extra.
+//! than [`TIME`] in all (with `--full`, [`TIME_IN_FULL`]); what it has not answered by then is given up, and said. Files on
+//! live servers cost nothing extra.
 
 use super::{Costs, not_permitted};
 use crate::event::permission::{SHARED, WRITE};

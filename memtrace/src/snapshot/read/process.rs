@@ -12,6 +12,7 @@ use crate::procfs::{
 use crate::snapshot::allocator::{allocator, java_heap};
 use crate::snapshot::{Allocator, Counters, Detail, GivenUp, Mapping, Process, Reason, Resident, Rollup, Source};
 use crate::statement::Kind;
+use crate::units::nanos;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How often a process is read that executes other programs meanwhile.
@@ -139,7 +140,7 @@ impl Reading {
     }
 
     fn read_mappings(&mut self, options: &ReadOptions) {
-        let limit_ns = options.hold_limit().map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
+        let limit_ns = options.hold_limit().map(nanos);
         let Found { mut mappings, hugetlb, over_budget } = match self.read_by_budget(limit_ns) {
             Ok(found) => found,
             Err(error) => {

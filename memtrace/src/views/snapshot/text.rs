@@ -179,7 +179,8 @@ fn summary(seen: Seen<'_>, show: &ShowOptions, sheet: &mut Sheet) {
         sheet.line(&[]);
         return notes::print(process, show, sheet);
     };
-    levels(seen, counters, sheet);
+    let swapped = swapped(process, counters);
+    levels(seen, counters, &swapped, sheet);
     private(seen, counters, sheet);
     sheet.line(&[]);
     match tables::rows(seen, By::Kind, show) {
@@ -196,7 +197,7 @@ fn summary(seen: Seen<'_>, show: &ShowOptions, sheet: &mut Sheet) {
         }
         None => sheet.line(&[(Look::Plain, "by kind     unknown: its mappings could not be read")]),
     }
-    swap(process, counters, sheet);
+    swap(process, counters, &swapped, sheet);
     files(process, show, sheet);
     sheet.line(&[]);
     notes::print(process, show, sheet);
@@ -209,9 +210,8 @@ pub(super) fn level(name: &str, amount: &str, words: &str, sheet: &mut Sheet) {
 }
 
 /// What `top` prints and what it does not, each with its meaning.
-fn levels(seen: Seen<'_>, c: &Counters, sheet: &mut Sheet) {
+fn levels(seen: Seen<'_>, c: &Counters, out: &Swapped, sheet: &mut Sheet) {
     let process = seen.process;
-    let out = swapped(process, c);
     let here = [c.res(), c.swap, c.hugetlb, out.shared];
     let rest = here.iter().fold(c.virt, |rest, bytes| rest.saturating_sub(*bytes));
     let swapped_too =
@@ -398,27 +398,28 @@ struct Swapped {
 }
 
 fn swapped(process: &Process, counters: &Counters) -> Swapped {
-    let sum = |which: &dyn Fn(&Mapping) -> bool| {
-        let mappings = process.mappings.iter().flatten().filter(|mapping| which(mapping));
-        mappings.filter_map(|mapping| mapping.resident?.swap).fold(0, u64::saturating_add)
-    };
     // Of a private mapping of such memory it may be either: a copy on write, or what is behind it.
     let backed = |mapping: &Mapping| {
         matches!(mapping.kind, Kind::Tmpfs | Kind::Memfd | Kind::PosixShm | Kind::SysvShm | Kind::SharedAnon)
     };
-    let is_shared = |mapping: &Mapping| mapping.permissions & permission::SHARED != 0;
-    if process.mappings.iter().flatten().all(|mapping| mapping.resident.is_none_or(|r| r.swap.is_none())) {
-        return Swapped { shared: 0, meanwhile: 0 };
+    let mappings = process.mappings.as_deref().unwrap_or_default();
+    let (mut least, mut most, mut all, mut unknown) = (0_u64, 0_u64, 0_u64, mappings.is_empty());
+    for mapping in mappings {
+        let Some(swap) = mapping.resident.and_then(|resident| resident.swap) else {
+            unknown = true;
+            continue;
+        };
+        let is_shared = mapping.permissions & permission::SHARED != 0;
+        all = all.saturating_add(swap);
+        least = least.saturating_add(if is_shared { swap } else { 0 });
+        most = most.saturating_add(if is_shared || backed(mapping) { swap } else { 0 });
     }
-    let least = sum(&is_shared);
-    let most = sum(&|mapping| is_shared(mapping) || backed(mapping));
-    let more = difference(counters.swap, sum(&|_| true));
+    let more = difference(counters.swap, all);
     let shared = u64::try_from(more).unwrap_or(0).clamp(least, most);
-    let all_known = process.mappings.iter().flatten().all(|mapping| mapping.resident.is_some_and(|r| r.swap.is_some()));
-    Swapped { shared, meanwhile: if all_known { more.wrapping_sub(shared.cast_signed()) } else { 0 } }
+    Swapped { shared, meanwhile: if unknown { 0 } else { more.wrapping_sub(shared.cast_signed()) } }
 }
 
-fn swap(process: &Process, counters: &Counters, sheet: &mut Sheet) {
+fn swap(process: &Process, counters: &Counters, &Swapped { shared, meanwhile }: &Swapped, sheet: &mut Sheet) {
     let mut mappings: Vec<(&Mapping, u64)> = process
         .mappings
         .iter()
@@ -431,7 +432,6 @@ fn swap(process: &Process, counters: &Counters, sheet: &mut Sheet) {
     }
     sheet.line(&[]);
     let mut text = format!("{} of anonymous memory", size(counters.swap));
-    let Swapped { shared, meanwhile } = swapped(process, counters);
     if shared > 0 {
         text.push_str(&format!(", and {} of shared memory that is mapped here and that SWAP leaves out", size(shared)));
     }

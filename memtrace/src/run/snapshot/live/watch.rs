@@ -6,6 +6,7 @@ use crate::run::snapshot::Output;
 use crate::snapshot::diff::Together;
 use crate::snapshot::read::read;
 use crate::snapshot::{Process, Snapshot};
+use crate::units::nanos;
 use crate::views::{escape, human};
 use anyhow::{Context as _, Result};
 use signal_hook::SigId;
@@ -91,10 +92,6 @@ fn longest_reading(processes: &[Process]) -> Duration {
         held.map(|cost| cost.cost_ns).fold(0, u64::saturating_add)
     };
     Duration::from_nanos(processes.iter().map(of).max().unwrap_or(0))
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Those of the processes that are still there; `None` when none is. Who was asked for by number is told of as it ends.
