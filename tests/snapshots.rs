@@ -20,6 +20,8 @@ pub struct Taken {
     pub processes: Vec<Value>,
     /// All of them together, where there are several.
     pub group: Option<Value>,
+    /// Those that were asked for and are in none of these, where there is no group to say it.
+    pub missing: Option<Value>,
     /// stderr.
     pub errors: String,
     /// How it ended.
@@ -84,12 +86,13 @@ pub fn take_beside<T>(arguments: &[&str], look: impl FnOnce() -> Result<T>) -> R
     std::fs::write(keepsake("stderr"), &errors)?;
     ensure!(status.code().is_some(), "memtrace snapshot was killed: {status}\n{errors}");
     ensure!(!errors.contains("panicked"), "memtrace snapshot panicked:\n{errors}");
-    let mut taken = Taken { processes: Vec::new(), group: None, errors, status };
+    let mut taken = Taken { processes: Vec::new(), group: None, missing: None, errors, status };
     for line in output {
         let value: Value = serde_json::from_str(&line).with_context(|| format!("not JSON: {line:.400}"))?;
         match value["type"].as_str() {
             Some("snapshot") => taken.processes.push(value),
             Some("group") => taken.group = Some(value),
+            Some("missing") => taken.missing = Some(value),
             _ => bail!("an unknown line: {line:.400}"),
         }
     }

@@ -13,7 +13,7 @@ mod stuck;
 mod values;
 
 use snapshot::SnapshotArgs;
-pub use snapshot::{By, Format, PictureScale, ReadOptions, ShowOptions, SnapshotOptions, Sort, Subject};
+pub use snapshot::{By, Format, PictureScale, ReadOptions, ShowOptions, SnapshotOptions, Sort, Subject, Typed};
 use stuck::StuckArgs;
 pub use stuck::StuckOptions;
 use values::{parse_bytes, parse_duration, parse_interval};

@@ -177,6 +177,8 @@ fn file_kind(line: &Line<'_>, hint: &Hint, context: &Context) -> Kind {
         _ if name.starts_with(b"/SYSV") => Kind::SysvShm,
         _ if name.starts_with(b"/dev/shm/") => Kind::PosixShm,
         _ if name.starts_with(b"/memfd:") => Kind::Memfd,
+        // What memfd_secret makes has no name of its own.
+        b"/secretmem (deleted)" => Kind::Memfd,
         _ if name.starts_with(b"/anon_hugepage") || name.starts_with(b"/dev/hugepages/") => Kind::Hugetlb,
         _ if *hint == Hint::Hugetlb || context.hugetlbfs.binary_search(&line.device).is_ok() => Kind::Hugetlb,
         _ if name.starts_with(b"/dev/") || name.starts_with(b"anon_inode:") || name.starts_with(b"socket:") => {

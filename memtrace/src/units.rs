@@ -1,8 +1,15 @@
-//! Amounts: pages inside, bytes outside.
+//! Amounts: pages inside, bytes outside. Times: nanoseconds.
 
 use memtrace_common::{ANON, FILE, MEMBERS, SHMEM, SWAP};
 use serde::{Deserialize, Serialize};
 use std::ops::{Add, AddAssign, Neg, Sub, SubAssign};
+use std::time::Duration;
+
+/// Nanoseconds of it; what is too long for that, 584 years, is as many as there are.
+#[must_use]
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
 
 /// Amounts per class, in pages of the target's page size; signed, because the ledger holds differences.
 /// Sums wrap: a trace may hold any numbers, and the books close in wrapping arithmetic too.

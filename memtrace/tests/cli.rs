@@ -158,7 +158,7 @@ fn a_file_that_is_no_snapshot_is_refused_with_what_to_type() {
     };
     for (content, what) in [
         (&b""[..], "no line of it is a snapshot"),
-        (b"\x1b[2J", "line 1: column 1: "),
+        (b"\x1b[2J", ": not a memtrace snapshot"),
         (b"\n{\"type\":\"snapshot\",\"schema\":2}", "line 2: a snapshot of another schema"),
         (b"{\"type\":\"snapshot\",\"schema\":1}", "line 1: column 30: missing field"),
     ] {

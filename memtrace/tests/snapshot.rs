@@ -71,7 +71,7 @@ impl Drop for Guard {
 
 fn one(pid: u32, options: &ReadOptions) -> Process {
     let mut snapshot = read(&Subject::Pids(vec![pid]), options).unwrap();
-    assert_eq!((snapshot.processes.len(), snapshot.vanished), (1, 0));
+    assert_eq!((snapshot.processes.len(), snapshot.missing.is_empty()), (1, true));
     snapshot.processes.remove(0)
 }
 
@@ -116,6 +116,24 @@ fn the_sums_of_a_stopped_process_are_its_counters() {
         assert!(0 < cost.longest_call_ns && cost.longest_call_ns <= cost.cost_ns && cost.calls > 0, "{cost:?}");
     }
     assert_eq!(process.given_up, []);
+}
+
+#[test]
+fn one_that_has_ended_does_not_keep_the_others_from_being_told() {
+    let child = Guard::shell("echo ready; read line").stop();
+    let mut ended = Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    let ended = ended.id();
+    let of = |pids: &[u32]| read(&Subject::Pids(pids.to_vec()), &OPTIONS);
+    for pids in [[child.pid(), ended], [ended, child.pid()]] {
+        let snapshot = of(&pids).unwrap();
+        assert_eq!(snapshot.processes.iter().map(|process| process.pid).collect::<Vec<_>>(), [child.pid()]);
+        assert_eq!((snapshot.missing.vanished, snapshot.missing.unreadable), (1, 0));
+        assert_eq!(snapshot.missing.failures, [Failure::NoSuchPid { pid: ended }]);
+        assert_eq!(snapshot.group, None);
+    }
+    let error = of(&[ended]).unwrap_err();
+    assert_eq!(error.downcast_ref(), Some(&Failure::NoSuchPid { pid: ended }));
 }
 
 #[test]

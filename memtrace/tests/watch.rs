@@ -115,13 +115,16 @@ fn of_several_the_others_are_watched_on() {
 #[test]
 fn a_watch_ends_when_its_time_is_over() {
     let idle = Idle::start();
-    let session = Session::start(&["--pid", &idle.pid(), "--watch", "200ms", "--duration", "700ms", "--json"]);
+    // In full, so that no turn is left out for what it might cost.
+    let arguments = ["--pid", &idle.pid(), "--full", "--watch", "100ms", "--duration", "3s", "--json"];
+    let session = Session::start(&arguments);
     let Session { child, lines } = session;
     let types: Vec<Value> =
         lines.map(|line| serde_json::from_str::<Value>(&line.expect("text")).expect("JSON")["type"].clone()).collect();
     let (first, changes) = types.split_first().expect("a snapshot");
     // On a busy machine turns are missed, and not made up for.
-    assert!(first == "snapshot" && changes.len() <= 3 && changes.iter().all(|kind| kind == "diff"), "{types:?}");
+    assert!(first == "snapshot" && (1..=30).contains(&changes.len()), "{types:?}");
+    assert!(changes.iter().all(|kind| kind == "diff"), "{types:?}");
     assert!(child.wait_with_output().expect("it is ours").status.success());
 }
 

@@ -245,6 +245,11 @@ fn assert_ended_well(taken: &Taken) -> Result<()> {
         let whole = sum(mappings, "size")? >= amount(process, "virt")?;
         ensure!(whole || gone(process) || moved(process), "cut off in silence: {process}");
     }
+    if let Some(missing) = &taken.missing {
+        ensure!(taken.group.is_none() && !taken.processes.is_empty(), "nobody to say it beside: {missing}");
+        ensure!(amount(missing, "vanished")? + amount(missing, "unreadable")? > 0, "nobody is missing: {missing}");
+        ensure!(!taken.errors.is_empty(), "it is not said on stderr: {missing}");
+    }
     match taken.status.code() {
         Some(0) => ensure!(!taken.processes.is_empty(), "success without a process"),
         _ => ensure!(!taken.errors.is_empty(), "failed without a word: {}", taken.status),

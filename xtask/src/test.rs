@@ -65,6 +65,7 @@ pub fn test(filter: Option<&str>) -> Result<bool> {
             )
         });
         steps.checked("lints, without probes", || shell::run(lint().arg("--no-default-features").args(DENY)));
+        steps.checked("fuzz targets", || shell::run(&mut check_fuzz_targets()));
     }
     steps.tests("tests, without probes", || tests(unprivileged().arg("--no-default-features").args(filter)));
 
@@ -93,6 +94,17 @@ const DENY: [&str; 3] = ["--", "-D", "warnings"];
 fn lint() -> Command {
     let mut command = build::cargo();
     command.args(["clippy", "--workspace", "--all-targets"]);
+    command
+}
+
+/// They are no members of the workspace, and nothing else here would notice that one does not compile any more.
+fn check_fuzz_targets() -> Command {
+    let mut command = build::cargo();
+    command.args(["check", "--manifest-path", "fuzz/Cargo.toml"]);
+    let target = workspace::root().join("target");
+    // Nothing is linked: libFuzzer need not be built, which takes a C++ compiler.
+    command.env("CUSTOM_LIBFUZZER_PATH", target.join("libfuzzer.a")).env("CARGO_TARGET_DIR", target);
+    command.current_dir(workspace::root());
     command
 }
 

@@ -85,6 +85,43 @@ pub struct ShowOptions {
     pub costs: bool,
     /// A call that held the target's mmap_lock for longer is told; `None` when everything was asked for.
     pub hold_limit: Option<Duration>,
+    /// What was typed, for advice on what to type instead.
+    pub typed: Typed,
+}
+
+/// A command line as it was typed, quoted for a shell; each part begins with a space, or is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Typed {
+    /// How processes were selected otherwise than by number: ` --name postgres`.
+    pub subject: Option<String>,
+    /// Which tables of them, and how: ` --by mapping --top 5`.
+    pub flags: String,
+}
+
+impl Typed {
+    fn of(args: &SnapshotArgs) -> Self {
+        let flag = |name: &str, value: Option<String>| value.map(|value| format!(" --{name} {}", quoted(&value)));
+        let value = |value: clap::builder::PossibleValue| value.get_name().to_owned();
+        let sort = Some(args.sort).filter(|&sort| sort != Sort::default());
+        let flags = [
+            flag("by", args.by.as_ref().and_then(ValueEnum::to_possible_value).map(value)),
+            flag("sort", sort.as_ref().and_then(ValueEnum::to_possible_value).map(value)),
+            flag("filter", args.filter.clone()),
+            flag("top", args.top.map(|top| top.to_string())),
+            args.verbose.then(|| " -v".to_owned()),
+        ];
+        let cgroup = || flag("cgroup", args.cgroup.as_ref().map(|path| path.to_string_lossy().into_owned()));
+        Self { subject: flag("name", args.name.clone()).or_else(cgroup), flags: flags.into_iter().flatten().collect() }
+    }
+}
+
+/// As one word of a shell's.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:@%+=,".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
 }
 
 /// Format of what is printed.
@@ -152,8 +189,8 @@ as they need to be. COLUMNS=N in the environment sets the width for both.";
 
 #[derive(Debug, Args)]
 pub(super) struct SnapshotArgs {
-    /// The process; several for what they share (`--pid A --pid B`).
-    #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    /// The process; several for what they share (`--pid A --pid B`, or `--pid A,B` as `pgrep -d,` prints them).
+    #[arg(short, long = "pid", value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
     pids: Vec<u32>,
     /// All processes of this name: the whole of comm, of the program's path or of its last part, such as postgres.
     #[arg(long, value_name = "NAME", conflicts_with = "pids", value_parser = NonEmptyStringValueParser::new())]
@@ -225,6 +262,7 @@ pub(super) struct SnapshotArgs {
 
 impl SnapshotArgs {
     pub(super) fn options(self) -> Result<SnapshotOptions, clap::Error> {
+        let typed = Typed::of(&self);
         let subject = match (self.name, self.cgroup, <[PathBuf; 2]>::try_from(self.diff)) {
             (_, _, Ok([before, after])) => Subject::Files(before, after),
             (Some(name), _, _) => Subject::Name(name),
@@ -276,6 +314,7 @@ impl SnapshotArgs {
                 scale: self.scale,
                 costs: self.verbose,
                 hold_limit: reading.hold_limit(),
+                typed,
             },
             svg: self.svg,
             file: self.file,

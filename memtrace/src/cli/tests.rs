@@ -150,6 +150,8 @@ fn snapshots_have_useful_defaults_and_every_flag_arrives() {
     };
     let plain = options("memtrace snapshot --pid 7 --pid 9 --pid 7");
     assert_eq!(plain.subject, Subject::Pids(vec![7, 9]), "named twice is meant once");
+    let listed = options("memtrace snapshot --pid 7,9 -p 8,7");
+    assert_eq!(listed.subject, Subject::Pids(vec![7, 9, 8]), "as pgrep -d, prints them");
     assert_eq!(
         plain.reading,
         ReadOptions { max_hold: Duration::from_millis(50), full: false, page_map: false, for_diff: false }

@@ -2,8 +2,12 @@
 
 /// Bits of `CapEff`; <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/capability.h>
 pub mod bit {
+    /// Read and write any file.
+    pub const DAC_OVERRIDE: u32 = 1;
     /// Read any file.
     pub const DAC_READ_SEARCH: u32 = 2;
+    /// What only a file's owner may.
+    pub const FOWNER: u32 = 3;
     /// Read other users' maps and smaps.
     pub const SYS_PTRACE: u32 = 19;
     /// Everything that has no capability of its own, and what CAP_BPF and CAP_PERFMON were before 5.8.

@@ -12,13 +12,13 @@ use crate::cli::{Target, TraceOptions};
 use crate::event::{End, EndReason, Event, Meta, MmId, Mode, TaskWhat};
 use crate::hints::Failure;
 use crate::procfs::{ProcessFiles, SmapsBudget, SmapsSize, monotonic_ns, page_size, read_kernel_release};
+use crate::units::nanos;
 use anyhow::{Context as _, Result};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Child;
-use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -402,7 +402,6 @@ impl Signals {
 }
 
 fn new_budget(options: &TraceOptions) -> SmapsBudget {
-    let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let interval = options.smaps_interval.map_or(u64::MAX, nanos);
     SmapsBudget::new(interval, Some(nanos(options.max_snapshot)))
 }
@@ -419,7 +418,7 @@ fn meta(pid: u32, options: &TraceOptions) -> Result<Meta> {
         page_size: page_size(),
         mode: if options.no_bpf { Mode::Procfs } else { Mode::Exact },
         mode_reason: mode_reason(options.no_bpf, super::lag::counters_lag()).to_owned(),
-        interval_ns: u64::try_from(options.interval.as_nanos()).unwrap_or(u64::MAX),
+        interval_ns: nanos(options.interval),
         ts_ns: monotonic_ns(),
         wall_ns: i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX),
         spawned: false,

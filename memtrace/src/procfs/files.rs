@@ -6,6 +6,7 @@ use super::{
 };
 use crate::event::{MmId, Overview, SmapsMapping};
 use crate::procfs::monotonic_ns;
+use crate::units::nanos;
 use ::procfs::ProcError;
 use ::procfs::process::Process;
 use std::fs::File;
@@ -177,7 +178,7 @@ impl ProcessFiles {
         let mut cost = ReadCost::default();
         let begin = Instant::now();
         let mut file = self.open_file("smaps")?;
-        cost.cost_ns = nanos(begin);
+        cost.cost_ns = nanos(begin.elapsed());
         let mut pieces = SmapsPieces::default();
         loop {
             let begin = Instant::now();
@@ -270,7 +271,7 @@ impl ProcessFiles {
                 let mut sum = PrivateFile::default();
                 let (_, report) = self.visit_smaps(|_, mapping| sum.add(mapping))?;
                 let whole = report.malformed == 0 && report.mappings > 0;
-                if whole { self.read_private_file(&sum)?.0 } else { None }
+                if whole { self.read_private_file(&sum, PAGEMAP_BYTES)?.0 } else { None }
             }
             Some(rollup) => rollup.private_file,
         };
@@ -290,16 +291,16 @@ impl ProcessFiles {
     }
 
     /// What these mappings have of file and shared-memory pages that nobody else maps; where smaps leaves it open, from
-    /// pagemap. `None` when that would be more than [`PAGEMAP_BYTES`].
+    /// pagemap. `None` when that would be more than `limit` bytes of addresses.
     ///
     /// # Errors
     /// As [`Self::read_maps`].
-    pub fn read_private_file(&self, sum: &PrivateFile) -> Result<(Option<u64>, ReadCost), Error> {
+    pub fn read_private_file(&self, sum: &PrivateFile, limit: u64) -> Result<(Option<u64>, ReadCost), Error> {
         let (mut pages, mut cost) = (0, ReadCost::default());
         if sum.open.is_empty() {
             return Ok((Some(sum.bytes), cost));
         }
-        if sum.open_bytes() > PAGEMAP_BYTES {
+        if sum.open_bytes() > limit {
             return Ok((None, cost));
         }
         let pagemap = self.open_pagemap(None)?;
@@ -431,7 +432,7 @@ impl ProcessFiles {
             .open_relative(file)
             .map_err(Failure::from)
             .and_then(|mut opened| read_in_chunks(&mut opened, buffer, &mut cost).map_err(Failure::from));
-        cost.cost_ns = nanos(begin);
+        cost.cost_ns = nanos(begin.elapsed());
         match result {
             Ok(()) => Ok(cost),
             // Some of these files, on some kernels, say so of a process that has lost its address space and is not reaped yet.
@@ -514,7 +515,7 @@ fn read_in_chunks(file: &mut File, buffer: &mut Vec<u8>, cost: &mut ReadCost) ->
         }
         let begin = Instant::now();
         let read = file.read(&mut buffer[length..]);
-        cost.longest_hold_ns = cost.longest_hold_ns.max(nanos(begin));
+        cost.longest_hold_ns = cost.longest_hold_ns.max(nanos(begin.elapsed()));
         cost.reads += 1;
         match read {
             Ok(0) => break Ok(()),
@@ -525,8 +526,4 @@ fn read_in_chunks(file: &mut File, buffer: &mut Vec<u8>, cost: &mut ReadCost) ->
     };
     buffer.truncate(length);
     result
-}
-
-fn nanos(begin: Instant) -> u64 {
-    u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

@@ -32,18 +32,18 @@ pub struct Place {
 /// The file, opened.
 #[derive(Debug)]
 pub struct OpenedFile {
-    /// For reading; `None` when we may not read it.
-    pub file: Option<File>,
+    /// For reading, or why it cannot be: we may not, or its kind cannot be read.
+    pub file: io::Result<File>,
     /// Its size, bytes.
     pub size: u64,
-    /// What sort of file system it is on.
-    pub system: FileSystem,
+    /// What sort of file system it is on; `None` where that is not told.
+    pub system: Option<FileSystem>,
 }
 
 /// What the file system means for the page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileSystem {
-    /// Shared memory: tmpfs, memfd, ramfs. The page cache is the file.
+    /// Shared memory: tmpfs, memfd, ramfs; memfd_secret, whose files cannot even be read. The page cache is the file.
     Memory,
     /// Huge pages of hugetlbfs: neither in RES nor to be asked about.
     Huge,
@@ -109,11 +109,11 @@ fn identify(name: &File, place: &Place) -> Result<Option<OpenedFile>, NotOpened>
     if !same && !system.is_some_and(numbers_twice) {
         return Ok(None);
     }
-    let file = open_name(name).ok();
-    if !same && !file.as_ref().is_some_and(|file| maps_as(file, place)) {
+    let file = open_name(name);
+    if !same && !file.as_ref().is_ok_and(|file| maps_as(file, place)) {
         return Ok(None);
     }
-    Ok(Some(OpenedFile { size: meta.len(), system: FileSystem::of(system), file }))
+    Ok(Some(OpenedFile { size: meta.len(), system: system.map(FileSystem::of), file }))
 }
 
 fn device_of(meta: &Metadata) -> u64 {
@@ -159,12 +159,13 @@ const FUSE_SUPER_MAGIC: i64 = 0x6573_5546;
 
 impl FileSystem {
     /// By the number that statfs(2) has for it.
-    fn of(magic: Option<i64>) -> Self {
+    const fn of(magic: i64) -> Self {
         const RAMFS_MAGIC: i64 = 0x8584_58f6;
+        const SECRETMEM_MAGIC: i64 = 0x5345_434d;
         match magic {
-            Some(libc::TMPFS_MAGIC | RAMFS_MAGIC) => Self::Memory,
-            Some(libc::HUGETLBFS_MAGIC) => Self::Huge,
-            Some(libc::OVERLAYFS_SUPER_MAGIC | FUSE_SUPER_MAGIC) => Self::Stacked,
+            libc::TMPFS_MAGIC | RAMFS_MAGIC | SECRETMEM_MAGIC => Self::Memory,
+            libc::HUGETLBFS_MAGIC => Self::Huge,
+            libc::OVERLAYFS_SUPER_MAGIC | FUSE_SUPER_MAGIC => Self::Stacked,
             _ => Self::Disk,
         }
     }
@@ -262,6 +263,22 @@ mod tests {
         assert!(maps_as(&file, &place));
         assert!(!maps_as(&file, &Place { inode: place.inode + 1, ..place.clone() }));
         assert!(!maps_as(&file, &Place { device: place.device + 1, ..place }));
+    }
+
+    #[test]
+    fn secret_memory_is_on_no_disk_and_cannot_be_read() {
+        // SAFETY: no memory is involved.
+        let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, 0) };
+        let Ok(fd @ 0..) = i32::try_from(fd) else { return };
+        // SAFETY: a new descriptor that is nobody else's.
+        let secret = unsafe { File::from_raw_fd(fd) };
+        secret.set_len(page_size()).unwrap();
+        let name = open_at(&secret, format!("/proc/self/fd/{fd}").into_bytes(), libc::O_PATH).unwrap();
+        let meta = name.metadata().unwrap();
+        let place = Place { range: 0..page_size(), device: device_of(&meta), inode: meta.ino(), path: Vec::new() };
+        let opened = identify(&name, &place).unwrap().unwrap();
+        assert_eq!(opened.system, Some(FileSystem::Memory));
+        assert_ne!(opened.file.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }
 
     #[test]

@@ -99,9 +99,14 @@ impl ReadCost {
     /// One call, which ends now. What it took.
     fn add_call(&mut self, begin: std::time::Instant) -> std::time::Duration {
         let took = begin.elapsed();
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.add(Self { cost_ns: nanos, longest_hold_ns: nanos, reads: 1 });
+        self.add(Self::of_call(took));
         took
+    }
+
+    /// Of one call that took so long.
+    pub(crate) fn of_call(took: std::time::Duration) -> Self {
+        let nanos = crate::units::nanos(took);
+        Self { cost_ns: nanos, longest_hold_ns: nanos, reads: 1 }
     }
 
     /// Other calls.

@@ -4,6 +4,7 @@
 //! This room refuses to say what a page is counted as; it says what the kernel says.
 
 use super::{Error, PageEntry, PageRange, ProcessFiles, ReadCost, parse_pagemap};
+use crate::units::nanos;
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
@@ -75,7 +76,7 @@ struct Piece {
 
 impl Piece {
     fn new(limit: Option<Duration>) -> Self {
-        let affordable = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX) / NS_PER_PAGE;
+        let affordable = |limit| nanos(limit) / NS_PER_PAGE;
         Self { pages: limit.map_or(SCAN_PAGES, affordable).clamp(LEAST_PAGES, SCAN_PAGES), limit }
     }
 

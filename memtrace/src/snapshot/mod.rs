@@ -20,6 +20,7 @@ pub mod sharing;
 mod source;
 
 use crate::event::permission;
+use crate::hints::Failure;
 pub use crate::procfs::Rollup;
 use crate::statement::Kind;
 pub use source::{GivenUp, Reason, Source, SourceCost};
@@ -86,6 +87,13 @@ impl Counters {
     #[must_use]
     pub const fn res(&self) -> u64 {
         self.anon.saturating_add(self.file).saturating_add(self.shmem)
+    }
+
+    /// How much of RES came, went or turned from one sort into another on the way to `later`.
+    #[must_use]
+    pub const fn moved(&self, later: &Self) -> u64 {
+        let anon = self.anon.abs_diff(later.anon);
+        anon.saturating_add(self.file.abs_diff(later.file)).saturating_add(self.shmem.abs_diff(later.shmem))
     }
 
     /// What `top` calls SHR: file + shmem, whether or not anyone else maps them.
@@ -319,6 +327,11 @@ pub struct Group {
     /// Who belongs to it, in the order of the processes shown. Left out are those of which nothing could be read, those
     /// that ended meanwhile, and those whose address space is that of one before them (`CLONE_VM`).
     pub pids: Vec<u32>,
+    /// Of the processes shown, those whose memory is that of one before them (`CLONE_VM`): number and start time.
+    pub twins: Vec<(u32, u64)>,
+    /// By how much the counters of its members moved, up or down, from when they were read until all pages had been looked
+    /// at: sums may be off by that.
+    pub changed: u64,
     /// Σ RES: counts a shared page once for each process.
     pub sum_res: u64,
     /// Σ PSS: `None` when one of them is unknown.
@@ -402,6 +415,27 @@ pub struct Snapshot {
     pub page_maps: Vec<Option<PageMap>>,
     /// Together, when there are several.
     pub group: Option<Group>,
-    /// Processes that were selected by name or cgroup and ended before they could be read.
+    /// Who was meant and is not there.
+    pub missing: Missing,
+}
+
+/// Processes that were meant, and of which nothing could be read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Missing {
+    /// They ended before they could be read, or are hidden from us (`hidepid`), which nobody can tell apart.
     pub vanished: usize,
+    /// They are there, and could not be read.
+    pub unreadable: usize,
+    /// Why the first of the unreadable could not; empty where there is none. Escape it.
+    pub why: String,
+    /// Of those that were asked for by their number: what happened to each, as far as there is a name for it.
+    pub failures: Vec<Failure>,
+}
+
+impl Missing {
+    /// Everybody was read.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.vanished == 0 && self.unreadable == 0
+    }
 }

@@ -16,6 +16,8 @@ pub struct Sums {
     pub resident: Option<Resident>,
     /// What only smaps says; `None` when that of one is unknown.
     pub detail: Option<Detail>,
+    /// Huge pages of hugetlbfs, outside of RES: only mappings of that kind have any, so of all others it is known.
+    pub hugetlb: Option<u64>,
 }
 
 impl Sums {
@@ -36,6 +38,7 @@ impl Sums {
             ksm: 0,
             lazy_free: 0,
         }),
+        hugetlb: Some(0),
     };
 
     /// Both together.
@@ -62,6 +65,7 @@ impl Sums {
                 ksm: a.ksm.saturating_add(b.ksm),
                 lazy_free: a.lazy_free.saturating_add(b.lazy_free),
             }),
+            hugetlb: self.hugetlb.zip(other.hugetlb).map(|(a, b)| a.saturating_add(b)),
         }
     }
 
@@ -147,14 +151,17 @@ impl Sums {
     #[must_use]
     pub fn not_here(&self) -> Option<u64> {
         let resident = self.resident?;
-        let hugetlb = self.detail.map_or(0, |d| d.hugetlb);
-        Some(self.size.saturating_sub(resident.rss).saturating_sub(resident.swap?).saturating_sub(hugetlb))
+        Some(self.size.saturating_sub(resident.rss).saturating_sub(resident.swap?).saturating_sub(self.hugetlb?))
     }
 }
 
 impl From<&Mapping> for Sums {
     fn from(mapping: &Mapping) -> Self {
-        Self { mappings: 1, size: mapping.size(), resident: mapping.resident, detail: mapping.detail }
+        let hugetlb = match mapping.kind {
+            Kind::Hugetlb => mapping.detail.map(|detail| detail.hugetlb),
+            _ => Some(0),
+        };
+        Self { mappings: 1, size: mapping.size(), resident: mapping.resident, detail: mapping.detail, hugetlb }
     }
 }
 

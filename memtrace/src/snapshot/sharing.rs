@@ -32,7 +32,10 @@ pub struct Full;
 #[derive(Debug)]
 pub struct Sharing {
     page_size: u64,
+    /// Bytes that all of it may take.
     limit: usize,
+    /// Bytes of what belongs to the processes before this one.
+    settled: usize,
     frames: Frames,
     pages: Vec<Page>,
     /// Pages that are mapped once.
@@ -79,13 +82,13 @@ impl Object {
 }
 
 impl Sharing {
-    /// A table for at most `limit` pages that are mapped more than once.
+    /// A table of at most about `limit` bytes.
     #[must_use]
     pub fn new(page_size: u64, limit: usize) -> Self {
         Self {
             page_size,
-            // Indexes are 32 bits wide, and 0 is none.
-            limit: limit.min(u32::MAX as usize - 1),
+            limit,
+            settled: 0,
             frames: Frames::default(),
             pages: Vec::new(),
             exclusive: 0,
@@ -100,6 +103,7 @@ impl Sharing {
 
     /// What follows is the next process's.
     pub fn begin_process(&mut self) {
+        self.settled += self.processes.last().map_or(0, Bitmap::bytes);
         self.processes.push(Bitmap::default());
     }
 
@@ -135,9 +139,13 @@ impl Sharing {
     /// # Errors
     /// The table is full.
     pub fn add_page(&mut self, pfn: u64, object: ObjectId, mapping: usize) -> Result<(), Full> {
+        if self.held() > self.limit {
+            return Err(Full);
+        }
         let slot = self.frames.slot(pfn).ok_or(Full)?;
         if *slot == 0 {
-            if self.pages.len() >= self.limit {
+            // Indexes are 32 bits wide, and 0 is none.
+            if self.pages.len() >= u32::MAX as usize - 1 {
                 return Err(Full);
             }
             self.pages.push(Page { object: object.0, mappings: 0 });
@@ -161,6 +169,13 @@ impl Sharing {
             places.add(index, mapping);
         }
         Ok(())
+    }
+
+    /// Bytes that are in use for it now.
+    fn held(&self) -> usize {
+        let places = self.places.iter().map(Places::bytes).sum::<usize>();
+        let bitmap = self.processes.last().map_or(0, Bitmap::bytes);
+        self.settled + self.frames.bytes() + size_of_val(self.pages.as_slice()) + bitmap + places
     }
 
     /// Asks how often the pages of the table are mapped by anyone: `read(first frame, counts)` is called for pieces of
@@ -281,6 +296,11 @@ impl Frames {
         Some(&mut self.leaves[node][leaf])
     }
 
+    fn bytes(&self) -> usize {
+        let (top, middle) = (size_of_val(self.top.as_slice()), size_of_val(self.middle.as_slice()));
+        top + middle + size_of_val(self.leaves.as_slice())
+    }
+
     /// The leaves by frame, each with its first frame.
     fn leaves(&self) -> impl Iterator<Item = (u64, &[u32; LEAF])> {
         let tops = self.top.iter().enumerate().filter(|(_, node)| **node != 0);
@@ -307,6 +327,10 @@ fn child(slot: &mut u32, tables: &mut Vec<[u32; LEAF]>) -> usize {
 struct Bitmap(Vec<u64>);
 
 impl Bitmap {
+    fn bytes(&self) -> usize {
+        size_of_val(self.0.as_slice())
+    }
+
     fn set(&mut self, index: usize) {
         if index / 64 >= self.0.len() {
             self.0.resize(index / 64 + 1, 0);
@@ -349,9 +373,18 @@ struct Places {
     first: Vec<u32>,
     /// Further ones, of the few pages that have any.
     more: HashMap<usize, Vec<u32>>,
+    /// How many these are.
+    others: usize,
 }
 
 impl Places {
+    /// Of a page that has further mappings: its entry, of which a table holds up to twice as many, and its allocation.
+    const MORE_BYTES: usize = 2 * size_of::<(usize, Vec<u32>)>() + 32;
+
+    fn bytes(&self) -> usize {
+        size_of_val(self.first.as_slice()) + self.more.len() * Self::MORE_BYTES + self.others * size_of::<u32>()
+    }
+
     fn add(&mut self, index: usize, mapping: usize) {
         let Some(mapping) = u32::try_from(mapping).ok().and_then(|mapping| mapping.checked_add(1)) else { return };
         if index >= self.first.len() {
@@ -364,6 +397,7 @@ impl Places {
                 let more = self.more.entry(index).or_default();
                 if more.len() + 1 < LINKS_OF_A_PAGE && !more.contains(&mapping) {
                     more.push(mapping);
+                    self.others += 1;
                 }
             }
         }

@@ -205,7 +205,7 @@ pub(super) struct Story {
     stacks: Rows<Option<StackId>, Option<Arc<Stack>>>,
     displaced: Amounts,
     given_back: Amounts,
-    /// Of each path that is wholly its own: faults, first and last time.
+    /// Of each path that is wholly its own, in this interval or one before: faults, first and last time.
     paths: BTreeMap<Path, (i64, u64, u64)>,
 }
 
@@ -228,7 +228,8 @@ impl Story {
                 }
                 match belongs {
                     Belongs::Wholly | Belongs::Beside => {
-                        if own.contains(&path(entry)) {
+                        let path = path(entry);
+                        if own.contains(&path) || self.paths.contains_key(&path) {
                             self.add_entry(entry, Share::ALL);
                             self.note_times(entry);
                         }

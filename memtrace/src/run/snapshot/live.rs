@@ -3,7 +3,8 @@
 mod watch;
 
 use super::Output;
-use crate::cli::{ExitCode, Format, SnapshotOptions};
+use crate::cli::{ExitCode, Format, SnapshotOptions, Subject};
+use crate::hints::Failure;
 use crate::run::create;
 use crate::snapshot::{PageMap, Snapshot};
 use crate::views::snapshot::picture::{self, PictureOptions};
@@ -28,6 +29,9 @@ pub(super) fn look(options: &SnapshotOptions, code: &mut ExitCode) -> Result<()>
         drawn.context("failed to write the SVG")?;
     }
     *code = tell(&snapshot, options);
+    if let Some(missing) = tell_missing(&snapshot, options) {
+        *code = missing;
+    }
     output.snapshot(&snapshot)?;
     match options.watch {
         Some(interval) => watch::watch(snapshot, interval, options, &mut output),
@@ -66,6 +70,24 @@ fn tell(snapshot: &Snapshot, options: &SnapshotOptions) -> ExitCode {
             }
         }
     }
+}
+
+/// Who was meant and could not be read goes to stderr, unless the text of a group has it; those that were asked for by
+/// their number each, and then it is the status to exit with.
+fn tell_missing(snapshot: &Snapshot, options: &SnapshotOptions) -> Option<ExitCode> {
+    let missing = &snapshot.missing;
+    if missing.is_empty() {
+        return None;
+    }
+    for failure in &missing.failures {
+        complain(&format!("memtrace: {}\n", Failure::Snapshot(Box::new(failure.clone()))));
+    }
+    let named = missing.failures.len() == missing.vanished + missing.unreadable;
+    if !named && (snapshot.group.is_none() || options.show.format == Format::Csv) {
+        complain(&format!("memtrace: {}\n", views::missing(missing)));
+    }
+    let asked_for = matches!(options.subject, Subject::Pids(_));
+    asked_for.then(|| missing.failures.first().map_or(ExitCode::Failure, Failure::exit_code))
 }
 
 fn complain(text: &str) {

@@ -18,8 +18,7 @@ impl From<Vec<SourceCost>> for Costs {
 impl Costs {
     /// One call of a source.
     pub fn add(&mut self, source: Source, duration: Duration) {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.add_reading(source, ReadCost { cost_ns: nanos, longest_hold_ns: nanos, reads: 1 });
+        self.add_reading(source, ReadCost::of_call(duration));
     }
 
     /// One file, in however many calls.

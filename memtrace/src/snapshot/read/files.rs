@@ -9,10 +9,12 @@
 //! the page cache is another file's, which only a mapping leads to.
 //!
 //! A file system whose server is dead answers nobody, so the files are looked at by a thread that is waited for no longer
-//! than [`TIME`] in all; what it has not answered by then is given up, and said. Files on live servers cost nothing extra.
+//! than [`TIME`] in all (with `--full`, [`TIME_IN_FULL`]); what it has not answered by then is given up, and said. Files on
+//! live servers cost nothing extra.
 
-use super::Costs;
+use super::{Costs, not_permitted};
 use crate::event::permission::{SHARED, WRITE};
+use crate::live::rights::bit;
 use crate::procfs::{FileSystem, NotOpened, Place, ProcessFiles, open_mapped, page_size, read_cachestat, read_mincore};
 use crate::snapshot::{GivenUp, MappedFile, Mapping, Reason, Source};
 use crate::statement::Kind;
@@ -28,6 +30,8 @@ use std::time::{Duration, Instant};
 const FILES: usize = 4096;
 /// How long all of them are waited for. No lock of the target is held meanwhile.
 const TIME: Duration = Duration::from_secs(1);
+/// The same where everything was asked for: a dead server is not waited for until it comes back.
+const TIME_IN_FULL: Duration = Duration::from_secs(60);
 /// How many threads may hang at dead servers before no more are started: `--watch` would start one each time.
 const HANGING: usize = 8;
 
@@ -38,11 +42,17 @@ static LOOKING: AtomicUsize = AtomicUsize::new(0);
 ///
 /// Every file is in the list, also when nothing but its mappings is known of it; the reasons are told once for all.
 #[must_use]
-pub fn read_files(process: &ProcessFiles, mappings: &[Mapping], costs: &mut Costs) -> (Vec<MappedFile>, Vec<GivenUp>) {
+pub fn read_files(
+    process: &ProcessFiles,
+    mappings: &[Mapping],
+    full: bool,
+    costs: &mut Costs,
+) -> (Vec<MappedFile>, Vec<GivenUp>) {
+    let time = if full { TIME_IN_FULL } else { TIME };
     let mut parts = parts_of(mappings);
     let mut unknown = BTreeMap::<Unknown, usize>::new();
     let mut missed = |why: Unknown, count: usize| *unknown.entry(why).or_default() += count;
-    match look_at(process, &mut parts, costs) {
+    match look_at(process, &mut parts, time, costs) {
         Ok(0) => {}
         Ok(late) => missed(Unknown::Late, late),
         Err(why) => missed(why, parts.len().min(FILES)),
@@ -59,7 +69,7 @@ pub fn read_files(process: &ProcessFiles, mappings: &[Mapping], costs: &mut Cost
     }
     // Cut at the files' ends, some are smaller than they seemed.
     files.sort_by(|a, b| b.mapped.cmp(&a.mapped).then_with(|| a.path.cmp(&b.path)));
-    (files, unknown.into_iter().map(|(why, count)| why.given_up(count)).collect())
+    (files, unknown.into_iter().map(|(why, count)| why.given_up(count, time)).collect())
 }
 
 /// A file as its mappings tell of it, and what was found when it was looked at.
@@ -115,21 +125,23 @@ enum Unknown {
 }
 
 impl Unknown {
-    fn given_up(self, files: usize) -> GivenUp {
-        let capability = |name: &str| Reason::NotPermitted { capability: name.to_owned() };
+    fn given_up(self, files: usize, time: Duration) -> GivenUp {
         let told = |text: &str| Reason::Failed {
             what: format!("{text} ({files} {})", if files == 1 { "file" } else { "files" }),
         };
         let reason = match &self {
-            Self::Denied => capability("CAP_SYS_ADMIN"),
-            Self::Unreadable => capability("CAP_DAC_OVERRIDE"),
-            Self::Hidden => capability("CAP_FOWNER"),
+            Self::Denied => not_permitted(bit::SYS_ADMIN, "CAP_SYS_ADMIN"),
+            Self::Unreadable => not_permitted(bit::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"),
+            Self::Hidden => not_permitted(bit::FOWNER, "CAP_FOWNER"),
             Self::NotOffered => Reason::NotOffered,
             Self::Gone => Reason::Gone,
             Self::Lost => told("its path leads to another file, and the mapping is gone"),
             Self::Stacked => told("overlayfs and FUSE do not tell what is dirty"),
             Self::Many => told(&format!("only the {FILES} of which most is mapped were looked at")),
-            Self::Late => told(&format!("no answer within {} s", TIME.as_secs())),
+            Self::Late if time < TIME_IN_FULL => {
+                told(&format!("no answer within {} s, --full waits longer", time.as_secs()))
+            }
+            Self::Late => told(&format!("no answer within {} s", time.as_secs())),
             Self::Hanging => told("earlier looks still wait for a file system that does not answer"),
             Self::Failed(what) => told(what),
         };
@@ -216,8 +228,8 @@ impl Part {
     }
 }
 
-/// Looks at the first [`FILES`] of them for [`TIME`]; how many did not answer.
-fn look_at(process: &ProcessFiles, parts: &mut [Part], costs: &mut Costs) -> Result<usize, Unknown> {
+/// Looks at the first [`FILES`] of them for so long; how many did not answer.
+fn look_at(process: &ProcessFiles, parts: &mut [Part], time: Duration, costs: &mut Costs) -> Result<usize, Unknown> {
     let chosen = parts.len().min(FILES);
     if chosen == 0 {
         return Ok(0);
@@ -225,7 +237,7 @@ fn look_at(process: &ProcessFiles, parts: &mut [Part], costs: &mut Costs) -> Res
     let directory = process.open_directory().map_err(|_| Unknown::Gone)?;
     let turn = Turn::take(&LOOKING).ok_or(Unknown::Hanging)?;
     let places: Vec<Place> = parts[..chosen].iter().map(|part| part.place.clone()).collect();
-    let deadline = Instant::now() + TIME;
+    let deadline = Instant::now() + time;
     let (sender, receiver) = channel();
     std::thread::Builder::new()
         .name("memtrace-files".to_owned())
@@ -281,16 +293,19 @@ fn look(process: &File, place: &Place, deadline: Instant) -> Look {
         Err(NotOpened::Denied) => look.unknown = Some(Unknown::Denied),
         Err(NotOpened::Lost) => look.unknown = Some(Unknown::Lost),
         Ok(opened) => {
-            look.not_a_file = opened.system == FileSystem::Huge;
+            look.not_a_file = opened.system == Some(FileSystem::Huge);
             look.size = Some(opened.size);
             look.on_disk = match opened.system {
-                FileSystem::Disk => Some(true),
-                FileSystem::Memory | FileSystem::Huge => Some(false),
-                FileSystem::Stacked => None,
+                Some(FileSystem::Disk) => Some(true),
+                Some(FileSystem::Memory | FileSystem::Huge) => Some(false),
+                Some(FileSystem::Stacked) | None => None,
             };
             match opened.file {
-                None => look.unknown = Some(Unknown::Unreadable),
-                Some(file) => look.ask(&file, opened.size, opened.system, deadline),
+                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                    look.unknown = Some(Unknown::Unreadable);
+                }
+                Err(error) => look.unknown = Some(Unknown::Failed(format!("it cannot be opened: {error}"))),
+                Ok(file) => look.ask(&file, opened.size, opened.system, deadline),
             }
         }
     }
@@ -300,8 +315,8 @@ fn look(process: &File, place: &Place, deadline: Instant) -> Look {
 }
 
 impl Look {
-    fn ask(&mut self, file: &File, size: u64, system: FileSystem, deadline: Instant) {
-        if system == FileSystem::Stacked {
+    fn ask(&mut self, file: &File, size: u64, system: Option<FileSystem>, deadline: Instant) {
+        if system == Some(FileSystem::Stacked) {
             self.unknown = Some(Unknown::Stacked);
         } else {
             match read_cachestat(file.as_fd(), 0..0) {

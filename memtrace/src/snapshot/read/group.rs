@@ -4,10 +4,11 @@
 //! was not permitted is said.
 
 use super::pages::{Found, Look, Painter, walk};
-use super::process::{Member, executed};
+use super::process::{Member, counters, executed};
 use super::twins::address_spaces;
-use super::{Costs, frames_not_permitted};
+use super::{Costs, frames_not_permitted, not_permitted};
 use crate::cli::ReadOptions;
+use crate::live::rights::bit;
 use crate::procfs::{KernelPages, ProcessFiles, page_size, read_kernel_release, read_own_entry};
 use crate::snapshot::sharing::{ObjectId, PAIRS_OF, Sharing};
 use crate::snapshot::{GivenUp, Group, Mapping, PageMap, Physical, Process, Reason, Source};
@@ -88,7 +89,9 @@ fn read_group(read: &[Member], options: &ReadOptions, page_maps: &mut [Option<Pa
     let with_memory: Vec<usize> = (0..read.len()).filter(|&index| read[index].process.counters.is_some()).collect();
     let tids: Vec<u32> = with_memory.iter().map(|&index| read[index].files.tid()).collect();
     let mut members: Vec<usize> = address_spaces(&tids).into_iter().map(|place| with_memory[place]).collect();
-    let mut group = Group::default();
+    let twins = with_memory.iter().filter(|index| !members.contains(index)).map(|&index| &read[index].process);
+    let mut group =
+        Group { twins: twins.map(|process| (process.pid, process.start_time)).collect(), ..Group::default() };
     let mut costs = Costs::default();
     match read_readable(read, &members, options, page_maps, &mut costs) {
         Ok(Readable { members: readable, physical, left_out }) => {
@@ -111,8 +114,19 @@ fn read_group(read: &[Member], options: &ReadOptions, page_maps: &mut [Option<Pa
     group.pids = processes().map(|process| process.pid).collect();
     group.sum_res = processes().filter_map(|process| process.counters).map(|counters| counters.res()).sum();
     group.sum_pss = processes().map(|process| process.rollup.map(|rollup| rollup.pss)).sum();
+    group.changed = changed(read, &members, &mut costs);
     group.sources = costs.into_sources();
     group
+}
+
+/// See [`Group::changed`]. Of one that has ended meanwhile, nothing.
+fn changed(read: &[Member], members: &[usize], costs: &mut Costs) -> u64 {
+    let members = members.iter().filter_map(|&index| read.get(index));
+    let moved = members.filter_map(|Member { files, process, .. }| {
+        let status = costs.time(Source::Status, || files.read_status()).ok()?;
+        Some(process.counters?.moved(&counters(&status)?))
+    });
+    moved.fold(0, u64::saturating_add)
 }
 
 /// Who was read by page.
@@ -168,7 +182,7 @@ fn read_physical(
     page_maps: &mut [Option<PageMap>],
     costs: &mut Costs,
 ) -> Result<Physical, Refused> {
-    let limit = if options.full { usize::MAX } else { TABLE_BYTES / (20 + members.len() / 8) };
+    let limit = if options.full { usize::MAX } else { TABLE_BYTES };
     let mut sharing = Sharing::new(page_size(), limit);
     for &index in members {
         let Member { files, process, .. } = &read[index];
@@ -231,7 +245,8 @@ fn open_kernel_pages() -> Result<KernelPages, GivenUp> {
 
 fn reason(error: &io::Error) -> Reason {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => frames_not_permitted(),
+        // kpagecount is a file of root's, and with CAP_SYS_ADMIN alone not to be opened.
+        io::ErrorKind::PermissionDenied => not_permitted(bit::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"),
         io::ErrorKind::NotFound => Reason::NotOffered,
         _ => Reason::Failed { what: error.to_string() },
     }

@@ -12,6 +12,7 @@ use crate::procfs::{
 use crate::snapshot::allocator::{allocator, java_heap};
 use crate::snapshot::{Allocator, Counters, Detail, GivenUp, Mapping, Process, Reason, Resident, Rollup, Source};
 use crate::statement::Kind;
+use crate::units::nanos;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How often a process is read that executes other programs meanwhile.
@@ -34,8 +35,9 @@ impl Member {
     /// There is no such process, or it ended before its counters were read.
     pub(super) fn read(pid: u32, options: &ReadOptions) -> Result<Self, Error> {
         let mut attempt = 1;
+        let mut costs = Costs::default();
         loop {
-            let mut member = Reading::begin(pid, options)?.finish();
+            let mut member = Reading::begin(pid, options, costs)?.finish();
             if !member.has_executed() {
                 return Ok(member);
             }
@@ -44,14 +46,21 @@ impl Member {
                 return Ok(member);
             }
             attempt += 1;
+            // What is discarded has held it up all the same.
+            costs = Costs::from(member.process.sources);
         }
     }
 
     /// It runs another program than that which was read. One that has ended does not.
     pub(super) fn has_executed(&self) -> bool {
-        let program = read_program(&self.files);
-        !self.program.is_empty() && !program.is_empty() && program != self.program
+        let lives = || self.files.read_statm().is_ok_and(|statm| statm.virt > 0);
+        is_another(&self.program, &read_program(&self.files), lives)
     }
+}
+
+/// Of one that goes on, the auxiliary vector may have become unreadable: its program is another user's now (setuid).
+fn is_another(before: &[u8], now: &[u8], lives: impl FnOnce() -> bool) -> bool {
+    !before.is_empty() && before != now && (!now.is_empty() || lives())
 }
 
 /// Why what was read of this process does not fit together.
@@ -73,6 +82,8 @@ struct Reading {
     process: Process,
     program: Vec<u8>,
     costs: Costs,
+    /// Everything was asked for, whatever it costs.
+    full: bool,
 }
 
 impl Reading {
@@ -80,10 +91,9 @@ impl Reading {
     ///
     /// # Errors
     /// There is no such process, or it ended before its counters were read.
-    fn begin(pid: u32, options: &ReadOptions) -> Result<Self, Error> {
+    fn begin(pid: u32, options: &ReadOptions, mut costs: Costs) -> Result<Self, Error> {
         let files = ProcessFiles::open(pid)?;
         let program = read_program(&files);
-        let mut costs = Costs::default();
         let status = costs.time(Source::Status, || files.read_status())?;
         let counters = counters(&status);
         if counters.is_none() {
@@ -107,7 +117,7 @@ impl Reading {
             sources: Vec::new(),
             given_up: Vec::new(),
         };
-        let mut reading = Self { files, process, program, costs };
+        let mut reading = Self { files, process, program, costs, full: options.full };
         reading.read_mappings(options);
         Ok(reading)
     }
@@ -130,7 +140,7 @@ impl Reading {
     }
 
     fn read_mappings(&mut self, options: &ReadOptions) {
-        let limit_ns = options.hold_limit().map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
+        let limit_ns = options.hold_limit().map(nanos);
         let Found { mut mappings, hugetlb, over_budget } = match self.read_by_budget(limit_ns) {
             Ok(found) => found,
             Err(error) => {
@@ -143,11 +153,11 @@ impl Reading {
         if let Some((size, limit_ns)) = over_budget {
             self.read_cheaply(&size, limit_ns, &mut mappings);
         }
-        if let Some(given_up) = threads::name_stacks(&self.files, &mut mappings, &mut self.costs) {
+        if let Some(given_up) = threads::name_stacks(&self.files, &mut mappings, self.full, &mut self.costs) {
             self.process.given_up.push(given_up);
         }
         if !options.for_diff {
-            let (files, given_up) = read_files(&self.files, &mappings, &mut self.costs);
+            let (files, given_up) = read_files(&self.files, &mappings, self.full, &mut self.costs);
             self.process.files = Some(files);
             self.process.given_up.extend(given_up);
         }
@@ -222,14 +232,17 @@ impl Reading {
 
     /// File pages that nobody else maps: what smaps leaves open, pagemap tells.
     fn private_file(&mut self, sum: &PrivateFile) -> Option<u64> {
-        match self.files.read_private_file(sum) {
+        let limit = if self.full { u64::MAX } else { PAGEMAP_BYTES };
+        match self.files.read_private_file(sum, limit) {
             Ok((bytes, cost)) => {
                 if cost.reads > 0 {
                     self.costs.add_reading(Source::Pagemap, cost);
                 }
                 if bytes.is_none() {
-                    let (open, most) = (sum.open_bytes() >> 20, PAGEMAP_BYTES >> 20);
-                    let what = format!("{open} MiB of addresses would have to be looked at, and {most} are the limit");
+                    let (open, most) = (sum.open_bytes() >> 20, limit >> 20);
+                    let what = format!(
+                        "{open} MiB of addresses would have to be looked at, and {most} are the limit; --full looks at all"
+                    );
                     self.give_up(Source::Pagemap, Reason::Failed { what });
                 }
                 bytes
@@ -365,7 +378,8 @@ fn describe(mappings: &mut [Mapping], hugetlb: &[usize], context: &mut Context) 
         .zip(&hints)
         .map(|(line, hint)| {
             let (kind, name) = kind::classify(line, &hint.hint, context);
-            (kind, (name != line.name).then(|| name.to_vec()))
+            // Nearly always the very same bytes: to compare them would be a sixth of what all this costs.
+            (kind, (!std::ptr::eq(name, line.name)).then(|| name.to_vec()))
         })
         .collect();
     for (mapping, (kind, name)) in mappings.iter_mut().zip(kinds) {
@@ -419,7 +433,7 @@ fn detail(smaps: &SmapsMapping) -> Detail {
 }
 
 /// `None` when there is no address space. What this kernel was built without (swap, hugetlbfs) is 0, not unknown.
-fn counters(status: &Status) -> Option<Counters> {
+pub(super) fn counters(status: &Status) -> Option<Counters> {
     Some(Counters {
         virt: status.vm_size?,
         anon: status.rss_anon?,
@@ -440,6 +454,26 @@ fn now_ns() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_may_not_be_looked_at_is_another_one_unless_the_process_ended() {
+        assert!(is_another(b"a", b"", || true));
+        assert!(!is_another(b"a", b"", || false));
+        assert!(is_another(b"a", b"b", || false));
+        assert!(!is_another(b"a", b"a", || true));
+        assert!(!is_another(b"", b"b", || true), "what cannot be compared has not changed");
+    }
+
+    #[test]
+    fn what_is_read_again_costs_both_times() {
+        let options = ReadOptions { max_hold: Duration::from_secs(60), full: false, page_map: false, for_diff: true };
+        let reading = |costs| Reading::begin(std::process::id(), &options, costs).unwrap().finish().process.sources;
+        let calls = |sources: &[crate::snapshot::SourceCost]| {
+            sources.iter().find(|cost| cost.source == Source::Status).map(|cost| cost.calls)
+        };
+        let once = reading(Costs::default());
+        assert_eq!((calls(&once), calls(&reading(Costs::from(once.clone())))), (Some(2), Some(4)));
+    }
 
     #[test]
     fn what_was_joined_while_it_was_read_is_not_added_twice() {

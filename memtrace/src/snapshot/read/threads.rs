@@ -12,7 +12,7 @@ use crate::statement::Kind;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long threads may be looked at: some thousand of them. No lock of the target is held meanwhile.
+/// How long threads may be looked at, unless everything was asked for: some thousand of them. No lock of the target is held meanwhile.
 const TIME_CAP: Duration = Duration::from_millis(200);
 /// How often a thread that was on a CPU is looked at.
 const TRIES: usize = 4;
@@ -21,15 +21,20 @@ const TRIES: usize = 4;
 const UNGUARDED_BYTES: u64 = 16 << 20;
 
 /// Names the stacks among `mappings`, which are sorted; the main thread's too. What was left out, if anything.
-pub(super) fn name_stacks(files: &ProcessFiles, mappings: &mut [Mapping], costs: &mut Costs) -> Option<GivenUp> {
+pub(super) fn name_stacks(
+    files: &ProcessFiles,
+    mappings: &mut [Mapping],
+    full: bool,
+    costs: &mut Costs,
+) -> Option<GivenUp> {
     let begin = Instant::now();
-    let result = find_stacks(files, mappings, begin);
+    let result = find_stacks(files, mappings, || !full && begin.elapsed() > TIME_CAP);
     costs.add(Source::Threads, begin.elapsed());
     let reason = match result {
         Ok(0) => return None,
-        Ok(left_out) => {
-            Reason::Failed { what: format!("{left_out} threads were left out after {} ms", TIME_CAP.as_millis()) }
-        }
+        Ok(left_out) => Reason::Failed {
+            what: format!("{left_out} threads were left out after {} ms; --full looks at all", TIME_CAP.as_millis()),
+        },
         // A kernel without CONFIG_HAVE_ARCH_TRACEHOOK has no such file.
         Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => Reason::NotOffered,
         Err(error) => (&error).into(),
@@ -38,7 +43,7 @@ pub(super) fn name_stacks(files: &ProcessFiles, mappings: &mut [Mapping], costs:
 }
 
 /// How many threads were not looked at.
-fn find_stacks(files: &ProcessFiles, mappings: &mut [Mapping], begin: Instant) -> Result<usize, Error> {
+fn find_stacks(files: &ProcessFiles, mappings: &mut [Mapping], is_late: impl Fn() -> bool) -> Result<usize, Error> {
     let main = files.pid();
     if let Some(stack) = mappings.iter_mut().find(|mapping| mapping.kind == Kind::Stack) {
         stack.thread = Some(Thread { tid: main, comm: files.read_comm()? });
@@ -52,7 +57,7 @@ fn find_stacks(files: &ProcessFiles, mappings: &mut [Mapping], begin: Instant) -
     }
     let mut looked_at = 0;
     for &tid in &tids {
-        if begin.elapsed() > TIME_CAP {
+        if is_late() {
             break;
         }
         looked_at += 1;

@@ -105,16 +105,33 @@ proptest! {
 
 #[test]
 fn the_table_refuses_what_it_cannot_hold() {
-    let mut sharing = Sharing::new(PAGE, 2);
+    const LIMIT: usize = 1 << 20;
+    // So many pages as fit, each in so many mappings, so many frames apart.
+    let fit = |apart: u64, mappings: usize| {
+        let mut sharing = Sharing::new(PAGE, LIMIT);
+        sharing.begin_process();
+        let heap = sharing.anonymous(Kind::Heap, b"[heap]");
+        assert_eq!(sharing.add_page(1 << 40, heap, 0), Err(Full));
+        assert_eq!(sharing.add_page(u64::MAX, heap, 0), Err(Full));
+        let full = |page: &u64| (0..mappings).any(|mapping| sharing.add_page(page * apart, heap, mapping).is_err());
+        (0..LIMIT as u64).find(full).expect("it is limited") as usize
+    };
+    // 16 bytes and two bits, and leaves that are full, half of which may be empty.
+    assert!((LIMIT / 20..LIMIT / 15).contains(&fit(1, 1)), "{}", fit(1, 1));
+    // A leaf for each.
+    assert!((LIMIT / 2200..LIMIT / 2048).contains(&fit(512, 1)), "{}", fit(512, 1));
+    // Further mappings take memory as well.
+    assert!(fit(1, 5) < LIMIT / 100, "{}", fit(1, 5));
+}
+
+#[test]
+fn a_full_table_takes_no_more_of_other_processes() {
+    let mut sharing = Sharing::new(PAGE, 1 << 16);
     sharing.begin_process();
     let heap = sharing.anonymous(Kind::Heap, b"[heap]");
-    assert_eq!(sharing.add_page(1 << 40, heap, 0), Err(Full));
-    assert_eq!(sharing.add_page(u64::MAX, heap, 0), Err(Full));
-    assert_eq!(sharing.add_page(7, heap, 0), Ok(()));
-    assert_eq!(sharing.add_page(8, heap, 0), Ok(()));
-    assert_eq!(sharing.add_page(9, heap, 0), Err(Full));
-    // What is in it can be seen again.
-    assert_eq!(sharing.add_page(8, heap, 0), Ok(()));
+    let pages = (0..1 << 16).take_while(|&page| sharing.add_page(page, heap, 0).is_ok()).count() as u64;
+    sharing.begin_process();
+    assert_eq!(sharing.add_page(pages - 1, heap, 0), Err(Full));
 }
 
 #[test]
@@ -131,7 +148,7 @@ fn pairs_of_a_large_group_are_left_out_and_all_else_is_told() {
 
 #[test]
 fn one_page_in_many_mappings_is_one_page() {
-    let mut sharing = Sharing::new(PAGE, 10);
+    let mut sharing = Sharing::new(PAGE, 1 << 20);
     for _ in 0..2 {
         sharing.begin_process();
         let merged = sharing.anonymous(Kind::Anon, b"");

@@ -5,7 +5,8 @@
 use super::labels::{Filter, Label, kind_words};
 use crate::cli::PictureScale;
 use crate::event::permission;
-use crate::snapshot::{Mapping, PageMap, Process, Slice};
+use crate::snapshot::rows::Sums;
+use crate::snapshot::{Mapping, PageMap, Process, Slice, Slices};
 use crate::statement::Kind;
 use crate::views::columns::{columns, cut};
 use crate::views::escape::escape;
@@ -45,6 +46,8 @@ impl<'a> Block<'a> {
         let mut parts = Parts::default();
         pieces(index, mapping, map, |piece| parts += piece);
         let resident = match mapping.resident {
+            // RES leaves it out; in memory it is all the same.
+            Some(_) if mapping.kind == Kind::Hugetlb => mapping.detail.map(|detail| detail.hugetlb),
             Some(resident) => Some(resident.rss),
             None => (parts[Part::Unknown] == 0).then(|| parts[Part::Private].saturating_add(parts[Part::Shared])),
         };
@@ -139,13 +142,27 @@ impl<'a> Block<'a> {
 /// The mapping, slice by slice; where only its sums are known, one part after the other, as the live screen draws it.
 fn pieces(index: usize, mapping: &Mapping, map: &PageMap, mut each: impl FnMut(Parts)) {
     match map.mappings.get(index) {
-        Some(slices) if !slices.slices.is_empty() => slices.slices.iter().for_each(|slice| each(Parts::from(*slice))),
+        Some(slices) if is_looked_at(mapping, slices) => {
+            slices.slices.iter().for_each(|slice| each(Parts::from(*slice)))
+        }
         _ => sums(mapping).iter().for_each(|(part, bytes)| each(Parts::only(part, bytes))),
     }
 }
 
+/// Whether its pages were looked at one by one. Those of hugetlbfs never are: RES leaves them out.
+fn is_looked_at(mapping: &Mapping, slices: &Slices) -> bool {
+    mapping.kind != Kind::Hugetlb && !slices.slices.is_empty()
+}
+
 fn sums(mapping: &Mapping) -> Parts {
     let Some(resident) = mapping.resident else { return Parts::only(Part::Unknown, mapping.size()) };
+    if mapping.kind == Kind::Hugetlb {
+        // Whether anyone shares what is in memory is not known, and without smaps not even how much is.
+        let unknown = mapping.detail.map_or(mapping.size(), |detail| detail.hugetlb.min(mapping.size()));
+        let mut parts = Parts::only(Part::Unknown, unknown);
+        parts[Part::Untouched] = mapping.size().saturating_sub(unknown);
+        return parts;
+    }
     let mut parts = Parts::only(Part::Swapped, resident.swap.unwrap_or(0));
     match mapping.detail {
         Some(detail) => {
@@ -174,8 +191,8 @@ impl From<Slice> for Parts {
 /// Whether pages were looked at one by one, so that their place is known; `true` also when there is nothing to place.
 pub(super) fn is_placed(blocks: &[Block<'_>], map: &PageMap) -> bool {
     blocks.iter().flat_map(|block| &block.mappings).all(|&(index, mapping)| {
-        map.mappings.get(index).is_some_and(|slices| !slices.slices.is_empty())
-            || mapping.resident.is_some_and(|resident| resident.rss == 0 && resident.swap == Some(0))
+        map.mappings.get(index).is_some_and(|slices| is_looked_at(mapping, slices))
+            || Sums::from(mapping).not_here() == Some(mapping.size())
     })
 }
 

@@ -173,6 +173,7 @@ mod tests {
             scale: PictureScale::Log,
             costs: false,
             hold_limit: Some(Duration::from_millis(50)),
+            typed: crate::cli::Typed::default(),
         };
         let mut out = Vec::new();
         render(&snapshot, &show, &mut out).expect("a Vec takes everything");

@@ -57,7 +57,8 @@ pub fn render_single(process: &Process, is_new: bool, page: Page, out: &mut dyn 
     let mut sheet = page.sheet();
     header(process, &mut sheet);
     let res = or_unknown(process.counters.map(|c| c.res()), size);
-    let text = if is_new { format!("new, with RES {res}") } else { format!("gone, and with it RES {res}") };
+    // It may have ended, or only not have been asked for.
+    let text = format!("only in the {} snapshot, with RES {res}", if is_new { "second" } else { "first" });
     sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, &text));
     out.write_all(sheet.text.as_bytes())
 }

@@ -3,14 +3,16 @@
 
 use super::labels::{Filter, Label, kind_words};
 use super::table::{Column, Table};
+use super::twice::{self, Twice};
 use super::{notes, tables, text};
 use crate::cli::ShowOptions;
-use crate::snapshot::{Counters, Group, Physical, Process, SharedObject, Snapshot, Source};
+use crate::snapshot::{Counters, Group, Mapping, Missing, Physical, Process, SharedObject, Snapshot, Source};
 use crate::statement::Kind;
-use crate::views::columns::right;
+use crate::views::columns::{cut, right};
 use crate::views::escape::{basename, escape};
 use crate::views::human::{count, counted, percent, short, size};
 use crate::views::sheet::{Look, Sheet};
+use crate::views::words;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
@@ -18,6 +20,8 @@ use std::collections::BTreeMap;
 const FEW: usize = 10;
 /// The largest group whose pairs are shown as a matrix.
 const MATRIX: usize = 12;
+/// Columns of a command line in a table.
+const COMMAND: usize = 40;
 
 pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, sheet: &mut Sheet) {
     let members = members(snapshot, group);
@@ -31,14 +35,15 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
     processes(&members, group, show, sheet);
     if let Some(physical) = &group.physical {
         pairs(group, physical, show, sheet);
-        objects(physical, show, sheet);
+        objects(&members, physical, show, sheet);
     }
     sheet.line(&[]);
+    changed(group, sheet);
     absent(snapshot, group, sheet);
     let sources = members.iter().flat_map(|process| &process.sources).chain(&group.sources);
     notes::cost(&sources.copied().collect::<Vec<_>>(), show, sheet);
-    notes::given_up_of(&members, &command(group), sheet);
-    notes::given_up(&group.given_up, &command(group), sheet);
+    notes::given_up_of(&members, &command(group, show), sheet);
+    notes::given_up(&group.given_up, &command(group, show), sheet);
     if let Some(first) = members.first() {
         let text = format!("memtrace snapshot --pid {}        one of them, by kind and file", first.pid);
         sheet.line(&[(Look::Faint, &text)]);
@@ -47,28 +52,63 @@ pub(super) fn print(snapshot: &Snapshot, group: &Group, show: &ShowOptions, shee
 
 /// Below what each of them says of itself: who is not in it, what looking at them together cost, and what was not read.
 pub(super) fn notes(snapshot: &Snapshot, group: &Group, show: &ShowOptions, sheet: &mut Sheet) {
+    changed(group, sheet);
     absent(snapshot, group, sheet);
     notes::cost(&group.sources, show, sheet);
-    notes::given_up(&group.given_up, &command(group), sheet);
+    notes::given_up(&group.given_up, &command(group, show), sheet);
+}
+
+/// That they did not stand still.
+fn changed(group: &Group, sheet: &mut Sheet) {
+    if group.changed > 0 {
+        let text = format!(
+            "their RES moved by {} while they were read: sums may be off by that, more if it went up and down",
+            size(group.changed)
+        );
+        sheet.wrapped((Look::Alarm, "changed     "), 12, (Look::Plain, &text));
+    }
 }
 
 /// What was typed, or comes to the same.
-fn command(group: &Group) -> String {
+fn command(group: &Group, show: &ShowOptions) -> String {
+    let flags = notes::flags(show);
+    if let Some(subject) = &show.typed.subject {
+        return format!("memtrace snapshot{}{flags}", escape(subject.as_bytes(), 200));
+    }
     let pids: String = group.pids.iter().take(FEW).map(|pid| format!(" --pid {pid}")).collect();
     let more = if group.pids.len() > FEW { " …" } else { "" };
-    format!("memtrace snapshot{pids}{more}")
+    format!("memtrace snapshot{pids}{more}{flags}")
 }
 
 /// Who is not in it.
 fn absent(snapshot: &Snapshot, group: &Group, sheet: &mut Sheet) {
-    if snapshot.vanished > 0 {
-        let gone = counted(snapshot.vanished as u64, "process", "processes");
-        sheet.line(&[(Look::Plain, &format!("vanished    {gone} ended before they could be read"))]);
+    if !snapshot.missing.is_empty() {
+        sheet.wrapped((Look::Plain, "missing     "), 12, (Look::Plain, &missing(&snapshot.missing)));
     }
     let unread = snapshot.processes.iter().filter(|process| !group.pids.contains(&process.pid));
     for process in unread {
         sheet.wrapped((Look::Plain, "left out    "), 12, (Look::Plain, &left_out(process)));
     }
+}
+
+/// Who was meant and is not there, in a line.
+#[must_use]
+pub fn missing(missing: &Missing) -> String {
+    let told = |count: usize, one: &str, several: &str| {
+        (count > 0).then(|| {
+            format!("{} {}", counted(count as u64, "process", "processes"), [several, one][usize::from(count == 1)])
+        })
+    };
+    let gone = told(
+        missing.vanished,
+        "ended before it could be read, or is hidden (hidepid)",
+        "ended before they could be read, or are hidden (hidepid)",
+    );
+    let unreadable = told(missing.unreadable, "could not be read", "could not be read").map(|told| {
+        let first = if missing.unreadable > 1 { "the first: " } else { "" };
+        format!("{told} ({first}{})", escape(missing.why.as_bytes(), 200))
+    });
+    gone.into_iter().chain(unreadable).collect::<Vec<_>>().join("; ")
 }
 
 /// Who is not in the group, and why.
@@ -114,92 +154,189 @@ fn headline(members: &[&Process], group: &Group, sheet: &mut Sheet) {
         Some(physical) => format!("{} of RES is {} of memory", size(group.sum_res), size(physical.res)),
         None => format!("{} of RES", size(group.sum_res)),
     };
-    let largest = match &group.physical {
-        Some(physical) => physical.objects.iter().max_by_key(|object| object.sum_res).map(|object| Counted {
-            what: what(object.kind, &object.name, members),
-            amount: size(object.res),
-            processes: object.processes,
-            sum_res: object.sum_res,
-        }),
-        None => largest_segment(members),
-    };
-    match largest.filter(|largest| largest.processes > 1) {
-        Some(l) => {
-            let share = percent(l.sum_res, group.sum_res).unwrap_or_default();
-            let (glue, most) = if group.physical.is_some() { (": ", "") } else { (", of which ", "at most ") };
-            told.push_str(&format!(
-                "{glue}{} ({share}) is {most}{} of {}, counted in {} processes",
-                size(l.sum_res),
-                l.amount,
-                l.what,
-                count(l.processes as u64),
-            ));
+    let of_all = |bytes| percent(bytes, group.sum_res).unwrap_or_default();
+    match &group.physical {
+        Some(physical) => {
+            let shared = physical.objects.iter().filter(|object| object.processes > 1);
+            let largest = shared.max_by_key(|object| object.sum_res);
+            let more = |object: &SharedObject| object.sum_res.saturating_sub(object.res);
+            let own = largest_in_one(members).filter(|own| own.more() > largest.map_or(0, more));
+            match (own, largest) {
+                (Some(own), _) => told.push_str(&format!(
+                    ": {} of {} is mapped {} times by {}",
+                    size(own.twice.bytes),
+                    Label::of_mapping(own.twice.mapping).fit(60),
+                    own.twice.times,
+                    text::name(own.process),
+                )),
+                (None, Some(object)) => {
+                    let holders = holders(members, object);
+                    let what = what(object.kind, &object.name, &holders);
+                    let pids = if is_one_of_several(object, physical) { pids(&holders) } else { String::new() };
+                    told.push_str(&format!(
+                        ": {} ({}) is {} of {what}, counted in {} processes{pids}",
+                        size(object.sum_res),
+                        of_all(object.sum_res),
+                        size(object.res),
+                        count(object.processes as u64),
+                    ));
+                }
+                (None, None) => told.push_str(": they share nothing among themselves"),
+            }
         }
-        None if group.physical.is_some() => told.push_str(": they share nothing"),
-        None => told.push_str("; how much of it is counted more than once is unknown"),
+        None => match largest_segment(members) {
+            Some(l) => {
+                let (least, counted) = if l.unknown { ("at least ", "mapped by") } else { ("", "counted in") };
+                told.push_str(&format!(
+                    ", of which {least}{} ({}) is {} of {}, {counted} {} processes",
+                    size(l.sum_res),
+                    of_all(l.sum_res),
+                    l.bounds(),
+                    l.what,
+                    count(l.processes as u64),
+                ));
+            }
+            None => told.push_str("; how much of it is counted more than once is unknown"),
+        },
     }
     told.push('.');
     sheet.wrapped((Look::Plain, ""), 0, (Look::Strong, &told));
 }
 
-/// Something that is in the RES of several processes.
+/// Memory that one process maps at several places.
+struct InOne<'a> {
+    process: &'a Process,
+    twice: Twice<'a>,
+}
+
+impl InOne<'_> {
+    /// By how much RES is more than the memory, because of it.
+    fn more(&self) -> u64 {
+        self.twice.bytes.saturating_mul(self.twice.times.saturating_sub(1) as u64)
+    }
+}
+
+fn largest_in_one<'a>(members: &[&'a Process]) -> Option<InOne<'a>> {
+    let all = members.iter().flat_map(|process| twice::of(process).into_iter().map(|twice| InOne { process, twice }));
+    all.max_by_key(InOne::more)
+}
+
+/// Something that is in the RES of several processes, as far as it is known without a look at pages.
 struct Counted {
     what: String,
-    amount: String,
     processes: usize,
+    /// What is known of it.
     sum_res: u64,
+    /// Of one mapping it is not known.
+    unknown: bool,
+    /// In memory is at least this, and at most that.
+    least: u64,
+    most: u64,
+}
+
+impl Counted {
+    fn bounds(&self) -> String {
+        let (least, most) = (self.least, self.most);
+        match () {
+            () if least >= most => size(most),
+            // That each page may be there as often as it is counted says nothing.
+            () if most >= self.sum_res && !self.unknown => format!("at least {}", size(least)),
+            () => format!("between {} and {}", size(least), size(most)),
+        }
+    }
 }
 
 /// Without a look at pages: the largest segment or file that several map, which is known by its device and inode. It is
-/// in memory at most once, so that no more than what is mapped of it is there.
+/// in memory at most once, so that no more than what is mapped of it is there; and no less than what one process has of
+/// it, nor than what their proportional shares come to.
 fn largest_segment(members: &[&Process]) -> Option<Counted> {
     struct Seen<'a> {
         kind: Kind,
         name: &'a [u8],
-        processes: usize,
-        last: u32,
+        holders: Vec<&'a Process>,
         sum_res: u64,
+        unknown: bool,
+        pss: u64,
+        most_of_one: u64,
         size: u64,
     }
     let mut seen: BTreeMap<(u64, u64), Seen<'_>> = BTreeMap::new();
-    for process in members {
+    for &process in members {
         for mapping in process.mappings.iter().flatten().filter(|mapping| mapping.inode != 0) {
-            let here = mapping.resident.map_or(0, |r| r.rss.saturating_sub(r.anonymous));
+            let here = mapping.resident.map(|r| r.rss.saturating_sub(r.anonymous));
             let end = mapping.offset.saturating_add(mapping.size());
             let entry = seen.entry((mapping.device, mapping.inode)).or_insert(Seen {
                 kind: mapping.kind,
                 name: &mapping.name,
-                processes: 0,
-                last: 0,
+                holders: Vec::new(),
                 sum_res: 0,
+                unknown: false,
+                pss: 0,
+                most_of_one: 0,
                 size: 0,
             });
-            if here > 0 && entry.last != process.pid {
-                entry.processes += 1;
-                entry.last = process.pid;
+            if here != Some(0) && entry.holders.last().is_none_or(|last| last.pid != process.pid) {
+                entry.holders.push(process);
             }
-            entry.sum_res = entry.sum_res.saturating_add(here);
+            let known = here.unwrap_or(0);
+            entry.sum_res = entry.sum_res.saturating_add(known);
+            entry.unknown |= here.is_none();
+            entry.most_of_one = entry.most_of_one.max(known);
+            // With copies on write in it, it is no part of the file's.
+            let clean = mapping.resident.is_some_and(|r| r.anonymous == 0);
+            entry.pss = entry.pss.saturating_add(mapping.detail.filter(|_| clean).map_or(0, |detail| detail.pss));
             entry.size = entry.size.max(end);
         }
     }
-    let largest = seen.into_values().filter(|seen| seen.processes > 1).max_by_key(|seen| seen.sum_res)?;
+    let several = seen.into_values().filter(|seen| seen.holders.len() > 1 && seen.sum_res > 0);
+    let largest = several.max_by_key(|seen| seen.sum_res)?;
+    let most = if largest.unknown { largest.size } else { largest.size.min(largest.sum_res) };
     Some(Counted {
-        what: what(largest.kind, largest.name, members),
-        amount: size(largest.size.min(largest.sum_res)),
-        processes: largest.processes,
+        what: what(largest.kind, largest.name, &largest.holders),
+        processes: largest.holders.len(),
         sum_res: largest.sum_res,
+        unknown: largest.unknown,
+        least: largest.pss.max(largest.most_of_one).min(most),
+        most,
     })
 }
 
+/// Those that map it; where no mapping tells, it may be any of them.
+fn holders<'a>(members: &[&'a Process], object: &SharedObject) -> Vec<&'a Process> {
+    let is_of =
+        |mapping: &Mapping| object.inode != 0 && (mapping.device, mapping.inode) == (object.device, object.inode);
+    let holds = |process: &&&Process| process.mappings.iter().flatten().any(is_of);
+    let holders: Vec<&Process> = members.iter().filter(holds).copied().collect();
+    if holders.is_empty() { members.to_vec() } else { holders }
+}
+
+/// Whether another one is called the same: the segment of another cluster.
+fn is_one_of_several(object: &SharedObject, physical: &Physical) -> bool {
+    let alike = |other: &&SharedObject| object_label(other) == object_label(object);
+    physical.objects.iter().filter(alike).count() > 1
+}
+
+/// `: 5364, 5370, …`
+fn pids(holders: &[&Process]) -> String {
+    let pids: Vec<String> = holders.iter().take(3).map(|process| process.pid.to_string()).collect();
+    format!(": {}{}", pids.join(", "), if holders.len() > pids.len() { ", …" } else { "" })
+}
+
+/// Whether it is a server or a backend of PostgreSQL's, by its program.
+pub(super) fn is_postgres(process: &Process) -> bool {
+    let exe = process.exe.as_deref().map(|exe| exe.strip_suffix(b" (deleted)").unwrap_or(exe));
+    exe.map(basename) == Some(b"postgres".as_slice())
+}
+
 /// What a shared thing is called in a sentence. PostgreSQL's largest segment is what `shared_buffers` sets the size of.
-fn what(kind: Kind, name: &[u8], members: &[&Process]) -> String {
+fn what(kind: Kind, name: &[u8], holders: &[&Process]) -> String {
     let segment = matches!(kind, Kind::SharedAnon | Kind::SysvShm);
-    let postgres = members.iter().any(|process| process.exe.as_deref().map(basename) == Some(b"postgres".as_slice()));
+    let postgres = !holders.is_empty() && holders.iter().all(|process| is_postgres(process));
     match kind {
         _ if segment && postgres => "PostgreSQL's shared memory (shared_buffers and a little more)".to_owned(),
         Kind::SharedAnon => "shared anonymous memory".to_owned(),
         Kind::SysvShm => "System V shared memory".to_owned(),
-        Kind::Heap => "heap that a fork left shared".to_owned(),
+        Kind::Heap => "heap that is mapped more than once".to_owned(),
         _ if name.is_empty() => format!("{} memory", kind_words(kind)),
         _ => Label::name(name).fit(60),
     }
@@ -224,7 +361,7 @@ fn levels(members: &[&Process], group: &Group, sheet: &mut Sheet) {
             .to_owned();
     let rows = members.iter().try_fold(0_u64, |sum, process| Some(sum.saturating_add(process.rollup?.uss())));
     if physical.zip(rows).is_some_and(|(physical, rows)| rows < physical.uss) {
-        words.push_str(". Σ below is less: what they share among themselves is in no row");
+        words.push_str(". Σ below is less: what is mapped more than once, by several of them or at several places of one, is in no row");
     }
     text::level("USS", &uss, &words, sheet);
     let pss = group.sum_pss.map_or(unknown, size);
@@ -238,6 +375,17 @@ fn levels(members: &[&Process], group: &Group, sheet: &mut Sheet) {
     text::level("Σ PSS", &pss, words, sheet);
 }
 
+/// Its name, or its command line's beginning where that says more: `postgres: 15/main: checkpointer`.
+fn member(process: &Process) -> Label<'_> {
+    let command = words::command_line(&process.cmdline, &[]);
+    let program = command.split(|&byte| byte == b' ').next().unwrap_or_default();
+    let command = &command[program.len() - basename(program).len()..];
+    match command.starts_with(&process.comm) && command.len() > process.comm.len() {
+        true => Label::plain(cut(&escape(command, COMMAND * 2), COMMAND)),
+        false => Label::name(&process.comm),
+    }
+}
+
 /// One line a process.
 fn processes(members: &[&Process], group: &Group, show: &ShowOptions, sheet: &mut Sheet) {
     let shared = |index: usize| group.physical.as_ref().and_then(|p| p.shared_with_group.get(index)).copied();
@@ -247,7 +395,7 @@ fn processes(members: &[&Process], group: &Group, show: &ShowOptions, sheet: &mu
     let top = show.top.filter(|&top| rows.len() > top + 1).unwrap_or(rows.len());
     let (shown, rest) = rows.split_at(top);
     let comms: Vec<String> = shown.iter().map(|(process, _)| format!("{:<8}", process.pid)).collect();
-    let mut labels: Vec<Label<'_>> = shown.iter().map(|(process, _)| Label::name(&process.comm)).collect();
+    let mut labels: Vec<Label<'_>> = shown.iter().map(|(process, _)| member(process)).collect();
     if !rest.is_empty() {
         labels.push(tables::others(rest.len()));
     }
@@ -318,7 +466,7 @@ fn object_label(object: &SharedObject) -> Label<'_> {
 }
 
 /// What it is that they share.
-fn objects(physical: &Physical, show: &ShowOptions, sheet: &mut Sheet) {
+fn objects(members: &[&Process], physical: &Physical, show: &ShowOptions, sheet: &mut Sheet) {
     let filter = Filter::new(show.filter.as_deref());
     let wanted = |object: &&SharedObject| filter.matches(Some(object.kind), &object_label(object), &object.name);
     let objects: Vec<&SharedObject> = physical.objects.iter().filter(wanted).collect();
@@ -327,7 +475,13 @@ fn objects(physical: &Physical, show: &ShowOptions, sheet: &mut Sheet) {
         return;
     }
     sheet.line(&[]);
-    let labels = shown.iter().map(|object| object_label(object)).collect();
+    let label = |object| match object_label(object) {
+        label if is_one_of_several(object, physical) => {
+            Label { words: format!("{}{}", label.words, pids(&holders(members, object))), ..label }
+        }
+        label => label,
+    };
+    let labels = shown.iter().copied().map(label).collect();
     let bytes = |head, weight, of: fn(&SharedObject) -> u64| {
         Column::bytes(head, weight, shown.iter().map(|object| Some(of(object))))
     };

@@ -8,7 +8,9 @@ mod values;
 
 use crate::snapshot::diff::{Levels, Together};
 use crate::snapshot::rows::{self, Sums};
-use crate::snapshot::{Allocator, Counters, Group, Mapping, Physical, Process, Rollup, SharedObject, Snapshot};
+use crate::snapshot::{
+    Allocator, Counters, Group, Mapping, Missing, Physical, Process, Rollup, SharedObject, Snapshot,
+};
 use crate::statement::Kind;
 use crate::views::Clock;
 use crate::views::json::untrusted::Address;
@@ -32,6 +34,9 @@ pub fn render(snapshot: &Snapshot, out: &mut dyn Write) -> io::Result<()> {
     }
     if let Some(group) = &snapshot.group {
         write_line(&GroupLine::of(group, snapshot), &mut buffer, out)?;
+    } else if !snapshot.missing.is_empty() {
+        let &Missing { vanished, unreadable, .. } = &snapshot.missing;
+        write_line(&MissingLine { r#type: "missing", schema: SCHEMA, vanished, unreadable }, &mut buffer, out)?;
     }
     Ok(())
 }
@@ -200,6 +205,15 @@ impl<'a> KindFields<'a> {
     }
 }
 
+/// Who was meant and is not there, where no group says it.
+#[derive(Serialize)]
+struct MissingLine {
+    r#type: &'static str,
+    schema: u32,
+    vanished: usize,
+    unreadable: usize,
+}
+
 /// Read back is what is compared.
 #[derive(Serialize, Deserialize)]
 struct GroupLine<'a> {
@@ -210,6 +224,10 @@ struct GroupLine<'a> {
     pids: Cow<'a, [u32]>,
     #[serde(skip_deserializing)]
     vanished: usize,
+    #[serde(skip_deserializing)]
+    unreadable: usize,
+    #[serde(skip_deserializing)]
+    changed: u64,
     sum_res: u64,
     sum_pss: Option<u64>,
     res: Option<u64>,
@@ -255,7 +273,9 @@ impl<'a> GroupLine<'a> {
             time: Clock::at(time_ns).rfc3339(0),
             schema: SCHEMA,
             pids: group.pids.as_slice().into(),
-            vanished: snapshot.vanished,
+            vanished: snapshot.missing.vanished,
+            unreadable: snapshot.missing.unreadable,
+            changed: group.changed,
             sum_res: group.sum_res,
             sum_pss: group.sum_pss,
             res: physical.map(|p| p.res),

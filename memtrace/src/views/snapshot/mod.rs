@@ -15,7 +15,9 @@ pub mod svg;
 mod table;
 mod tables;
 mod text;
+mod twice;
 
+pub use group::missing;
 pub use text::{Page, render, render_group_notes, render_text};
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::text::{Page, name};
 use crate::cli::{ExitCode, ShowOptions};
 use crate::snapshot::diff::difference;
 use crate::snapshot::{Counters, GivenUp, Process, Reason, Snapshot, Source, SourceCost};
+use crate::units::nanos;
 use crate::views::escape::escape;
 use crate::views::human::{count, counted, duration, signed_size, size};
 use crate::views::sheet::{Look, Sheet};
@@ -20,7 +21,12 @@ pub(super) fn print(process: &Process, show: &ShowOptions, sheet: &mut Sheet) {
         changed(before, after, sheet);
     }
     cost(&process.sources, show, sheet);
-    given_up(&process.given_up, &command(process), sheet);
+    given_up(&process.given_up, &format!("{}{}", command(process), flags(show)), sheet);
+}
+
+/// That were typed: any bytes.
+pub(super) fn flags(show: &ShowOptions) -> String {
+    escape(show.typed.flags.as_bytes(), 200)
 }
 
 /// What stands below the picture of a process. Of one that could not be read, [`unread`] tells.
@@ -129,7 +135,7 @@ pub(super) fn cost(sources: &[SourceCost], show: &ShowOptions, sheet: &mut Sheet
         text.push_str("; -v: more");
     }
     sheet.wrapped((Look::Faint, "cost        "), INDENT, (Look::Faint, &text));
-    let limit_ns = show.hold_limit.map_or(u64::MAX, |limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
+    let limit_ns = show.hold_limit.map_or(u64::MAX, nanos);
     if let Some(held) = held.filter(|held| held.longest_call_ns > limit_ns) {
         let text = format!(
             "a call of {} took {}, and {} are allowed (--max-snapshot-ms): larger than estimated, or it had to wait",

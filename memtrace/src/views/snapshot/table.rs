@@ -63,6 +63,14 @@ impl Column {
         self
     }
 
+    /// The one of this head goes last: rows are sorted by it.
+    pub(super) fn kept_if(mut self, head: &str) -> Self {
+        if self.weight > 0 && self.head == head {
+            self.weight = u8::MAX;
+        }
+        self
+    }
+
     /// Below the table stands what its head means.
     pub(super) const fn meaning(mut self, meaning: &'static str) -> Self {
         self.meaning = meaning;

@@ -13,6 +13,9 @@ use crate::views::sheet::{Look, Sheet};
 use crate::views::words::permissions;
 use std::cmp::Reverse;
 
+const NOTHING_DIRTY: &str = "nothing of these is dirty";
+const NOTHING_IN_SWAP: &str = "nothing of these is in swap";
+
 /// What a row is.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Of<'a> {
@@ -171,7 +174,25 @@ pub(super) fn print(chosen: Chosen<Row<'_>>, by: By, show: &ShowOptions, sheet: 
         bytes("untouched", 1, Sums::not_here)
             .meaning("neither in RES nor in swap: never touched, given back, or not in use here"),
     ];
+    let sorted_by = match show.sort {
+        Sort::Size => "size",
+        Sort::Pss => "PSS",
+        Sort::Private => "private",
+        Sort::Shared => "shared",
+        Sort::Dirty => "dirty",
+        Sort::Swap => "swap",
+        Sort::Rss | Sort::Address | Sort::Name => "resident",
+    };
+    let columns = columns.into_iter().map(|column| column.kept_if(sorted_by)).collect();
     Table { head, leads, sums: labels.len() - figures, labels, columns }.print(sheet, 0);
+    let nothing = match show.sort {
+        Sort::Dirty if total.0.dirty() == Some(0) => Some(NOTHING_DIRTY),
+        Sort::Swap if total.0.swap() == Some(0) => Some(NOTHING_IN_SWAP),
+        _ => None,
+    };
+    if let Some(nothing) = nothing {
+        sheet.line(&[(Look::Plain, nothing)]);
+    }
     total.0
 }
 
@@ -218,7 +239,7 @@ pub(super) fn files<'a>(process: &'a Process, show: &ShowOptions) -> Option<Chos
 
 /// Prints files with what of each is where. `rest`: what the line of those that are not shown is called.
 pub(super) fn print_files(chosen: &Chosen<&MappedFile>, rest: Label<'_>, show: &ShowOptions, sheet: &mut Sheet) {
-    if chosen.shown.is_empty() && nothing_matches("files", show, sheet) {
+    if chosen.shown.is_empty() && nothing_matches("mapped files", show, sheet) {
         return;
     }
     let mut labels: Vec<Label<'_>> = chosen.shown.iter().map(|file| Label::name(&file.path)).collect();
@@ -251,7 +272,22 @@ pub(super) fn print_files(chosen: &Chosen<&MappedFile>, rest: Label<'_>, show: &
         bytes("dirty", 6, |f| f.dirty).if_any().meaning("not yet on disk"),
         bytes("writeback", 3, |f| f.writeback).if_any(),
     ];
-    Table { head: "files", leads: Vec::new(), sums: labels.len() - rows, labels, columns }.print(sheet, 0);
+    let sorted_by = match show.sort {
+        Sort::Size => "size",
+        Sort::Dirty => "dirty",
+        Sort::Rss | Sort::Pss | Sort::Private | Sort::Shared | Sort::Swap | Sort::Address | Sort::Name => "in RES",
+    };
+    let columns = columns.into_iter().map(|column| column.kept_if(sorted_by)).collect();
+    Table { head: "mapped files", leads: Vec::new(), sums: labels.len() - rows, labels, columns }.print(sheet, 0);
+    let unmapped = "what it only reads or writes through descriptors is not listed";
+    sheet.wrapped((Look::Plain, ""), 0, (Look::Faint, unmapped));
+    let nothing = match show.sort {
+        Sort::Dirty if chosen.all().all(|file| file.dirty == Some(0)) => Some(NOTHING_DIRTY),
+        _ => None,
+    };
+    if let Some(nothing) = nothing {
+        sheet.line(&[(Look::Plain, nothing)]);
+    }
     let writable = chosen.shown.iter().filter(|file| file.writable_shared && file.on_disk != Some(false)).count();
     if writable > 0 {
         let are = if writable == 1 { "is" } else { "are" };

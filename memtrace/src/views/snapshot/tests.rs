@@ -1,5 +1,5 @@
 use super::*;
-use crate::cli::{By, Format, PictureScale, ShowOptions, Sort};
+use crate::cli::{By, Format, PictureScale, ShowOptions, Sort, Typed};
 use crate::snapshot::{Process, Snapshot};
 use crate::views::columns::columns;
 use std::time::Duration;
@@ -15,6 +15,7 @@ fn show() -> ShowOptions {
         scale: PictureScale::Log,
         costs: false,
         hold_limit: Some(Duration::from_millis(50)),
+        typed: Typed::default(),
     }
 }
 
@@ -94,6 +95,152 @@ fn of_a_group_it_is_told_what_was_not_read_of_its_members() {
         "{text}"
     );
     assert!(text.contains(" --full "), "{text}");
+}
+
+/// Paragraphs in one line, whatever their width.
+fn flat(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn of_several_the_largest_cause_is_named_also_when_it_is_within_one() {
+    use crate::snapshot::Mapping;
+    use crate::statement::Kind;
+    let mut snapshot = sample::two(2_048);
+    for process in &mut snapshot.processes[..1] {
+        let mut mappings = process.mappings.take().expect("known");
+        let pattern = mappings.iter().find(|mapping| mapping.kind == Kind::File).cloned().expect("a file");
+        for at in 1..=2 {
+            let start = pattern.start + at * (1 << 32);
+            let detail = pattern.detail.map(|d| crate::snapshot::Detail { shared_dirty: 100 << 20, ..d });
+            let name = b"/memfd:ring (deleted)".to_vec();
+            let (kind, inode, end) = (Kind::Memfd, 99, start + (100 << 20));
+            mappings.push(Mapping { start, end, kind, inode, name, detail, ..pattern.clone() });
+        }
+        process.mappings = Some(mappings);
+    }
+    let told = flat(&text(&snapshot, &show(), 100));
+    let first = snapshot.processes[0].pid;
+    assert!(
+        told.contains(&format!("100.0 MiB of memfd /memfd:ring (deleted) is mapped 2 times by store[{first}].")),
+        "{told}"
+    );
+    assert!(!told.contains("what they share among themselves"), "{told}");
+    let alone = flat(&text(&alone(snapshot.processes.remove(0)), &show(), 100));
+    assert!(alone.contains("(mapped 2 times here: memfd /memfd:ring (deleted) 100.0 MiB)"), "{alone}");
+    assert!(!alone.contains("others map too"), "{alone}");
+}
+
+#[test]
+fn a_segment_is_postgresqls_only_if_all_who_hold_it_are() {
+    let mut snapshot = sample::group(true);
+    let told = |snapshot: &Snapshot| flat(&text(snapshot, &show(), 100));
+    assert!(told(&snapshot).contains("PostgreSQL's shared memory"));
+    // Who has it by its mapping; the other is anyone's.
+    let holders = 6;
+    let key = |snapshot: &Snapshot| {
+        let mut mappings = snapshot.processes[0].mappings.iter().flatten();
+        let segment = mappings.find(|m| m.kind == crate::statement::Kind::SharedAnon).expect("a segment");
+        (segment.device, segment.inode)
+    };
+    let (device, inode) = key(&snapshot);
+    for process in &mut snapshot.processes[holders..] {
+        process.exe = Some(b"/usr/bin/python3".to_vec());
+        for mapping in process.mappings.iter_mut().flatten().filter(|m| (m.device, m.inode) == (device, inode)) {
+            mapping.inode = 7;
+        }
+    }
+    let group = snapshot.group.as_mut().and_then(|group| group.physical.as_mut()).expect("looked at");
+    (group.objects[0].device, group.objects[0].inode, group.objects[0].processes) = (device, inode, holders);
+    assert!(told(&snapshot).contains("PostgreSQL's shared memory"), "a stranger without it");
+    let group = snapshot.group.as_mut().and_then(|group| group.physical.as_mut()).expect("looked at");
+    let mut second = group.objects[0].clone();
+    (second.inode, second.processes, second.sum_res) = (7, 3, second.sum_res / 4);
+    group.objects.push(second);
+    let both = told(&snapshot);
+    assert!(both.contains("counted in 6 processes: 4711, 4712, 4713, …."), "{both}");
+    assert!(both.contains("shared anonymous: 4711,") && both.contains("shared anonymous: 4717,"), "{both}");
+    snapshot.processes[1].exe = Some(b"/usr/bin/python3".to_vec());
+    assert!(!told(&snapshot).contains("PostgreSQL's"), "one of those who hold it is another program");
+}
+
+#[test]
+fn what_is_unknown_of_a_group_is_at_least_what_is_known() {
+    let mut snapshot = sample::group(false);
+    let told = flat(&text(&snapshot, &show(), 100));
+    assert!(told.contains("of which 9.00 GiB (78 %) is between 1.00 GiB and 1.04 GiB of PostgreSQL's"), "{told}");
+    let segment = |process: &mut Process| {
+        let mut mappings = process.mappings.iter_mut().flatten();
+        let segment = mappings.find(|m| m.kind == crate::statement::Kind::SharedAnon).expect("a segment");
+        (segment.resident, segment.detail) = (None, None);
+    };
+    snapshot.processes.iter_mut().take(2).for_each(segment);
+    let told = flat(&text(&snapshot, &show(), 100));
+    assert!(told.contains("of which at least 7.00 GiB (61 %) is between 1.00 GiB"), "{told}");
+    assert!(told.contains("mapped by 9 processes"), "{told}");
+    snapshot.processes.iter_mut().for_each(segment);
+    assert!(!flat(&text(&snapshot, &show(), 100)).contains("at least 0"));
+}
+
+#[test]
+fn shared_memory_in_swap_is_no_anonymous_memory() {
+    let mut process = sample::postgres();
+    let told = |process: &Process| flat(&text(&alone(process.clone()), &show(), 100));
+    assert!(told(&process).contains("pushed out of RES; 1.0 MiB of shared memory is in swap too"));
+    let counters = process.counters.as_mut().expect("known");
+    counters.swap = 0;
+    // The heap's was swapped in between the two readings.
+    let text = told(&process);
+    assert!(text.contains("SWAP 0 of its anonymous memory; 1.0 MiB of shared memory is in swap too"), "{text}");
+    assert!(text.contains("+3.0 MiB changed between the two readings"), "{text}");
+    assert!(text.contains("in SWAP, 1.0 MiB is shared memory in swap;"), "{text}");
+}
+
+#[test]
+fn what_rows_are_sorted_by_is_shown_or_said_to_be_nothing() {
+    let mut process = sample::postgres();
+    let sorted =
+        |process: &Process, sort, by| text(&alone(process.clone()), &ShowOptions { sort, by: Some(by), ..show() }, 60);
+    for (sort, head) in [(Sort::Pss, "PSS"), (Sort::Dirty, "dirty"), (Sort::Swap, "swap"), (Sort::Shared, "shared")] {
+        let text = sorted(&process, sort, By::Mapping);
+        let heads = text.lines().find(|line| line.starts_with("by mapping")).expect("a table");
+        assert!(heads.split_whitespace().any(|word| word == head), "{head}: {heads}");
+    }
+    for mapping in process.mappings.iter_mut().flatten() {
+        if let Some((resident, detail)) = mapping.resident.as_mut().zip(mapping.detail.as_mut()) {
+            resident.swap = Some(0);
+            (detail.private_dirty, detail.shared_dirty) = (0, 0);
+        }
+    }
+    process.files.iter_mut().flatten().for_each(|file| file.dirty = Some(0));
+    assert!(sorted(&process, Sort::Swap, By::Kind).contains("nothing of these is in swap\n"));
+    assert!(sorted(&process, Sort::Dirty, By::Mapping).contains("nothing of these is dirty\n"));
+    assert!(sorted(&process, Sort::Dirty, By::File).contains("nothing of these is dirty\n"));
+}
+
+#[test]
+fn all_files_that_are_dirty_are_named() {
+    let mut process = sample::postgres();
+    let program = process.files.as_mut().and_then(|files| files.get_mut(1)).expect("a second file");
+    program.dirty = Some(2 << 20);
+    let text = flat(&text(&alone(process), &show(), 100));
+    assert!(
+        text.contains("not yet on disk: 12.0 MiB of /var/lib/postgresql/15/main/vectors.idx, 2.0 MiB of"),
+        "{text}"
+    );
+}
+
+#[test]
+fn advice_is_what_was_typed_and_not_forty_numbers() {
+    let snapshot = sample::group(false);
+    let typed = |subject: Option<&str>| Typed { subject: subject.map(str::to_owned), flags: " --sort pss".into() };
+    let told = |subject| flat(&written(&snapshot, &ShowOptions { typed: typed(subject), ..show() }, None));
+    assert!(told(Some(" --name postgres")).contains("→ sudo memtrace snapshot --name postgres --sort pss"));
+    assert!(told(None).contains("→ sudo memtrace snapshot --pid 4711 --pid 4712"));
+    let one = alone(sample::not_permitted());
+    let told = flat(&written(&one, &ShowOptions { typed: typed(Some(" --name x")), ..show() }, None));
+    let pid = one.processes[0].pid;
+    assert!(told.contains(&format!("→ sudo memtrace snapshot --pid {pid} --sort pss")), "{told}");
 }
 
 #[test]

@@ -4,12 +4,13 @@
 
 use super::labels::Label;
 use super::seen::Seen;
-use super::{group, notes, tables};
+use super::{group, notes, tables, twice};
 use crate::cli::{By, ShowOptions};
 use crate::event::permission;
 use crate::snapshot::diff::difference;
 use crate::snapshot::rows::Sums;
 use crate::snapshot::{Counters, Group, Mapping, Process, Snapshot};
+use crate::statement::Kind;
 use crate::views::clock::zone_name;
 use crate::views::escape::escape;
 use crate::views::human::{count, counted, or_unknown, percent, signed_size, size};
@@ -178,19 +179,25 @@ fn summary(seen: Seen<'_>, show: &ShowOptions, sheet: &mut Sheet) {
         sheet.line(&[]);
         return notes::print(process, show, sheet);
     };
-    levels(seen, counters, sheet);
+    let swapped = swapped(process, counters);
+    levels(seen, counters, &swapped, sheet);
     private(seen, counters, sheet);
     sheet.line(&[]);
     match tables::rows(seen, By::Kind, show) {
         Some(rows) => {
             let total = tables::print(rows, By::Kind, show, sheet);
+            let mut mappings = process.mappings.iter().flatten();
+            if group::is_postgres(process) && mappings.any(|mapping| mapping.kind == Kind::SharedAnon) {
+                let text = "shared anonymous: PostgreSQL's shared_buffers and a little more";
+                sheet.wrapped((Look::Plain, ""), 0, (Look::Faint, text));
+            }
             if show.filter.is_none() {
                 adds_up(process, &total, sheet);
             }
         }
         None => sheet.line(&[(Look::Plain, "by kind     unknown: its mappings could not be read")]),
     }
-    swap(process, counters, sheet);
+    swap(process, counters, &swapped, sheet);
     files(process, show, sheet);
     sheet.line(&[]);
     notes::print(process, show, sheet);
@@ -203,12 +210,16 @@ pub(super) fn level(name: &str, amount: &str, words: &str, sheet: &mut Sheet) {
 }
 
 /// What `top` prints and what it does not, each with its meaning.
-fn levels(seen: Seen<'_>, c: &Counters, sheet: &mut Sheet) {
+fn levels(seen: Seen<'_>, c: &Counters, out: &Swapped, sheet: &mut Sheet) {
     let process = seen.process;
-    let rest = c.virt.saturating_sub(c.res()).saturating_sub(c.swap).saturating_sub(c.hugetlb);
+    let here = [c.res(), c.swap, c.hugetlb, out.shared];
+    let rest = here.iter().fold(c.virt, |rest, bytes| rest.saturating_sub(*bytes));
+    let swapped_too =
+        if out.shared > 0 { format!(", {} is shared memory in swap", size(out.shared)) } else { String::new() };
     let mut virt = format!(
-        "address space, not memory: {} of it is in RES, {} in SWAP; {} is not mapped in now: never touched, given back, \
-         or parts of files and shared memory that are not in use here, though others may have them in memory",
+        "address space, not memory: {} of it is in RES, {} in SWAP{swapped_too}; {} is not mapped in now: never \
+         touched, given back, or parts of files and shared memory that are not in use here, though others may have \
+         them in memory",
         percent(c.res(), c.virt).unwrap_or_else(|| "0.0 %".to_owned()),
         size(c.swap),
         size(rest)
@@ -225,32 +236,41 @@ fn levels(seen: Seen<'_>, c: &Counters, sheet: &mut Sheet) {
     let res = format!("in memory now = anon {} + file {} + shmem {}", size(c.anon), size(c.file), size(c.shmem));
     level("RES", &size(c.res()), &res, sheet);
     let alone = match process.rollup.and_then(|r| r.private_file) {
-        Some(alone) => format!("; {} of it nobody else maps", size(alone)),
-        None => "; how much of it nobody else maps is unknown".to_owned(),
+        Some(alone) => format!("; {} of it is mapped only once", size(alone)),
+        None => "; how much of it is mapped only once is unknown".to_owned(),
     };
     level("SHR", &size(c.shr()), &format!("file + shmem, whether anyone else maps them or not{alone}"), sheet);
     let rollup = process.rollup;
     let uss = match rollup.map(|r| (r.uss(), r.private_file)) {
         Some((uss, Some(files))) => format!(
-            "mapped by nobody else = anonymous {} + file and shmem {}",
+            "mapped once, by nobody else = anonymous {} + file and shmem {}",
             size(uss.saturating_sub(files)),
             size(files)
         ),
-        _ => "mapped by nobody else".to_owned(),
+        _ => "mapped once, by nobody else".to_owned(),
     };
     level("USS", &or_unknown(seen.uss(), size), &uss, sheet);
     let pss = match rollup {
         Some(r) => format!(
-            "USS + {}, its part of {} that others map too: each page divided by the number of its users",
+            "USS + {}, its part of {} that is mapped more than once, by others or here at several places{}: each page \
+             divided by the number of its mappings",
             size(r.pss.saturating_sub(r.uss())),
-            size(r.shared_clean.saturating_add(r.shared_dirty))
+            size(r.shared_clean.saturating_add(r.shared_dirty)),
+            several_places(process),
         ),
-        None => "each page divided by the number of its users".to_owned(),
+        None => "each page divided by the number of its mappings".to_owned(),
     };
     level("PSS", &or_unknown(rollup.map(|r| r.pss), size), &pss, sheet);
-    let swap =
-        if c.swap == 0 { "nothing of it has been pushed out" } else { "anonymous memory that was pushed out of RES" };
-    level("SWAP", &size(c.swap), swap, sheet);
+    let anonymous = match (c.swap, out.shared) {
+        (0, 0) => "nothing of it has been pushed out",
+        (0, _) => "of its anonymous memory",
+        _ => "anonymous memory that was pushed out of RES",
+    };
+    let shared = match out.shared {
+        0 => String::new(),
+        bytes => format!("; {} of shared memory is in swap too", size(bytes)),
+    };
+    level("SWAP", &size(c.swap), &format!("{anonymous}{shared}"), sheet);
     if c.hugetlb > 0 {
         level("HUGE", &size(c.hugetlb), "huge pages of hugetlbfs: memory that RES leaves out", sheet);
     }
@@ -267,8 +287,8 @@ fn private(seen: Seen<'_>, c: &Counters, sheet: &mut Sheet) {
     let anon = size(c.anon);
     let files_unknown = |uss| {
         format!(
-            "RES − SHR = {anon}, but {} is really private. How much of the difference is file pages that nobody \
-             else maps, and how much anonymous memory that others map too, is unknown.",
+            "RES − SHR = {anon}, but {} is really private. How much of the difference is file pages that are \
+             mapped once, and how much anonymous memory that is mapped more than once, is unknown.",
             size(uss)
         )
     };
@@ -277,8 +297,8 @@ fn private(seen: Seen<'_>, c: &Counters, sheet: &mut Sheet) {
             return sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, &files_unknown(uss)));
         }
         let text = format!(
-            "RES − SHR = {anon} is its anonymous memory. That is not what is private: file pages that nobody else \
-             maps are missing in it, anonymous pages shared since a fork are in it. Here both are unknown."
+            "RES − SHR = {anon} is its anonymous memory. That is not what is private: file pages that are mapped \
+             only once are missing in it, anonymous pages shared since a fork are in it. Here both are unknown."
         );
         return sheet.wrapped((Look::Plain, ""), 0, (Look::Plain, &text));
     };
@@ -301,18 +321,37 @@ fn private(seen: Seen<'_>, c: &Counters, sheet: &mut Sheet) {
         }
     };
     let mappings = process.mappings.as_deref().unwrap_or_default();
-    let mut files = "of SHR is mapped by nobody else".to_owned();
+    let mut files = "of SHR is mapped only once".to_owned();
     if let Some(where_) = largest_private_files(mappings) {
         files.push_str(&format!(": {where_}"));
     }
     reason(private_file.cast_signed(), &files);
-    let mut shared = "of its anonymous memory others map too: nobody has written to it since a fork".to_owned();
+    let mut shared =
+        "of its anonymous memory is mapped more than once: nobody has written to it since a fork".to_owned();
     let ksm = mappings.iter().sum::<Sums>().detail.map_or(0, |d| d.ksm);
     if ksm > 0 {
         shared.push_str(&format!(", or it was merged with equal pages (KSM {})", size(ksm)));
     }
     reason(common.wrapping_neg(), &shared);
     reason(meanwhile, "changed between the reading of the counters and that of the page tables");
+}
+
+/// `; here 2 times: memfd /memfd:x 100.0 MiB`: the largest of what this process maps at several places.
+fn several_places(process: &Process) -> String {
+    let mut twice = twice::of(process);
+    if twice.is_empty() {
+        return String::new();
+    }
+    let more = if twice.len() > 3 { ", …" } else { "" };
+    twice.truncate(3);
+    let named: Vec<String> = twice
+        .iter()
+        .map(|twice| {
+            let label = Label::of_mapping(twice.mapping).fit(40);
+            format!("mapped {} times here: {label} {}", twice.times, size(twice.bytes))
+        })
+        .collect();
+    format!(" ({}{more})", named.join(", "))
 }
 
 /// The largest holders of file and shared pages that nobody else maps. What is private in a mapping and not anonymous is
@@ -350,7 +389,37 @@ fn adds_up(process: &Process, total: &Sums, sheet: &mut Sheet) {
     sheet.line(&[(Look::Faint, &text)]);
 }
 
-fn swap(process: &Process, counters: &Counters, sheet: &mut Sheet) {
+/// What the mappings have in swap and the counter does not tell of.
+struct Swapped {
+    /// Shared memory, which SWAP leaves out.
+    shared: u64,
+    /// What no mapping of shared memory accounts for.
+    meanwhile: i64,
+}
+
+fn swapped(process: &Process, counters: &Counters) -> Swapped {
+    // Of a private mapping of such memory it may be either: a copy on write, or what is behind it.
+    let backed = |mapping: &Mapping| {
+        matches!(mapping.kind, Kind::Tmpfs | Kind::Memfd | Kind::PosixShm | Kind::SysvShm | Kind::SharedAnon)
+    };
+    let mappings = process.mappings.as_deref().unwrap_or_default();
+    let (mut least, mut most, mut all, mut unknown) = (0_u64, 0_u64, 0_u64, mappings.is_empty());
+    for mapping in mappings {
+        let Some(swap) = mapping.resident.and_then(|resident| resident.swap) else {
+            unknown = true;
+            continue;
+        };
+        let is_shared = mapping.permissions & permission::SHARED != 0;
+        all = all.saturating_add(swap);
+        least = least.saturating_add(if is_shared { swap } else { 0 });
+        most = most.saturating_add(if is_shared || backed(mapping) { swap } else { 0 });
+    }
+    let more = difference(counters.swap, all);
+    let shared = u64::try_from(more).unwrap_or(0).clamp(least, most);
+    Swapped { shared, meanwhile: if unknown { 0 } else { more.wrapping_sub(shared.cast_signed()) } }
+}
+
+fn swap(process: &Process, counters: &Counters, &Swapped { shared, meanwhile }: &Swapped, sheet: &mut Sheet) {
     let mut mappings: Vec<(&Mapping, u64)> = process
         .mappings
         .iter()
@@ -363,9 +432,11 @@ fn swap(process: &Process, counters: &Counters, sheet: &mut Sheet) {
     }
     sheet.line(&[]);
     let mut text = format!("{} of anonymous memory", size(counters.swap));
-    let shared = mappings.iter().fold(0_u64, |sum, &(_, swap)| sum.saturating_add(swap)).saturating_sub(counters.swap);
     if shared > 0 {
         text.push_str(&format!(", and {} of shared memory that is mapped here and that SWAP leaves out", size(shared)));
+    }
+    if meanwhile != 0 {
+        text.push_str(&format!("; {} changed between the two readings", signed_size(meanwhile)));
     }
     if let Some(rollup) = process.rollup {
         text.push_str(&format!("; divided by its users {} (SwapPss)", size(rollup.swap_pss)));
@@ -391,12 +462,8 @@ fn files(process: &Process, show: &ShowOptions, sheet: &mut Sheet) {
     sheet.line(&[]);
     let rest = format!("other {} files (--by file)", count(chosen.rest.len() as u64));
     tables::print_files(&chosen, Label::plain(rest), show, sheet);
-    let mut dirty: Vec<_> = chosen
-        .all()
-        .filter(|file| file.writable_shared)
-        .filter_map(|file| Some((file, file.dirty?)))
-        .filter(|&(_, dirty)| dirty > 0)
-        .collect();
+    let mut dirty: Vec<_> =
+        chosen.all().filter_map(|file| Some((file, file.dirty?))).filter(|&(_, dirty)| dirty > 0).collect();
     dirty.sort_by_key(|&(_, dirty)| Reverse(dirty));
     if !dirty.is_empty() {
         let (most, rest) = dirty.split_at(dirty.len().min(3));

@@ -6,6 +6,7 @@ use crate::run::snapshot::Output;
 use crate::snapshot::diff::Together;
 use crate::snapshot::read::read;
 use crate::snapshot::{Process, Snapshot};
+use crate::units::nanos;
 use crate::views::{escape, human};
 use anyhow::{Context as _, Result};
 use signal_hook::SigId;
@@ -32,10 +33,15 @@ pub(super) fn watch(
     let mut signals = Signals::catch().context("failed to catch signals")?;
     let begin = Instant::now();
     let mut subject = options.subject.clone();
+    if let Subject::Pids(pids) = &mut subject {
+        // Of the others it has been told why not.
+        pids.retain(|&pid| first.processes.iter().any(|process| process.pid == pid));
+    }
     let reading = ReadOptions { for_diff: true, ..options.reading };
     // Whose memory is another one's, and who is therefore in no sum.
-    let left_out: Vec<u32> = first.group.iter().flat_map(|group| not_in(&first.processes, &group.pids)).collect();
-    let together = |processes: &[Process]| Together::of(processes.iter().filter(|p| !left_out.contains(&p.pid)));
+    let twins: &[(u32, u64)] = first.group.as_ref().map_or(&[], |group| &group.twins);
+    let together =
+        |processes: &[Process]| Together::of(processes.iter().filter(|p| !twins.contains(&(p.pid, p.start_time))));
     if first.group.is_some() && options.show.format == Format::Text {
         output.say(WATCHED)?;
     }
@@ -71,10 +77,6 @@ pub(super) fn watch(
     Ok(())
 }
 
-fn not_in<'a>(processes: &'a [Process], pids: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
-    processes.iter().map(|process| process.pid).filter(|pid| !pids.contains(pid))
-}
-
 /// The first multiple of the interval, from the beginning, that is not over and leaves the processes in peace for long
 /// enough after a reading that took so long: a turn that was missed is not made up for.
 fn next_turn(now: Duration, interval: Duration, spent: Duration) -> Duration {
@@ -92,31 +94,30 @@ fn longest_reading(processes: &[Process]) -> Duration {
     Duration::from_nanos(processes.iter().map(of).max().unwrap_or(0))
 }
 
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// Those of the processes that are still there; `None` when none is. Who was asked for by number is told of as it ends.
 fn look_again(subject: &mut Subject, before: &[Process], reading: &ReadOptions) -> Result<Option<Vec<Process>>> {
     loop {
         if matches!(subject, Subject::Pids(pids) if pids.is_empty()) {
             return Ok(None);
         }
-        let ended = match read(subject, reading) {
-            Ok(snapshot) => {
-                let reused = snapshot.processes.iter().find(|now| {
+        let (mut processes, ended) = match read(subject, reading) {
+            Ok(Snapshot { processes, .. }) if !matches!(subject, Subject::Pids(_)) => return Ok(Some(processes)),
+            Ok(Snapshot { processes, missing, .. }) => {
+                if let Some(failure) = missing.failures.iter().find(|failure| failure.ended().is_none()) {
+                    return Err(failure.clone().into());
+                }
+                // Another process has its number.
+                let reused = processes.iter().filter(|now| {
                     let same = before.iter().find(|then| then.pid == now.pid);
                     same.is_some_and(|then| then.start_time != now.start_time)
                 });
-                match (reused, &subject) {
-                    // Another process has its number.
-                    (Some(process), Subject::Pids(_)) => process.pid,
-                    _ => return Ok(Some(snapshot.processes)),
-                }
+                let ended: Vec<u32> =
+                    missing.failures.iter().filter_map(Failure::ended).chain(reused.map(|now| now.pid)).collect();
+                (processes, ended)
             }
             Err(error) => match (error.downcast_ref::<Failure>(), &subject) {
                 (Some(failure), Subject::Pids(_)) => match failure.ended() {
-                    Some(pid) => pid,
+                    Some(pid) => (Vec::new(), vec![pid]),
                     None => return Err(error),
                 },
                 (Some(Failure::NoneNamed { .. } | Failure::NoneInCgroup { .. } | Failure::NoSuchCgroup { .. }), _) => {
@@ -128,12 +129,16 @@ fn look_again(subject: &mut Subject, before: &[Process], reading: &ReadOptions) 
         };
         let Subject::Pids(pids) = subject else { return Ok(None) };
         let watched = pids.len();
-        pids.retain(|&pid| pid != ended);
+        pids.retain(|pid| !ended.contains(pid));
+        processes.retain(|process| !ended.contains(&process.pid));
+        before.iter().filter(|process| ended.contains(&process.pid)).for_each(tell);
+        if !processes.is_empty() {
+            return Ok(Some(processes));
+        }
         if pids.len() == watched {
             // Not one of ours: asking again would not help.
             return Ok(None);
         }
-        before.iter().filter(|process| process.pid == ended).for_each(tell);
     }
 }
 

@@ -120,7 +120,7 @@ fn own_mappings() -> Vec<Mapping> {
 fn own_files() -> (Vec<MappedFile>, Vec<GivenUp>, Vec<crate::snapshot::SourceCost>) {
     let process = ProcessFiles::open(std::process::id()).unwrap();
     let mut costs = Costs::default();
-    let (files, given_up) = read_files(&process, &own_mappings(), &mut costs);
+    let (files, given_up) = read_files(&process, &own_mappings(), false, &mut costs);
     (files, given_up, costs.into_sources())
 }
 

@@ -97,3 +97,31 @@ fn one_that_executes_another_program_between_its_mappings_and_its_pages_is_left_
     let member = changes.read();
     assert!(!member.has_executed() && member.process.comm == b"cat" && member.process.given_up.is_empty());
 }
+
+#[test]
+fn one_address_space_is_in_a_group_once_and_the_other_is_its_twin() {
+    let (process, other) = (Waits::spawn(), Waits::spawn());
+    let mut read = [process.read(), other.read(), process.read()];
+    let tids = [process.0.id(), process.0.id()];
+    if address_spaces(&tids).len() == 2 {
+        // A kernel without kcmp.
+        return;
+    }
+    let start_time = read[2].process.start_time;
+    let group = read_pages(&mut read, &OPTIONS).group.unwrap();
+    assert_eq!(group.twins, [(process.0.id(), start_time)]);
+    assert_eq!(group.pids, [process.0.id(), other.0.id()]);
+}
+
+#[test]
+fn what_moved_since_its_own_reading_is_said_of_the_group() {
+    const MOVED: u64 = 1 << 40;
+    let processes = [Waits::spawn(), Waits::spawn()];
+    let mut read: Vec<_> = processes.iter().map(Waits::read).collect();
+    for member in &mut read {
+        member.process.counters.as_mut().unwrap().anon += MOVED;
+    }
+    let changed = read_pages(&mut read, &OPTIONS).group.unwrap().changed;
+    // They may still be starting.
+    assert!(changed.abs_diff(2 * MOVED) < 64 << 20, "{changed}");
+}

@@ -1,5 +1,5 @@
 use super::*;
-use crate::snapshot::{Resident, Slices};
+use crate::snapshot::Resident;
 use crate::views::snapshot::sample;
 use proptest::prelude::*;
 
@@ -149,6 +149,32 @@ fn what_was_not_read_is_not_nothing() {
     unread.mappings.iter_mut().flatten().for_each(|mapping| mapping.resident = None);
     let blocks = self::blocks(&unread, &PageMap::default(), None, 100);
     assert!(blocks.iter().all(|block| block.resident.is_none() && block.parts[Part::Unknown] == block.size));
+}
+
+#[test]
+fn huge_pages_of_hugetlbfs_are_not_untouched_though_res_leaves_them_out() {
+    let mut process = sample::hostile();
+    let untouched = Slice { untouched: 4_096 << 10, ..Slice::default() };
+    let hugetlb = |process: &Process, map: &PageMap| {
+        let blocks = blocks(process, map, Some("hugetlb"), 100);
+        let block = blocks.first().expect("it has some");
+        let placed = is_placed(&blocks, map);
+        let sums = process.mappings.iter().flatten().filter(|m| m.kind == Kind::Hugetlb).sum::<Sums>();
+        (block.parts[Part::Unknown], block.parts[Part::Untouched], block.resident, sums.not_here(), placed)
+    };
+    let whole = 4_096 << 10;
+    // A look at its pages shows nothing of them.
+    let slices = Slices { slice_bytes: whole, slices: vec![untouched] };
+    let map = PageMap { mappings: vec![slices; process.mappings.as_ref().map_or(0, Vec::len)] };
+    for map in [&PageMap::default(), &map] {
+        assert_eq!(hugetlb(&process, map), (whole, 0, Some(whole), Some(0), false));
+    }
+    let mut half = process.clone();
+    half.mappings.iter_mut().flatten().filter_map(|m| m.detail.as_mut()).for_each(|d| d.hugetlb /= 2);
+    let (some, rest) = (whole / 2, whole / 2);
+    assert_eq!(hugetlb(&half, &map), (some, rest, Some(some), Some(rest), false));
+    process.mappings.iter_mut().flatten().for_each(|mapping| mapping.detail = None);
+    assert_eq!(hugetlb(&process, &map), (whole, 0, None, None, false), "unknown is not nothing");
 }
 
 #[test]

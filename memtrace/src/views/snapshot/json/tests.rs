@@ -129,9 +129,23 @@ fn what_is_no_snapshot_is_refused_with_its_line() {
     assert!(wrong("\"source\":\"smaps\"", "\"source\":\"dice\"").contains("unknown: dice"));
     assert!(matches!(read(&b""[..]), Err(Error::Empty)));
     assert!(matches!(read(&b"{\"type\":\"meta\"}\n"[..]), Err(Error::Empty)));
-    assert!(matches!(read(&b"PK\x03\x04"[..]), Err(Error::Line { line: 1, .. })));
+    for foreign in [&b"PK\x03\x04"[..], b"[1,2", b"{\"a\":1}\n", b"{", b"hello\n"] {
+        assert_eq!(read(foreign).map_err(|error| error.to_string()), Err("not a memtrace snapshot".to_owned()));
+    }
+    let said = |text: String| read(text.as_bytes()).expect_err("it is refused").to_string();
+    assert_eq!(said(format!("{good}hello\n")), "line 2: no line that memtrace writes");
+    assert_eq!(said(format!("{good}{good}")), "line 2: process 4711 is in it twice: more than one snapshot");
+    let several = written(&sample::group(true));
+    assert!(several.lines().count() == 10 && read(several.as_bytes()).is_ok());
+    let group = several.lines().last().expect("a group");
+    assert_eq!(said(format!("{several}{group}\n")), "line 11: a second group: more than one snapshot");
+    let up_to = |lines: usize| several.split_inclusive('\n').take(lines).collect::<String>();
+    let cut = |lines: usize| said(up_to(lines).trim_end().strip_suffix('}').expect("an object").to_owned());
+    assert_eq!(cut(5), "cut off in line 5; the 4 snapshots before it are whole");
+    assert_eq!(cut(2), "cut off in line 2; the snapshot before it is whole");
+    assert_eq!(cut(1), "cut off in line 1");
     let deep = format!("{{\"type\":\"snapshot\",\"schema\":1,\"x\":{}", "[".repeat(100_000));
-    assert!(matches!(read(deep.as_bytes()), Err(Error::Line { line: 1, .. })));
+    assert!(matches!(read(deep.as_bytes()), Err(Error::CutOff { line: 1, snapshots: 0 })));
 }
 
 fn amount() -> impl Strategy<Value = u64> {

@@ -49,6 +49,12 @@ fn who_has_no_address_space_has_no_picture() {
 }
 
 #[test]
+fn huge_pages_of_hugetlbfs_and_hostile_names() {
+    let process = sample::hostile();
+    insta::assert_snapshot!(text(&process, &placed(&process), &options(80)));
+}
+
+#[test]
 fn sixty_thousand_mappings_are_a_page() {
     let (process, map) = many(60_000);
     let text = text(&process, &map, &options(80));

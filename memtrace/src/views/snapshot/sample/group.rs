@@ -1,6 +1,7 @@
 //! Several processes together.
 
 use super::*;
+use crate::snapshot::Missing;
 use crate::snapshot::sharing::Sharing;
 
 /// One that fits on a page: for the document, where each field is to be seen once. In a container without vdso, its program
@@ -107,9 +108,10 @@ pub(crate) fn two(heap_kib: u64) -> Snapshot {
                 SourceCost { source: Source::Pagemap, cost_ns: 1_240_000, longest_call_ns: 96_000, calls: 14 },
                 SourceCost { source: Source::Kpage, cost_ns: 310_000, longest_call_ns: 11_000, calls: 5 },
             ],
+            ..Group::default()
         }),
         processes,
-        vanished: 0,
+        missing: Missing::default(),
     }
 }
 
@@ -186,8 +188,10 @@ pub(crate) fn group(physical: bool) -> Snapshot {
             physical: physical.then_some(physical_pages),
             given_up: if physical { Vec::new() } else { vec![missing] },
             sources: if physical { vec![cost] } else { Vec::new() },
+            changed: if physical { 84 * KIB } else { 0 },
+            ..Group::default()
         }),
         processes,
-        vanished: 1,
+        missing: Missing { vanished: 1, ..Missing::default() },
     }
 }

@@ -76,10 +76,10 @@ pub(super) fn draw(ribbons: &Ribbons, first: &Column<'_>, second: &Column<'_>, x
         ends[0][a] = ends[0][a].saturating_add(shared);
         ends[1][b] = ends[1][b].saturating_add(shared);
     }
-    // One measure for all, with which no block's ribbons are higher than itself.
+    // One measure for all, with which no block's ribbons are higher than their share of it.
     let places = |column: &Column<'_>, sums: &[u64]| -> Option<(u64, u64)> {
-        let each = column.places.iter().zip(sums).filter(|&(_, &sum)| sum > 0);
-        let each = each.map(|(&(_, height), &sum)| (u64::from(height) * 10, sum));
+        let each = column.places.iter().zip(&column.blocks).zip(sums).filter(|&(_, &sum)| sum > 0);
+        let each = each.map(|((&(_, height), block), &sum)| (u64::from(height) * 10, sum.max(block.size)));
         each.min_by(|a, b| (u128::from(a.0) * u128::from(b.1)).cmp(&(u128::from(b.0) * u128::from(a.1))))
     };
     let measures = [places(first, &ends[0]), places(second, &ends[1])].into_iter().flatten();

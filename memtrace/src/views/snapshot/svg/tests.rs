@@ -11,7 +11,7 @@ fn svg(snapshot: &Snapshot, scale: PictureScale) -> String {
 
 fn with_pages(processes: Vec<Process>, group: Option<Group>) -> Snapshot {
     let page_maps = processes.iter().map(|process| Some(placed(process))).collect();
-    Snapshot { processes, page_maps, group, vanished: 0 }
+    Snapshot { processes, page_maps, group, ..Snapshot::default() }
 }
 
 fn two(physical: bool) -> Snapshot {
@@ -116,6 +116,14 @@ fn areas_are_amounts() {
     }
 }
 
+/// Height of a ribbon at its left end.
+fn width(node: Node<'_, '_>) -> f64 {
+    let d = node.attribute("d").unwrap_or_default();
+    let top: f64 = d.split([' ', 'C']).nth(1).and_then(|y| y.parse().ok()).expect("top");
+    let bottom: f64 = d.trim_end_matches('z').rsplit(' ').next().and_then(|y| y.parse().ok()).expect("bottom");
+    bottom - top
+}
+
 #[test]
 fn ribbons_are_as_wide_as_what_is_shared() {
     let mut snapshot = two(true);
@@ -123,17 +131,29 @@ fn ribbons_are_as_wide_as_what_is_shared() {
     physical.links[1].shared = physical.links[0].shared / 4;
     let text = svg(&snapshot, PictureScale::Log);
     let document = Document::parse(&text).expect("well-formed");
-    let width = |node: Node<'_, '_>| {
-        let d = node.attribute("d").unwrap_or_default();
-        let top: f64 = d.split([' ', 'C']).nth(1).and_then(|y| y.parse().ok()).expect("top");
-        let bottom: f64 = d.trim_end_matches('z').rsplit(' ').next().and_then(|y| y.parse().ok()).expect("bottom");
-        bottom - top
-    };
     let ribbons: Vec<_> = of_class(document.root(), "l").filter(|node| node.has_tag_name("path")).collect();
     let mut widths: Vec<f64> = ribbons.iter().map(|&ribbon| width(ribbon)).collect();
     widths.sort_by(f64::total_cmp);
     assert!((widths[1] / widths[0] - 4.0).abs() < 0.2, "{widths:?}");
     assert!(ribbons.iter().any(|&ribbon| content(ribbon).contains("1.00 GiB in both")), "{text}");
+}
+
+#[test]
+fn a_ribbon_is_no_higher_than_its_share_of_the_block() {
+    let mut snapshot = two(true);
+    let physical = snapshot.group.as_mut().and_then(|group| group.physical.as_mut()).expect("sample");
+    physical.links.truncate(1);
+    // A sixteenth of the segment's 1064 MiB.
+    physical.links[0].shared = 1_064 << 16;
+    for scale in [PictureScale::Log, PictureScale::Linear] {
+        let text = svg(&snapshot, scale);
+        let document = Document::parse(&text).expect("well-formed");
+        let segment =
+            of_class(document.root(), "b").find(|node| content(*node).contains("shared anonymous")).expect("drawn");
+        let height = of_class(segment, "o").map(|outline| number(outline, "height")).next().expect("outline");
+        let ribbon = of_class(document.root(), "l").find(|node| node.has_tag_name("path")).expect("a ribbon");
+        assert!((width(ribbon) - height / 16.0).abs() <= 0.2, "{} of {height}", width(ribbon));
+    }
 }
 
 #[test]
@@ -177,7 +197,7 @@ fn sixty_thousand_mappings_twice_stay_small() {
         processes: vec![first, second],
         page_maps: vec![Some(map.clone()), Some(map)],
         group: Some(group),
-        vanished: 0,
+        ..Snapshot::default()
     };
     let text = svg(&snapshot, PictureScale::Log);
     assert!(text.len() < 2 << 20, "{}", text.len());
