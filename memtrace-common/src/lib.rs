@@ -7,11 +7,13 @@
 
 mod cause;
 pub mod nr;
+mod span;
 mod state;
 mod time;
 mod wire;
 
 pub use cause::Cause;
+pub use span::*;
 pub use state::*;
 pub use time::*;
 pub use wire::*;

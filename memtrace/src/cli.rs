@@ -121,8 +121,40 @@ pub struct TraceOptions {
     pub time: bool,
     /// The screen may do so without being asked.
     pub may_time: bool,
+    /// Which spans to tell of.
+    pub spans: SpanOptions,
     /// `-v`s given.
     pub verbose: u8,
+}
+
+/// Spans to tell of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpanOptions {
+    /// Statements of the database servers that memtrace knows.
+    pub statements: bool,
+    /// What the user named (`--span`).
+    pub named: Vec<SpanPoint>,
+}
+
+impl SpanOptions {
+    /// Whether there are any.
+    #[must_use]
+    pub const fn any(&self) -> bool {
+        self.statements || !self.named.is_empty()
+    }
+}
+
+/// A span by its functions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpanPoint {
+    /// What it is called.
+    pub name: String,
+    /// The program or library that has them.
+    pub path: PathBuf,
+    /// Entering this function begins it.
+    pub begin: String,
+    /// Entering this one ends it; `None`: leaving the first.
+    pub end: Option<String>,
 }
 
 /// How to print.
@@ -432,6 +464,7 @@ impl TraceArgs {
             stacks: !self.no_stacks && !self.no_bpf,
             time: self.time,
             may_time: !self.no_time && !self.no_bpf,
+            spans: SpanOptions::default(),
             verbose: talk.verbose,
         }
     }

@@ -3,8 +3,10 @@
 //! Amounts are in pages, times in nanoseconds of `CLOCK_MONOTONIC` unless a field says otherwise.
 //! Everything that an output shows must come from an Event: the model has no clock, no file, no environment.
 
+mod span;
 mod time;
 
+pub use span::*;
 pub use time::*;
 
 use crate::units::Amounts;
@@ -65,6 +67,8 @@ pub enum Event {
     Surroundings(Box<Surroundings>),
     /// What a database server's backend says of itself.
     Backend(Box<Backend>),
+    /// A thread passed an edge of a span.
+    Span(Box<SpanEdge>),
     /// An interval ends. Each mm that is open (or was closed in this interval) has its closing counters here.
     Tick(Tick),
     /// Last event of a session.

@@ -2,6 +2,10 @@
 //!
 //! Amounts are in pages (views multiply by [`crate::event::Meta::page_size`]), times in nanoseconds of `CLOCK_MONOTONIC`.
 
+mod span;
+
+pub use span::*;
+
 use crate::event::{End, Latency, Lost, Meta, MmId, Overview, Own, StackEnd, StackId, Symbol, Task};
 use crate::stuck::Stuck;
 use crate::units::Amounts;
@@ -49,6 +53,10 @@ pub enum Report {
     Closing(ClosingStatement),
     /// Why the process does not move: for the last seconds while the session lasts, for all of it at its end.
     Stuck(Box<Stuck>),
+    /// A span is over, such as a database's statement.
+    Span(Arc<Span>),
+    /// The session's spans: those that took longest and moved most, and the sums. Once, at the end, when there were any.
+    Spans(Box<Spans>),
     /// The session ended: the answer for the process that was asked for (and, with `follow`, its children).
     End(Box<EndReport>),
 }

@@ -245,6 +245,7 @@ fn a_session() -> Result<()> {
         stacks: false,
         time: true,
         may_time: false,
+        spans: memtrace::cli::SpanOptions::default(),
         verbose: 0,
     };
     let mut backends = Vec::new();

@@ -1,7 +1,7 @@
 //! `memtrace stuck`: its flags and what they mean.
 
 use super::values::parse_duration;
-use super::{Only, OutputArgs, OutputOptions, TalkArgs, Target, TraceOptions, usage};
+use super::{Only, OutputArgs, OutputOptions, SpanOptions, TalkArgs, Target, TraceOptions, usage};
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,6 +59,7 @@ impl StuckArgs {
             stacks: true,
             time: true,
             may_time: true,
+            spans: SpanOptions::default(),
             verbose: self.talk.verbose,
         };
         let output = OutputArgs { json: self.json, file: self.file, force: self.force, ..OutputArgs::default() };

@@ -134,6 +134,7 @@ impl Model {
                 self.times.wait(wait);
             }
             Event::Surroundings(now) => self.times.surroundings(now),
+            Event::Span(_) => {}
             Event::Backend(backend) => self.times.backend(backend),
             Event::Tick(tick) => self.tick(tick, out),
             Event::End(end) => {

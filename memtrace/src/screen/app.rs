@@ -151,6 +151,7 @@ impl App {
                 self.meta = Some(meta.clone());
             }
             Report::Stuck(stuck) => self.times.push(stuck),
+            Report::Span(_) | Report::Spans(_) => {}
             Report::Overview(overview) => {
                 self.see(overview.ts_ns);
                 if let Some(pid) = self.pid_of(overview.mm) {

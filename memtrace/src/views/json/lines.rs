@@ -51,7 +51,9 @@ impl<'a> Line<'a> {
             Report::Stack(s) => ("stack", now_ns, Body::Stack(StackLine::of(s))),
             Report::Burst(b) => ("burst", b.ts_ns, Body::Burst(Box::new(BurstLine::of(b, scale)))),
             Report::Stuck(s) if s.whole => ("stuck", s.ts_ns, Body::Stuck(Box::new(StuckLine::of(s, scale)))),
-            Report::Residency(_) | Report::Stuck(_) | Report::Tick { .. } => return None,
+            Report::Residency(_) | Report::Stuck(_) | Report::Span(_) | Report::Spans(_) | Report::Tick { .. } => {
+                return None;
+            }
             Report::Audit(a) => ("audit", a.ts_ns, Body::Audit(AuditLine::of(a, scale))),
             Report::Loss { ts_ns, lost } => ("loss", *ts_ns, Body::Loss { lost: LostFields(*lost) }),
             Report::Closing(c) => ("closing", c.ts_ns, Body::Closing(ClosingLine::of(c, scale))),

@@ -176,7 +176,7 @@ impl Session {
             Report::Mapping(change) => self.mapping(change),
             Report::Process(change) => self.process(&change.task),
             Report::Audit(audit) => self.audit(audit),
-            Report::Stack(_) | Report::Residency(_) | Report::Tick { .. } => {}
+            Report::Stack(_) | Report::Residency(_) | Report::Tick { .. } | Report::Span(_) | Report::Spans(_) => {}
             Report::Stuck(stuck) => {
                 if stuck.whole {
                     self.stuck(stuck);
