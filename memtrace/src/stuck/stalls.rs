@@ -181,6 +181,15 @@ pub(super) fn stalls() -> Vec<Stall> {
             .wait(OTHER, "futex", &[0x30], NONE, &[], &["sem_wait", "PyThread_acquire_lock_timed"]),
     );
     stall(
+        "a virtual machine parks its threads",
+        some(State::BlockedFutex, false),
+        Scene::default()
+            .spans([blocked(PID, "futex", 0x10), blocked(WORKER, "futex", 0x20), blocked(OTHER, "futex", 0x30)])
+            .wait(PID, "futex", &[0x10], NONE, &[], &["__pthread_clockjoin_ex", "main"])
+            .wait(WORKER, "futex", &[0x20], NONE, &[], &["sem_wait", "GangWorker::loop"])
+            .wait(OTHER, "futex", &[0x30], NONE, &[], &["pthread_cond_wait", "Unsafe_Park"]),
+    );
+    stall(
         "a mutex whose owner sleeps",
         some(State::BlockedFutex, false),
         Scene::default().spans([blocked(PID, "futex", 0x1000), blocked(WORKER, "nanosleep", 0)]).wait(

@@ -60,7 +60,8 @@ struct Finding {
 }
 
 /// Rules before the shares, in order. Each says what only several facts together do.
-const RULES: [fn(&Case<'_>) -> Option<Finding>; 6] = [unobserved, ended, deadlock, database, held, nobody_left];
+const RULES: [fn(&Case<'_>) -> Option<Finding>; 7] =
+    [unobserved, ended, deadlock, database, held, nobody_left, nobody_runs];
 
 /// The facts that rules look at.
 struct Case<'a> {
@@ -318,6 +319,44 @@ fn nobody_left(case: &Case<'_>) -> Option<Finding> {
             since(case, top.state)
         ),
         next: vec![format!("memtrace stuck --pid {} -v        where each thread waits", case.stuck.pid)],
+        about: Some(about.tid),
+        ..Finding::default()
+    })
+}
+
+/// Many threads, and each waits for another one or for something to do: no one of them is the reason. What a virtual machine
+/// or interpreter parks its threads with looks the same for a worker without work and for two that block each other.
+fn nobody_runs(case: &Case<'_>) -> Option<Finding> {
+    let threads = &case.stuck.threads;
+    let waits = |state: &State| {
+        matches!(state, State::BlockedFutex | State::BlockedSemaphore | State::BlockedPoll | State::BlockedSleep)
+    };
+    let mut states: BTreeMap<State, usize> = BTreeMap::new();
+    for thread in threads {
+        *states.entry(main_state(thread).filter(waits)?).or_default() += 1;
+    }
+    // One state alone is told with its object; and who only waits for time or work is not kept by a thread.
+    let for_another = |state: &State| matches!(state, State::BlockedFutex | State::BlockedSemaphore);
+    if states.len() < 2 || !case.top().is_some_and(|top| for_another(&top.state)) {
+        return None;
+    }
+    let mut states: Vec<(State, usize)> = states.into_iter().collect();
+    states.sort_by_key(|&(state, threads)| (Reverse(threads), state));
+    let words = |state: State| match state {
+        State::BlockedFutex => "for a mutex or condition",
+        State::BlockedSemaphore => "for a semaphore",
+        State::BlockedPoll => "for any of several descriptors",
+        _ => "for a time to pass",
+    };
+    let parts: Vec<String> = states.iter().map(|&(state, threads)| format!("{threads} {}", words(state))).collect();
+    let (state, _) = *states.iter().find(|(state, _)| for_another(state))?;
+    let of_state = |thread: &&ThreadTimes| main_state(thread) == Some(state);
+    let about = threads.iter().find(|thread| thread.tid == case.stuck.pid).filter(of_state);
+    let about = about.or_else(|| threads.iter().find(of_state))?;
+    Some(Finding {
+        state: Some(state),
+        memory: Some(false),
+        sentence: format!("No thread works: all {} waited in {}, {}", threads.len(), case.window(), parts.join(", ")),
         about: Some(about.tid),
         ..Finding::default()
     })
