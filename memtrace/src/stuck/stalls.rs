@@ -3,6 +3,7 @@
 use super::State;
 use super::scenes::*;
 use crate::event::{Pressures, Surroundings, TimeSpan, WaitObject};
+use crate::syscalls;
 use crate::units::Amounts;
 use crate::views::sample::{MS, PID};
 use memtrace_common::{Cause, Doing};
@@ -121,6 +122,19 @@ pub(super) fn stalls() -> Vec<Stall> {
             .wait(WORKER, "munmap", &[], NONE, &["rwsem_down_write_slowpath", "__vm_munmap"], &["__munmap", "churn"])
             .hold(WORKER, b"worker", true, 480)
             .hold(900, b"ps", false, 20),
+    );
+    stall(
+        "one works with mmap_lock, the other waits for it",
+        some(State::MmapLock, true),
+        Scene::default()
+            .spans([
+                span(PID, Doing::Running, 990),
+                TimeSpan { nr: syscalls::number("mprotect"), ..samples(PID, Doing::Kernel, 980) },
+                span(PID, Doing::MmapLock, 10),
+            ])
+            .spans(fights(WORKER))
+            .hold(PID, b"server", true, 930)
+            .hold(WORKER, b"worker", false, 20),
     );
     stall(
         "blocked in mmap_lock since before",
