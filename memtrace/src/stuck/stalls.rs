@@ -2,7 +2,7 @@
 
 use super::State;
 use super::scenes::*;
-use crate::event::{Pressures, Surroundings, TimeSpan, WaitObject};
+use crate::event::{Own, Pressures, Surroundings, TimeSpan, WaitObject};
 use crate::syscalls;
 use crate::units::Amounts;
 use crate::views::sample::{MS, PID};
@@ -134,7 +134,16 @@ pub(super) fn stalls() -> Vec<Stall> {
             ])
             .spans(fights(WORKER))
             .hold(PID, b"server", true, 930)
-            .hold(WORKER, b"worker", false, 20),
+            .hold(WORKER, b"worker", false, 20)
+            .own(Own {
+                cpu_ns: 400 * MS,
+                looks: 38,
+                look_ns: 9 * MS,
+                unseen: 2,
+                unsearched: 1,
+                max_rss: 1 << 26,
+                ..Own::default()
+            }),
     );
     stall(
         "blocked in mmap_lock since before",
