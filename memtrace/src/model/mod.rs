@@ -298,6 +298,7 @@ impl Model {
             page_size: meta.page_size,
             epoch: (meta.ts_ns, meta.wall_ns),
             lost: self.lost,
+            own: self.own,
             comms: &self.comms,
             code: &self.code,
         };

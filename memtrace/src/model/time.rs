@@ -8,7 +8,7 @@ use self::shares::Shares;
 use super::address_space::AddressSpace;
 use super::code::CodeTable;
 use crate::event::{
-    Backend, Change, LockHold, Lost, MmOpened, StackEnd, StackId, Surroundings, TimeSpan, Times, Wait, WaitObject,
+    Backend, Change, LockHold, Lost, MmOpened, Own, StackEnd, StackId, Surroundings, TimeSpan, Times, Wait, WaitObject,
 };
 use crate::statement::{Kind, MappingRef};
 use crate::stuck::{self, Look, Memory, Share, Span, State, Stuck, ThreadTimes, Verdict, Waiting};
@@ -237,6 +237,7 @@ pub(super) struct Context<'a> {
     /// Monotonic and wall time of the session's begin.
     pub(super) epoch: (u64, i64),
     pub(super) lost: Lost,
+    pub(super) own: Own,
     pub(super) comms: &'a BTreeMap<u32, Vec<u8>>,
     pub(super) code: &'a CodeTable,
 }
@@ -302,6 +303,7 @@ impl Process {
             memory: Some(memory),
             holds,
             lost: context.lost,
+            own: context.own,
             ended: self.ended,
             threads,
             verdict: Verdict::default(),

@@ -2,7 +2,8 @@
 
 use super::State;
 use super::scenes::*;
-use crate::event::{Pressures, Surroundings, TimeSpan, WaitObject};
+use crate::event::{Own, Pressures, Surroundings, TimeSpan, WaitObject};
+use crate::syscalls;
 use crate::units::Amounts;
 use crate::views::sample::{MS, PID};
 use memtrace_common::{Cause, Doing};
@@ -121,6 +122,28 @@ pub(super) fn stalls() -> Vec<Stall> {
             .wait(WORKER, "munmap", &[], NONE, &["rwsem_down_write_slowpath", "__vm_munmap"], &["__munmap", "churn"])
             .hold(WORKER, b"worker", true, 480)
             .hold(900, b"ps", false, 20),
+    );
+    stall(
+        "one works with mmap_lock, the other waits for it",
+        some(State::MmapLock, true),
+        Scene::default()
+            .spans([
+                span(PID, Doing::Running, 990),
+                TimeSpan { nr: syscalls::number("mprotect"), ..samples(PID, Doing::Kernel, 980) },
+                span(PID, Doing::MmapLock, 10),
+            ])
+            .spans(fights(WORKER))
+            .hold(PID, b"server", true, 930)
+            .hold(WORKER, b"worker", false, 20)
+            .own(Own {
+                cpu_ns: 400 * MS,
+                looks: 38,
+                look_ns: 9 * MS,
+                unseen: 2,
+                unsearched: 1,
+                max_rss: 1 << 26,
+                ..Own::default()
+            }),
     );
     stall(
         "blocked in mmap_lock since before",

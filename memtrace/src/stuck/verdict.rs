@@ -60,8 +60,8 @@ struct Finding {
 }
 
 /// Rules before the shares, in order. Each says what only several facts together do.
-const RULES: [fn(&Case<'_>) -> Option<Finding>; 7] =
-    [unobserved, ended, deadlock, database, held, nobody_left, nobody_runs];
+const RULES: [fn(&Case<'_>) -> Option<Finding>; 8] =
+    [unobserved, ended, deadlock, database, held, nobody_left, locked_out, nobody_runs];
 
 /// The facts that rules look at.
 struct Case<'a> {
@@ -360,6 +360,26 @@ fn nobody_runs(case: &Case<'_>) -> Option<Finding> {
         about: Some(about.tid),
         ..Finding::default()
     })
+}
+
+/// Threads wait for mmap_lock, and who decides by its time is the one that holds it longest, or one beside the most: that it
+/// works is no comfort to those that wait for it.
+fn locked_out(case: &Case<'_>) -> Option<Finding> {
+    let threads = &case.stuck.threads;
+    let waits = |thread: &ThreadTimes| main_state(thread) == Some(State::MmapLock);
+    if waits(case.lead) {
+        return None;
+    }
+    let first = threads.iter().find(|thread| waits(thread))?;
+    let idle = |thread: &ThreadTimes| matches!(main_state(thread), Some(State::BlockedPoll | State::BlockedSleep));
+    let waiting = threads.iter().filter(|thread| waits(thread)).count();
+    let others = threads.iter().filter(|thread| !waits(thread) && !idle(thread)).count();
+    let holds = case.stuck.holds.iter().max_by_key(|hold| hold.ns).is_some_and(|hold| hold.tid == case.lead.tid);
+    if !holds && waiting <= others {
+        return None;
+    }
+    let found = by_share(&Case { stuck: case.stuck, lead: first, families: families(first) });
+    Some(Finding { about: Some(first.tid), ..found })
 }
 
 /// A server's own word for what its backend waits for, where that is another's doing and not a device.

@@ -1,8 +1,9 @@
 //! The line of a window's answer: each thread's states, what it waits for, the verdict.
 
-use super::fields::{Delta, FaultFields, FrameFields, LostFields, MappingFields};
+use super::fields::{Delta, FaultFields, FrameFields, LostFields, MappingFields, OwnFields};
 use super::untrusted::{Address, Hex, Text};
 use crate::event::{Backend, Cgroup, LockHold, Pressures, StackId, Surroundings, WaitObject};
+use crate::statement::Faults;
 use crate::stuck::{Memory, Share, Stuck, ThreadTimes, Verdict, Waiting};
 use crate::views::Scale;
 use crate::views::words::syscall_label;
@@ -27,6 +28,7 @@ pub(super) struct StuckLine<'a> {
     surroundings: Option<[SurroundingsFields<'a>; 2]>,
     incomplete: BTreeMap<&'static str, u64>,
     lost: LostFields,
+    own: OwnLooks,
 }
 
 impl<'a> StuckLine<'a> {
@@ -46,6 +48,31 @@ impl<'a> StuckLine<'a> {
             surroundings: s.surroundings.as_ref().map(|(first, last)| [first, last].map(SurroundingsFields::of)),
             incomplete: s.incomplete.iter().map(|&(end, n)| (end.name(), n)).collect(),
             lost: LostFields(s.lost),
+            own: OwnLooks::of(s),
+        }
+    }
+}
+
+/// What watching cost, and the looks at waiting threads among it.
+#[derive(Serialize)]
+struct OwnLooks {
+    #[serde(flatten)]
+    own: OwnFields,
+    looks: u64,
+    look_ns: u64,
+    unseen: u64,
+    unsearched: u64,
+}
+
+impl OwnLooks {
+    fn of(s: &Stuck) -> Self {
+        let own = s.own;
+        Self {
+            own: OwnFields::of(own, s.memory.map_or_else(Faults::default, |memory| memory.faults)),
+            looks: own.looks,
+            look_ns: own.look_ns,
+            unseen: own.unseen,
+            unsearched: own.unsearched,
         }
     }
 }
