@@ -25,6 +25,10 @@ const SAMPLES_PER_EVENT: u32 = 50;
 const AT_ENTRY: u64 = 9;
 /// Executables that are remembered.
 const KNOWN_MAX: usize = 256;
+/// Descriptors that are looked at.
+const DESCRIPTORS_MAX: usize = 4096;
+/// The folder of the files that sorts and hashes go to.
+const TEMPORARY: &[u8] = b"/pgsql_tmp/";
 /// Bytes of what the kernel tells in a file.
 const READ_MAX: u64 = 64 << 10;
 /// Bytes of `PG_VERSION`, and of MySQL's version, that are read.
@@ -158,7 +162,9 @@ impl Known {
 /// A server's process.
 struct Running {
     server: Server,
+    directory: Directory,
     memory: PresentMemory,
+    pid: u32,
     /// Its process id as it sees it itself.
     own_pid: u32,
 }
@@ -222,7 +228,7 @@ impl Running {
         let server = known.server(exe, &metadata, entry, data_version)?;
         directory.read("status", READ_MAX, &mut bytes).ok()?;
         let own_pid = parse_status(&bytes).ok()?.ns_pid.last().copied().unwrap_or(pid);
-        Some(Self { server, memory, own_pid })
+        Some(Self { server, directory, memory, pid, own_pid })
     }
 
     fn tell(&self) -> Backend {
@@ -233,16 +239,33 @@ impl Running {
                     Ok(postgres) => postgres.read_status(&self.memory, self.own_pid),
                     Err(refusal) => Err(refusal.clone()),
                 };
-                backend("postgresql", version, status)
+                let spilled = self.spilled();
+                Backend { own_pid: self.own_pid, spilled, ..backend("postgresql", version, status) }
             }
             Server::Mysql(address) => match read_text(&self.memory, *address, VERSION_MAX) {
                 Ok(text) => {
                     let (server, version) = mysql_version(&text);
-                    backend(server, version, Ok(Status::default()))
+                    Backend { own_pid: self.own_pid, ..backend(server, version, Ok(Status::default())) }
                 }
-                Err(unread) => backend("mysql", None, Err(unread.into())),
+                Err(unread) => Backend { own_pid: self.own_pid, ..backend("mysql", None, Err(unread.into())) },
             },
         }
+    }
+
+    /// Temporary files that it has open, and their bytes; `None` where its descriptors may not be seen.
+    fn spilled(&self) -> Option<(u64, u64)> {
+        let descriptors = self.directory.read_numbers("fd", DESCRIPTORS_MAX).ok()?;
+        let mut spilled = (0, 0_u64);
+        for descriptor in descriptors {
+            let name = format!("fd/{descriptor}");
+            let is_temporary = |link: Vec<u8>| memchr::memmem::find(&link, TEMPORARY).is_some();
+            if self.directory.read_link(&name).is_ok_and(is_temporary) {
+                // Through the descriptor: the name may be gone, or be another file's.
+                let size = std::fs::metadata(format!("/proc/{}/{name}", self.pid)).map_or(0, |file| file.len());
+                spilled = (spilled.0 + 1, spilled.1.saturating_add(size));
+            }
+        }
+        Some(spilled)
     }
 }
 
@@ -262,7 +285,12 @@ fn backend(server: &str, version: Option<u32>, status: Result<Status, Refusal>) 
         query_start_ns: status.query_start_ns,
         transaction_start_ns: status.transaction_start_ns,
         waits: Vec::new(),
+        own_pid: 0,
+        started_ns: status.started_ns,
+        work_mem: status.work_mem,
+        spilled: None,
         blocked_by: None,
+        unanswered: String::new(),
         refused,
     }
 }

@@ -161,7 +161,12 @@ impl Timekeeper {
                 }
                 waits.sort_by_key(|(_, times)| Reverse(*times));
                 waits.truncate(64);
-                **known = Backend { waits, ..backend.clone() };
+                // Who blocked it is asked once in a while, and what it had on disk is gone with its statement.
+                let blocked_by = backend.blocked_by.clone().filter(|them| !them.is_empty());
+                let blocked_by = blocked_by.or_else(|| known.blocked_by.take()).or_else(|| backend.blocked_by.clone());
+                let same = known.query_start_ns == backend.query_start_ns;
+                let spilled = if same { known.spilled.max(backend.spilled) } else { backend.spilled };
+                **known = Backend { waits, blocked_by, spilled, ..backend.clone() };
             }
             none => *none = Some(Box::new(backend.clone())),
         }

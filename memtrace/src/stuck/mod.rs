@@ -6,6 +6,8 @@ mod sampling;
 #[cfg(test)]
 pub(crate) mod scenes;
 #[cfg(test)]
+mod stalled_backends;
+#[cfg(test)]
 pub(crate) mod stalls;
 #[cfg(test)]
 mod tests;

@@ -324,7 +324,12 @@ pub(crate) fn backend(kind: &str, event: &str) -> Backend {
         query_start_ns: Some(meta().wall_ns + 5_000_000_000 - 312_000_000_000),
         transaction_start_ns: None,
         waits: vec![(Some((kind.into(), event.into())), 20)],
+        own_pid: PID,
+        started_ns: None,
+        work_mem: Some(4 << 20),
+        spilled: Some((0, 0)),
         blocked_by: None,
+        unanswered: String::new(),
         refused: String::new(),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::State;
 use super::scenes::*;
+use super::stalled_backends::{databases, hostile_backend};
 use crate::event::{Own, Pressures, Surroundings, TimeSpan, WaitObject};
 use crate::syscalls;
 use crate::units::Amounts;
@@ -472,26 +473,6 @@ pub(super) fn stalls() -> Vec<Stall> {
         ),
     );
     stall(
-        "PostgreSQL's lock",
-        some(State::BlockedPoll, false),
-        Scene::default()
-            .spans([blocked(PID, "epoll_wait", 4)])
-            .wait(
-                PID,
-                "epoll_wait",
-                &[4],
-                WaitObject::Descriptors { of: Vec::new(), total: 3, timeout_ns: None },
-                &["ep_poll"],
-                &["epoll_wait", "WaitLatch", "ProcSleep", "LockAcquireExtended", "XactLockTableWait", "heap_update"],
-            )
-            .backend(backend("Lock", "transactionid")),
-    );
-    stall(
-        "PostgreSQL's client does not read",
-        some(State::BlockedPoll, false),
-        Scene::default().spans([blocked(PID, "epoll_wait", 4)]).backend(backend("Client", "ClientWrite")),
-    );
-    stall(
         "between two",
         (None, Some(false)),
         Scene::default().spans([
@@ -506,6 +487,7 @@ pub(super) fn stalls() -> Vec<Stall> {
         (Some(State::Unaccounted), None),
         Scene::default().spans([span(PID, Doing::Running, 100), samples(PID, Doing::User, 90)]),
     );
+    stalls.extend(databases());
     stalls
 }
 
@@ -542,7 +524,7 @@ pub(crate) fn hostile() -> Scene {
             &[],
             &[],
         )
-        .backend(crate::event::Backend { query: Some(bad.clone()), server: "\u{1b}".into(), ..backend("\u{1b}", "\n") })
+        .backend(hostile_backend(&bad))
         .around(surroundings(), |last| {
             let group = last.cgroup.as_mut().expect("it has one");
             group.path = bad.clone();

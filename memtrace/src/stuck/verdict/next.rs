@@ -9,7 +9,8 @@ use crate::views::escape;
 pub(super) fn next(case: &Case<'_>, found: &Finding) -> Vec<String> {
     let mut next = Vec::new();
     for state in found.state.iter().chain(&found.between) {
-        for line in for_state(case, *state, case.share(*state)) {
+        let lines = super::database::before(case, *state);
+        for line in lines.into_iter().chain(for_state(case, *state, case.share(*state))) {
             if !next.contains(&line) {
                 next.push(line);
             }

@@ -2,7 +2,7 @@
 
 use super::fields::{Delta, FaultFields, FrameFields, LostFields, MappingFields, OwnFields};
 use super::untrusted::{Address, Hex, Text};
-use crate::event::{Backend, Cgroup, LockHold, Pressures, StackId, Surroundings, WaitObject};
+use crate::event::{Backend, Blocker, Cgroup, LockHold, Pressures, StackId, Surroundings, WaitObject};
 use crate::statement::Faults;
 use crate::stuck::{Memory, Share, Stuck, ThreadTimes, Verdict, Waiting};
 use crate::views::Scale;
@@ -373,7 +373,13 @@ struct DatabaseFields<'a> {
     wait_event_type: Option<&'a str>,
     wait_event: Option<&'a str>,
     waits: Vec<DatabaseWait<'a>>,
-    blocked_by: Option<&'a [u32]>,
+    own_pid: u32,
+    started_ns: Option<i64>,
+    work_mem: Option<u64>,
+    temporary_files: Option<u64>,
+    temporary_bytes: Option<u64>,
+    blocked_by: Option<Vec<BlockerFields<'a>>>,
+    unanswered: Option<&'a str>,
     refused: Option<&'a str>,
 }
 
@@ -404,8 +410,43 @@ impl<'a> DatabaseFields<'a> {
             wait_event_type: most.map(|(kind, _)| kind.as_str()),
             wait_event: most.map(|(_, event)| event.as_str()),
             waits: waits.collect(),
-            blocked_by: backend.blocked_by.as_deref(),
+            own_pid: backend.own_pid,
+            started_ns: backend.started_ns,
+            work_mem: backend.work_mem,
+            temporary_files: backend.spilled.map(|(files, _)| files),
+            temporary_bytes: backend.spilled.map(|(_, bytes)| bytes),
+            blocked_by: backend.blocked_by.as_deref().map(|them| them.iter().map(BlockerFields::of).collect()),
+            unanswered: Some(backend.unanswered.as_str()).filter(|why| !why.is_empty()),
             refused: Some(backend.refused.as_str()).filter(|refused| !refused.is_empty()),
+        }
+    }
+}
+
+/// A backend that holds what another one waits for.
+#[derive(Serialize)]
+struct BlockerFields<'a> {
+    pid: Option<u32>,
+    own_pid: u32,
+    state: Option<&'a str>,
+    since_ns: Option<i64>,
+    query: Option<Text<'a>>,
+    transaction_start_ns: Option<i64>,
+    wait_event_type: Option<&'a str>,
+    wait_event: Option<&'a str>,
+}
+
+impl<'a> BlockerFields<'a> {
+    fn of(blocker: &'a Blocker) -> Self {
+        let wait = blocker.wait.as_ref();
+        Self {
+            pid: blocker.pid,
+            own_pid: blocker.own_pid,
+            state: blocker.state.as_deref(),
+            since_ns: blocker.since_ns,
+            query: blocker.query.as_ref().map(|query| Text(query.as_bytes())),
+            transaction_start_ns: blocker.transaction_start_ns,
+            wait_event_type: wait.map(|(kind, _)| kind.as_str()),
+            wait_event: wait.map(|(_, event)| event.as_str()),
         }
     }
 }
