@@ -54,11 +54,11 @@ pub struct SpanSums {
     pub faults: i64,
     /// Major ones.
     pub major: i64,
-    /// Sum of the sampled latencies.
+    /// Sum of the sampled latencies, less those that were counted before and are taken back: wraps.
     pub latency_sum_ns: u64,
     /// Largest of them.
     pub latency_max_ns: u64,
-    /// Faults whose latency was sampled.
+    /// Faults whose latency was sampled, likewise.
     pub latency_samples: u64,
     /// Resident pages by cause, in the order of the causes; those of none are left out.
     pub causes: Vec<CausePages>,
@@ -88,9 +88,10 @@ impl SpanSums {
         self.peak = self.peak.max(other.peak);
         self.faults = self.faults.wrapping_add(other.faults);
         self.major = self.major.wrapping_add(other.major);
-        self.latency_sum_ns = self.latency_sum_ns.saturating_add(other.latency_sum_ns);
+        // A segment may take back what the one before it counted: its figures are then below zero, wrapped.
+        self.latency_sum_ns = self.latency_sum_ns.wrapping_add(other.latency_sum_ns);
         self.latency_max_ns = self.latency_max_ns.max(other.latency_max_ns);
-        self.latency_samples = self.latency_samples.saturating_add(other.latency_samples);
+        self.latency_samples = self.latency_samples.wrapping_add(other.latency_samples);
         for CausePages { cause, pages } in &other.causes {
             match self.causes.binary_search_by_key(cause, |known| known.cause) {
                 Ok(at) => self.causes[at].pages = self.causes[at].pages.wrapping_add(*pages),
@@ -109,7 +110,15 @@ impl SpanSums {
     /// Time in faults, from those that were sampled; `None` where none was.
     #[must_use]
     pub fn estimated_fault_ns(&self) -> Option<u64> {
-        let sampled = Latency { samples: self.latency_samples, sum_ns: self.latency_sum_ns, ..Latency::default() };
-        sampled.estimated_total_ns(self.faults.max(0).unsigned_abs())
+        let [samples, sum_ns] = self.sampled()?;
+        Latency { samples, sum_ns, ..Latency::default() }.estimated_total_ns(self.faults.max(0).unsigned_abs())
+    }
+
+    /// How many latencies were sampled, and their sum; `None` where none was, or more was taken back than is here.
+    #[must_use]
+    pub fn sampled(&self) -> Option<[u64; 2]> {
+        let is_count = |n: &u64| i64::try_from(*n).is_ok();
+        Some([self.latency_samples, self.latency_sum_ns])
+            .filter(|sampled| sampled[0] > 0 && sampled.iter().all(is_count))
     }
 }

@@ -43,13 +43,12 @@ struct SumsFields {
 impl SumsFields {
     fn of(sums: &SpanSums, scale: Scale) -> Self {
         let faults = Faults { minor: sums.faults.wrapping_sub(sums.major), major: sums.major };
-        let sampled =
-            SampledFields { sum: sums.latency_sum_ns, max: sums.latency_max_ns, samples: sums.latency_samples };
+        let sampled = sums.sampled();
         Self {
             delta: Delta::of(sums.delta, scale),
             peak: scale.bytes(sums.peak),
             faults: faults.into(),
-            fault_ns: (sums.latency_samples > 0).then_some(sampled),
+            fault_ns: sampled.map(|[samples, sum]| SampledFields { sum, max: sums.latency_max_ns, samples }),
             by_cause: sums.causes.iter().map(|of| (of.cause.name(), scale.bytes(of.pages))).collect(),
         }
     }

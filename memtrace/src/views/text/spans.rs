@@ -54,7 +54,8 @@ impl Session {
         let mut rest = format!(" → {}", level(scale.bytes(span.closing.res())));
         let (peak, is_exact) = span.peak();
         if !is_exact && span.own.peak > 0 {
-            rest.push_str(&format!(", peak ≥ {}", level(scale.bytes(peak))));
+            let own = signed_size(scale.bytes(span.own.peak));
+            rest.push_str(&format!(", peak ≥ {}, its own {own}", level(scale.bytes(peak))));
         } else if peak > span.opening.res().max(span.closing.res()) {
             rest.push_str(&format!(", peak {}", level(scale.bytes(peak))));
         }
@@ -176,8 +177,13 @@ impl Session {
     fn best(&mut self, title: &str, spans: &[Arc<Span>]) {
         let scale = self.scale;
         let [time, res, peak, faults, pid] = FIGURES;
-        let head =
-            [right("time", time), right("RES", res), right("peak", peak), right("faults", faults), right("pid", pid)];
+        let head = [
+            right("time", time),
+            right("own RES", res),
+            right("own peak", peak),
+            right("faults", faults),
+            right("pid", pid),
+        ];
         self.sheet.line(&[(Look::Strong, title)]);
         self.sheet.line(&[(Look::Faint, &format!("{}  what", head.concat()))]);
         let room = self.sheet.lines().saturating_sub(FIGURES.iter().sum::<usize>() + 2);
@@ -377,3 +383,6 @@ fn words(span: &Span) -> Option<String> {
         None => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
