@@ -61,6 +61,7 @@ layout! {
     follow: "1: children are traced too",
     stacks: "1: stacks are copied",
     time: "1: threads' time is booked",
+    spans: "1: what threads do between edges is summed",
     task_state: "`task_struct.__state`",
     task_on_cpu: "`task_struct.on_cpu`",
     task_jobctl: "`task_struct.jobctl`",
@@ -75,6 +76,10 @@ pub struct Control {
     pub epoch: u32,
     /// Process to look for when the task iterator runs.
     pub attach_tgid: u32,
+    /// The last interval in which there are edges, and what they sum: what comes later is in no ledger.
+    pub spans_until: u32,
+    /// Keeps `begins_ns` aligned.
+    pub reserved: u32,
     /// When the latest even and the latest odd interval of [`crate::Clock`]s begins. That may be in a moment: the interval
     /// at any time is the one of the two that began last before it. So an interval's begin is one number, set before it
     /// comes, whoever reads it when.
@@ -103,6 +108,8 @@ pub struct Slot {
     pub reserved: [u32; 19],
     /// How much of each `count` has been booked.
     pub attributed: [i64; MEMBERS],
+    /// The counters as they were booked: the opening and every change since. Kept where there are spans.
+    pub totals: [i64; MEMBERS],
     /// Anonymous pages given back last, for another CPU's handler to find.
     pub given_back: i64,
     /// `attributed` of the anonymous counter after that: as long as it stands there, nobody has come.

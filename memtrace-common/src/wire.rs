@@ -118,6 +118,8 @@ pub mod kind {
     pub const OOM_VICTIM: u16 = 8;
     /// [`super::StackRecord`], followed by the pages; in a ring of its own.
     pub const STACK: u16 = 9;
+    /// [`crate::SpanRecord`], followed by its text: an edge.
+    pub const SPAN: u16 = 10;
 }
 
 /// First field of each record in the ring.

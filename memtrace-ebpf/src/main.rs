@@ -16,6 +16,7 @@ mod maps;
 mod probes;
 mod record;
 mod slot;
+mod span;
 mod stack;
 mod vma;
 mod why;

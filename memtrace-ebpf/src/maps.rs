@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use memtrace_common::{
     Cause, Clock, Control, Cpu, HoldKey, HoldValue, Holder, HolderKey, Losses, MomentKey, Overflow, Reclaimer,
-    RecordKey, RecordValue, Slot, StackKey, StackPath, Thread, TimeKey, TimeValue,
+    RecordKey, RecordValue, SPAN_POINTS, Slot, SpanPoint, SpanState, StackKey, StackPath, Thread, TimeKey, TimeValue,
 };
 
 /// Interval number and whom to attach to.
@@ -73,7 +73,13 @@ pub static HOLDS_0: HashMap<HoldKey, HoldValue> = HashMap::with_max_entries(4096
 /// Who held it, in odd intervals.
 #[map]
 pub static HOLDS_1: HashMap<HoldKey, HoldValue> = HashMap::with_max_entries(4096, 0);
-/// Mapping calls and lives of tasks.
+/// What threads did since their last edge.
+#[map]
+pub static SPANS: HashMap<u32, SpanState> = HashMap::with_max_entries(16384, 0);
+/// The edges, by the attach cookie of their probes.
+#[map]
+pub static POINTS: Array<SpanPoint> = Array::with_max_entries(SPAN_POINTS as u32, 0);
+/// Mapping calls, lives of tasks, and edges.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 /// Code paths whose stack has been copied; those not met for long make room.
@@ -140,19 +146,25 @@ pub(crate) use lose;
 /// The program looks into the rings at each interval; only when this much waits is it worth waking it earlier.
 const WAKE_BYTES: u64 = 1 << 20;
 
-/// Mapping calls leave this much of the ring to the lives of mms and tasks: without one of those an mm would stay open
+/// Mapping calls and edges leave this much of the ring to the lives of mms and tasks: without one of those an mm would stay open
 /// for ever, without a call the address space is read again.
 const LIVES_BYTES: u64 = 64 << 10;
 
 /// Puts a mapping call into the ring, or counts its loss.
 #[inline(always)]
 pub fn emit_call<T: 'static>(record: T) {
-    let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
-    if waiting > WAKE_BYTES && waiting + LIVES_BYTES > EVENTS.query(u64::from(BPF_RB_RING_SIZE)) {
+    if is_for_lives_only() {
         lose!(ring);
         return;
     }
     emit(record);
+}
+
+/// What is left of the ring is for the lives of mms and tasks.
+#[inline(always)]
+pub fn is_for_lives_only() -> bool {
+    let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
+    waiting > WAKE_BYTES && waiting + LIVES_BYTES > EVENTS.query(u64::from(BPF_RB_RING_SIZE))
 }
 
 /// Puts a record into the ring, or counts its loss.

@@ -1,7 +1,8 @@
 //! Merged records: booking an amount under its key, and moving it when a later event tells the true cause.
 
-use crate::kernel::add;
+use crate::kernel::{add, layout};
 use crate::maps::{MOMENTS_0, MOMENTS_1, OVERFLOW, RECORDS_0, RECORDS_1, epoch, lose};
+use crate::span;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use memtrace_common::{Cause, HIST_BUCKETS, MOMENT_SHIFT, MomentKey, Overflow, RecordKey, RecordValue};
@@ -41,6 +42,9 @@ pub fn overflow(epoch: u32, key: &RecordKey) -> Option<*mut Overflow> {
 /// Books `pages` (and `faults`) of `member` under `key`. Returns the record, if it had room.
 #[inline(always)]
 pub fn book(epoch: u32, key: &RecordKey, ip: u64, member: usize, pages: i64, faults: i32) -> Option<*mut RecordValue> {
+    if layout!(spans) != 0 {
+        span::add(epoch, key, member, pages, faults);
+    }
     match at(epoch, key, ip) {
         Some(record) => {
             unsafe {
@@ -60,6 +64,9 @@ pub fn book(epoch: u32, key: &RecordKey, ip: u64, member: usize, pages: i64, fau
 /// another thread's fault may set right.
 #[inline(always)]
 pub fn book_shared(epoch: u32, key: &RecordKey, ip: u64, member: usize, pages: i64) -> Option<*mut RecordValue> {
+    if layout!(spans) != 0 {
+        span::add(epoch, key, member, pages, 0);
+    }
     match at(epoch, key, ip) {
         Some(record) => {
             unsafe { add(&raw mut (*record).delta[member & 3], pages) };
@@ -111,9 +118,21 @@ pub fn pace(slot: u32, now_ns: u64, faults: u32) -> i32 {
     0
 }
 
-/// Adds a fault's latency.
+/// Counts a fault that was booked under `key` as major.
 #[inline(always)]
-pub fn time(record: *mut RecordValue, latency_ns: u64, now_ns: u64) {
+pub fn major(epoch: u32, key: &RecordKey, record: *mut RecordValue) {
+    if layout!(spans) != 0 {
+        span::major(epoch, key);
+    }
+    unsafe { (*record).major += 1 };
+}
+
+/// Adds the latency of a fault that was booked under `key`.
+#[inline(always)]
+pub fn time(epoch: u32, key: &RecordKey, record: *mut RecordValue, latency_ns: u64, now_ns: u64) {
+    if layout!(spans) != 0 {
+        span::time(epoch, key, latency_ns as i64, 1);
+    }
     unsafe {
         (*record).last_ns = now_ns;
         (*record).latency_samples += 1;
@@ -132,7 +151,10 @@ pub fn time(record: *mut RecordValue, latency_ns: u64, now_ns: u64) {
 
 /// Takes a latency back: the fault turned out to be a longer one, under another key.
 #[inline(always)]
-pub fn untime(record: *mut RecordValue, latency_ns: u64) {
+pub fn untime(epoch: u32, key: &RecordKey, record: *mut RecordValue, latency_ns: u64) {
+    if layout!(spans) != 0 {
+        span::time(epoch, key, -(latency_ns as i64), -1);
+    }
     unsafe {
         (*record).latency_samples = (*record).latency_samples.wrapping_sub(1);
         (*record).latency_sum_ns = (*record).latency_sum_ns.wrapping_sub(latency_ns);

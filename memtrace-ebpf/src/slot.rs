@@ -179,6 +179,9 @@ pub fn sweep(mm: u64) -> i32 {
         let left = seen - exchange(&raw mut (*slot).attributed[ANON], seen);
         // Not on behalf of an event on this CPU: one may come between any two instructions here.
         add(&raw mut (*view).booked[ANON], left);
+        if layout!(spans) != 0 {
+            add(&raw mut (*slot).totals[ANON], left);
+        }
         book_for_other(index, slot, epoch, left);
     }
     0
@@ -269,6 +272,7 @@ pub fn open(mm: u64, opening: &Opening) -> u32 {
         (*slot).consumer = NOBODY;
         (*slot).consumer_ip = 0;
         (*slot).given_back = 0;
+        (*slot).totals = counters;
         (*slot).generation += 1;
         (*slot).vma_seq = 1;
         (*slot).tgid = opening.tgid;

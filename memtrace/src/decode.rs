@@ -3,8 +3,10 @@
 //! Knows which mm sits in which slot of the probes, and joins what only makes sense together: amounts that a mapping
 //! call populated before its address was known, and the call's return.
 
+mod span;
 mod time;
 
+pub use span::RawSpan;
 pub use time::RawTimes;
 
 use crate::event::{
@@ -58,6 +60,8 @@ pub struct Decoder {
     returned: [HashMap<(u32, u64), (u64, u64)>; 2],
     /// When which mm took how many faults, in this interval.
     moments: BTreeMap<MmId, Vec<(u64, u32)>>,
+    /// Names of the definitions of spans.
+    spans: Vec<String>,
     undecodable: u64,
 }
 
@@ -70,6 +74,8 @@ pub enum Raw {
     Mm(MmRecord),
     /// A task's life.
     Task(TaskRecord),
+    /// An edge of a span.
+    Span(Box<RawSpan>),
 }
 
 impl Raw {
@@ -80,6 +86,7 @@ impl Raw {
             Self::Syscall(record) => &record.head,
             Self::Mm(record) => &record.head,
             Self::Task(record) => &record.head,
+            Self::Span(raw) => &raw.record.head,
         }
     }
 }
@@ -97,6 +104,7 @@ impl Decoder {
             kind::THREAD_SEEN | kind::THREAD_EXITED | kind::FORKED | kind::EXECED | kind::OOM_VICTIM => {
                 read(bytes).map(Raw::Task)
             }
+            kind::SPAN => span::parse(bytes).map(|raw| Raw::Span(Box::new(raw))),
             _ => None,
         });
         if raw.is_none() {
@@ -164,6 +172,12 @@ impl Decoder {
         (head.slot != NO_SLOT && occupant.generation == head.generation).then_some(occupant.mm)
     }
 
+    /// The mm in a slot.
+    #[must_use]
+    pub fn mm_in(&self, slot: u16) -> Option<MmId> {
+        self.occupants.get(&slot).map(|occupant| occupant.mm)
+    }
+
     /// A ring record as an event; `None` when it is about an mm that is not under observation.
     pub fn decode_ring(&mut self, raw: &Raw, stacks: &mut impl StackNumbers) -> Option<Event> {
         match raw {
@@ -181,6 +195,7 @@ impl Decoder {
                 }))
             }
             Raw::Task(record) => self.decode_task(record),
+            Raw::Span(raw) => self.decode_span(raw),
         }
     }
 

@@ -119,6 +119,48 @@ pub enum Failure {
     },
     /// This build has no probes.
     NoLiveFeature,
+    /// The program or library of a span cannot be opened.
+    NoSpanFile {
+        /// The path.
+        path: String,
+        /// What the system says.
+        why: String,
+    },
+    /// It is none that has functions.
+    NotAProgram {
+        /// The path.
+        path: String,
+    },
+    /// It has no function of this name, or several.
+    NoSpanFunction {
+        /// The path.
+        path: String,
+        /// The function.
+        function: String,
+        /// Names that are close, or those that are meant.
+        near: Vec<String>,
+        /// Several are meant.
+        several: bool,
+        /// The program has only the names that it exports.
+        stripped: bool,
+    },
+    /// Statements were asked of a program that has none.
+    NoKnownServer {
+        /// The program.
+        program: String,
+    },
+    /// It is a database server whose statements are not known.
+    ServerRefused {
+        /// The program.
+        program: String,
+        /// Why.
+        why: String,
+    },
+    /// More spans were named than the probes know.
+    TooManySpans {
+        /// How many they know.
+        most: usize,
+    },
     /// The output file is there already.
     FileExists {
         /// The file.
@@ -172,8 +214,13 @@ impl Failure {
             | Self::NoneNamed { .. }
             | Self::NoSuchCgroup { .. }
             | Self::NotACgroup { .. }
-            | Self::NoneInCgroup { .. } => ExitCode::NoSuchTarget,
-            Self::OwnPid { .. } => ExitCode::Usage,
+            | Self::NoneInCgroup { .. }
+            | Self::NoSpanFile { .. }
+            | Self::NotAProgram { .. }
+            | Self::NoSpanFunction { .. }
+            | Self::NoKnownServer { .. }
+            | Self::ServerRefused { .. } => ExitCode::NoSuchTarget,
+            Self::OwnPid { .. } | Self::TooManySpans { .. } => ExitCode::Usage,
             Self::NotPermitted { .. } | Self::MemlockLimit { .. } => ExitCode::NotPermitted,
             Self::CommandNotStarted { errno, .. } => match *errno {
                 EPERM | EACCES => ExitCode::NotPermitted,
@@ -306,6 +353,26 @@ impl Failure {
             }
             Self::MemlockLimit { .. } => vec!["ulimit -l unlimited        in a root shell, or run as root".to_owned()],
             Self::NoLiveFeature => vec!["cargo build --release        without --no-default-features".to_owned()],
+            Self::NoSpanFile { .. } | Self::NotAProgram { .. } => vec![
+                "grep r-xp /proc/PID/maps        to see the programs and libraries that a process has".to_owned(),
+            ],
+            Self::NoSpanFunction { path, function, near, several, stripped } => {
+                let mut advice: Vec<String> =
+                    near.iter().map(|name| format!("--span NAME={path}:{name}")).collect();
+                let word = function.rsplit(|c: char| !(c.is_alphanumeric() || c == '_')).find(|word| !word.is_empty());
+                if let Some(word) = word.filter(|_| near.is_empty() && !several) {
+                    let table = if *stripped { "-D " } else { "" };
+                    advice.push(format!("nm -C {table}{path} | grep -i {word}        to see what it has"));
+                }
+                if *stripped && !several {
+                    advice.push("a build that is not stripped: this one has the names of what it exports only".to_owned());
+                }
+                advice
+            }
+            Self::NoKnownServer { .. } | Self::ServerRefused { .. } => {
+                vec!["--span NAME=/path/to/program:function        to see the memory of any program's function".to_owned()]
+            }
+            Self::TooManySpans { .. } => vec!["watch it twice, some spans each time".to_owned()],
             Self::FileExists { path } => vec![format!("add --force to overwrite it, or remove it: rm {path}")],
             Self::NotATrace { .. } => vec!["memtrace record -o FILE --pid N        makes one".to_owned()],
             Self::NotASnapshot { .. } => {
@@ -405,6 +472,23 @@ impl fmt::Display for Failure {
                 write!(f, "the probes' tables do not fit into RLIMIT_MEMLOCK ({limit} bytes)")
             }
             Self::NoLiveFeature => f.write_str("this memtrace was built without probes: it can only replay"),
+            Self::NoSpanFile { path, why } => write!(f, "{}: {}", text(path), text(why)),
+            Self::NotAProgram { path } => {
+                write!(f, "{} is no program or library of 64-bit x86, or a broken one", text(path))
+            }
+            Self::NoSpanFunction { path, function, several: true, .. } => {
+                write!(f, "{} has several functions that {} may mean", text(path), text(function))
+            }
+            Self::NoSpanFunction { path, function, .. } => {
+                write!(f, "{} has no function named {}", text(path), text(function))
+            }
+            Self::NoKnownServer { program } => {
+                write!(f, "{} is neither PostgreSQL nor MariaDB or MySQL: its statements are not known", text(program))
+            }
+            Self::ServerRefused { program, why } => {
+                write!(f, "the statements of {} cannot be seen: {}", text(program), text(why))
+            }
+            Self::TooManySpans { most } => write!(f, "more than {most} spans at once, those of a database included"),
             Self::FileExists { path } => write!(f, "{} is there already", text(path)),
             Self::NotATrace { path } => write!(f, "{} is not a memtrace trace", text(path)),
             Self::NotASnapshot { path, what } => write!(f, "{}: {}", text(path), text(what)),

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::kernel::{PF_EXITING, Regs, Task, exchange, layout};
 use crate::maps::{MMS, SLOTS, THREADS, emit, epoch, lose, maybe_traced};
 use crate::slot::head;
-use crate::{record, stack, vma};
+use crate::{record, span, stack, vma};
 use aya_ebpf::{
     helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns},
     macros::{btf_tracepoint, perf_event},
@@ -118,14 +118,15 @@ pub fn book_unchanged(task: Task, th: *mut Thread, detail: u16) -> i32 {
             place_kind: place.kind,
             detail,
         };
-        if let Some(record) = record::book(epoch(), &key, (*th).ip, FILE, 0, 1) {
+        let epoch = epoch();
+        if let Some(record) = record::book(epoch, &key, (*th).ip, FILE, 0, 1) {
             widen(record, th, place.end);
             // When, as far as it is known: else a burst may seem to begin after all of its faults.
             if (*th).start_ns > (*record).last_ns {
                 (*record).last_ns = (*th).start_ns;
             }
             if (*th).state & thread::MAJOR != 0 {
-                (*record).major += 1;
+                record::major(epoch, &key, record);
             }
             if (*th).state & thread::KERNEL != 0 {
                 (*record).kernel_mode += 1;
@@ -157,7 +158,7 @@ pub fn page_fault_major(_ctx: PerfEventContext) -> u32 {
         let mut key = last_key(th, task.pid());
         if (*th).last_latency_ns != 0 && (*th).last_epoch == epoch {
             if let Some(record) = record::at(epoch, &key, (*th).ip) {
-                record::untime(record, (*th).last_latency_ns);
+                record::untime(epoch, &key, record, (*th).last_latency_ns);
             }
         }
         if key.cause == Cause::FaultFile as u8 {
@@ -170,10 +171,10 @@ pub fn page_fault_major(_ctx: PerfEventContext) -> u32 {
             }
         }
         if let Some(record) = record::at(epoch, &key, (*th).ip) {
-            (*record).major += 1;
+            record::major(epoch, &key, record);
             widen(record, th, (*th).vma_end);
             if (*th).start_ns != 0 {
-                record::time(record, now.wrapping_sub((*th).start_ns), now);
+                record::time(epoch, &key, record, now.wrapping_sub((*th).start_ns), now);
             }
         }
     }
@@ -257,6 +258,9 @@ fn register(task: Task, mm: u64, tid: u32) -> i32 {
         (*th).nr = -1;
         // As if it had faulted before, so that threads with few faults are sampled as often as others.
         (*th).unsampled = gap(bpf_get_prandom_u32()).min(gap(bpf_get_prandom_u32()));
+    }
+    if layout!(spans) != 0 {
+        span::begin(tid, tgid, mm, slot);
     }
     emit(TaskRecord {
         head: head(kind::THREAD_SEEN, slot, tid, tgid),

@@ -7,4 +7,5 @@ mod mapping;
 mod process;
 mod reclaim;
 pub(crate) mod rss;
+mod span;
 mod time;

@@ -5,6 +5,7 @@ use crate::kernel::{Task, layout, load, peek};
 use crate::maps::{MMS, PROCESSES, RECLAIMERS, THREADS, emit, maybe_traced};
 use crate::probes::fault::book_unchanged;
 use crate::slot::{self, Opening, head};
+use crate::span;
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::warn;
 use memtrace_common::{NO_SLOT, TaskRecord, kind, why};
@@ -72,6 +73,12 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
             clock::end(tid);
         }
     }
+    if layout!(spans) != 0 {
+        span::end(old_tid);
+        if tid != old_tid {
+            span::end(tid);
+        }
+    }
     if PROCESSES.get_ptr(&tgid).is_none() {
         return 0;
     }
@@ -118,6 +125,9 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
                 book_unchanged(task, th, 0);
             }
         }
+        if layout!(spans) != 0 {
+            span::end(tid);
+        }
         let _ = THREADS.remove(&tid);
         let _ = RECLAIMERS.remove(&tid);
     }
@@ -151,6 +161,10 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
 pub fn exit_mmap(ctx: BtfTracePointContext) -> i32 {
     let mm: u64 = ctx.arg(0);
     if maybe_traced(mm) {
+        // An execve leaves the mm here, and tells later of the new one.
+        if layout!(spans) != 0 {
+            span::end_in(Task::current().pid(), mm);
+        }
         slot::close(mm);
     }
     0

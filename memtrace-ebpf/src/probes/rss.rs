@@ -1,7 +1,7 @@
 //! `rss_stat`: every change of a counter of a traced mm, by whomever.
 
 use crate::clock;
-use crate::kernel::{Task, layout, peek};
+use crate::kernel::{Task, add, layout, peek};
 use crate::maps::{MMS, SLOTS, THREADS, epoch, maybe_traced};
 use crate::probes::{fault, reclaim};
 use crate::vma::Place;
@@ -58,6 +58,9 @@ pub fn rss_stat(ctx: BtfTracePointContext) -> i32 {
             return 0;
         }
         (*view).booked[member & 3] += booked;
+        if layout!(spans) != 0 {
+            add(&raw mut (*slot).totals[member & 3], booked);
+        }
     }
     let consumed = moved.flushed && moved.consumed != 0;
     let change = Change { epoch, index, slot, task, tid, member, delta, consumed };
@@ -211,7 +214,7 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
             if (*th).start_ns != 0 {
                 let latency = now.wrapping_sub((*th).start_ns);
                 (*th).last_latency_ns = latency;
-                record::time(record, latency, now);
+                record::time(epoch, &key, record, latency, now);
             }
         }
     }

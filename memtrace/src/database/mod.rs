@@ -7,11 +7,13 @@
 
 pub mod postgres;
 mod program;
+mod statements;
 #[cfg(test)]
 mod tests;
 
 pub use postgres::Postgres;
 pub use program::Program;
+pub use statements::{Statements, begin, end, statements};
 
 /// Bytes of a text that are read.
 pub const TEXT_MAX: usize = 64 << 10;

@@ -61,6 +61,21 @@ impl Program {
         self.exports.get(name.as_bytes()).copied()
     }
 
+    /// Address of what it exports by a name that begins so; the first by name when there are several.
+    #[must_use]
+    pub fn address_by_prefix(&self, prefix: &str) -> Option<u64> {
+        let named = self.exports.iter().filter(|(name, _)| name.starts_with(prefix.as_bytes()));
+        named.min_by_key(|(name, _)| *name).map(|(_, address)| *address)
+    }
+
+    /// Where in the file the code at an address is.
+    #[must_use]
+    pub fn code_offset(&self, address: u64) -> Option<u64> {
+        let (segment, within) = self.segment_of(address)?;
+        let is_code = segment.p_flags.get(LE) & elf::PF_X != 0 && within < segment.p_filesz.get(LE);
+        if is_code { segment.p_offset.get(LE).checked_add(within) } else { None }
+    }
+
     /// The text between `before` and the end of the line or of the text, in its constants.
     pub(super) fn constant(&self, before: &[u8]) -> Option<Vec<u8>> {
         let constants = self.loads().filter(|segment| segment.p_flags.get(LE) & elf::PF_W == 0);

@@ -17,6 +17,7 @@ mod reading;
 pub(crate) mod rights;
 mod session;
 mod source;
+mod spans;
 mod spawn;
 mod times;
 mod waits;

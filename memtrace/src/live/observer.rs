@@ -253,6 +253,9 @@ impl Observer {
         events.append(&mut maps);
         events.append(&mut self.decoder.take_paces());
         let closings = self.closings(ended)?;
+        if self.probes.spans_are_over() {
+            events.append(&mut self.cut_spans(&closings, now)?);
+        }
         for (slot, mm) in self.decoder.take_closed() {
             self.stacks.closed(mm);
             self.probes.free_slot(u32::from(slot))?;
@@ -283,7 +286,25 @@ impl Observer {
     /// As [`Self::tick`].
     pub fn last_tick(&mut self) -> Result<Vec<Event>> {
         self.probes.flush()?;
+        self.probes.end_spans();
         self.tick()
+    }
+
+    /// Spans have these names, by the numbers of their definitions.
+    pub fn name_spans(&mut self, names: Vec<String>) {
+        self.decoder.name_spans(names);
+    }
+
+    /// How far each thread has come since its last edge. The interval that ended is the last one: nothing is added any more.
+    fn cut_spans(&mut self, closings: &[Closing], now: u64) -> Result<Vec<Event>> {
+        let counters: HashMap<MmId, Amounts> = closings.iter().map(|closing| (closing.mm, closing.counters)).collect();
+        let mut cuts = Vec::new();
+        for (tid, state) in self.probes.spans()? {
+            let Some(mm) = u16::try_from(state.slot).ok().and_then(|slot| self.decoder.mm_in(slot)) else { continue };
+            let Some(counters) = counters.get(&mm) else { continue };
+            cuts.extend(self.decoder.decode_cut(tid, &state, *counters, now));
+        }
+        Ok(cuts)
     }
 
     /// The mms that were opened, by time.
@@ -307,7 +328,9 @@ impl Observer {
         waiting.sort_by_key(|raw| raw.head().ts_ns);
         for raw in waiting {
             let head = raw.head();
-            if head.ts_ns > if head.kind == kind::MM_CLOSED { before } else { now } {
+            // No edge of the next interval is here when there is none.
+            let last = head.kind == kind::SPAN && self.probes.spans_are_over();
+            if !last && head.ts_ns > if head.kind == kind::MM_CLOSED { before } else { now } {
                 self.waiting.push(raw);
             } else if let Some(event) = self.decoder.decode_ring(&raw, &mut self.stacks) {
                 timed.push((raw.head().ts_ns, event));
@@ -360,6 +383,9 @@ impl Observer {
                 let first = first_change.entry(change.mm).or_insert(*ts);
                 *first = (*first).min(*ts);
                 tids.insert(change.tid);
+            }
+            if let Event::Span(span) = event {
+                tids.insert(span.tid);
             }
             if let Event::Times(times) = event {
                 tids.extend(times.spans.iter().map(|span| span.tid));

@@ -8,14 +8,18 @@ use crate::procfs::monotonic_ns;
 use anyhow::{Context as _, Result, anyhow};
 use aya::maps::{Array, HashMap, IterableMap as _, MapData, MapError, PerCpuArray, Queue, RingBuf};
 use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
-use aya::programs::{BtfTracePoint, Iter, PerfEvent, Program, TracePoint};
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope};
+use aya::programs::{BtfTracePoint, Iter, PerfEvent, Program, TracePoint, UProbe};
 use aya::{Btf, Ebpf, EbpfLoader};
 use bytemuck::Pod;
 use memtrace_common::{
-    Cause, Clock, Control, Cpu, KernelLayout, Losses, NO_SLOT, Overflow, StackKey, StackPath, WaitingRegisters,
+    Cause, Clock, Control, Cpu, KernelLayout, Losses, NO_SLOT, Overflow, SpanPoint, SpanState, StackKey, StackPath,
+    WaitingRegisters,
 };
 use std::fmt;
 use std::io::Read as _;
+use std::num::NonZeroU32;
+use std::path::Path;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MEMTRACE_BPF_OBJECT_PATH"));
 
@@ -54,19 +58,23 @@ pub struct Sizes {
     pub copies_bytes: u32,
     /// Records of threads' time per interval; without time hardly any.
     pub times: u32,
+    /// Threads whose spans are summed; without spans hardly any.
+    pub spans: u32,
 }
 
 impl Sizes {
-    /// For one process, or a process and its children; with or without stacks and threads' time.
+    /// For one process, or a process and its children; with or without stacks, threads' time and spans.
     #[must_use]
-    pub const fn of(follow: bool, stacks: bool, time: bool) -> Self {
+    pub const fn of(follow: bool, stacks: bool, time: bool, spans: bool) -> Self {
         // Many children that begin at once copy many stacks at once.
         let (slots, records, ring_bytes, paths, copies_bytes) =
             if follow { (4096, 65536, 8 << 20, 131_072, 32 << 20) } else { (8, 32768, 4 << 20, 65536, 16 << 20) };
         // The kernel wants at least a page, and something in the table.
         let (paths, copies_bytes) = if stacks { (paths, copies_bytes) } else { (64, 4096) };
         let times = if time { 32768 } else { 1 };
-        Self { slots, threads: 16384, records, ring_bytes, paths, copies_bytes, times }
+        let threads = 16384;
+        let spans = if spans { threads } else { 1 };
+        Self { slots, threads, records, ring_bytes, paths, copies_bytes, times, spans }
     }
 }
 
@@ -79,6 +87,8 @@ pub struct Options {
     pub stacks: bool,
     /// Book threads' time.
     pub time: bool,
+    /// Sum what threads do between edges.
+    pub spans: bool,
     /// Map sizes.
     pub sizes: Sizes,
 }
@@ -86,8 +96,8 @@ pub struct Options {
 impl Options {
     /// What a session loads, and what the doctor therefore tries.
     #[must_use]
-    pub const fn of(follow: bool, stacks: bool, time: bool) -> Self {
-        Self { follow, stacks, time, sizes: Sizes::of(follow, stacks, time) }
+    pub const fn of(follow: bool, stacks: bool, time: bool, spans: bool) -> Self {
+        Self { follow, stacks, time, spans, sizes: Sizes::of(follow, stacks, time, spans) }
     }
 }
 
@@ -223,6 +233,13 @@ pub struct Probes {
     pub times: [MapData; 2],
     /// Who held mmap_lock in even and in odd intervals.
     pub holds: [MapData; 2],
+    /// What threads did since their last edge.
+    spans: MapData,
+    /// The edges' probes, by attach cookie.
+    points: Array<MapData, Wire<SpanPoint>>,
+    points_set: u32,
+    /// The last interval in which there are edges.
+    spans_until: u32,
     /// What could not be hung up, with the reason.
     pub missing: Vec<(String, String)>,
     epoch: u32,
@@ -230,6 +247,20 @@ pub struct Probes {
     begins_ns: [u64; 2],
     stacks: bool,
     time: bool,
+    sums_spans: bool,
+}
+
+/// Where the probe of an edge hangs.
+#[derive(Clone, Copy, Debug)]
+pub struct PointPlace<'a> {
+    /// The program or library.
+    pub file: &'a Path,
+    /// Of the function's first instruction, in the file.
+    pub offset: u64,
+    /// Its return is meant.
+    pub returns: bool,
+    /// In this process only.
+    pub pid: Option<u32>,
 }
 
 impl Probes {
@@ -260,6 +291,7 @@ impl Probes {
         layout.follow = u32::from(options.follow);
         layout.stacks = u32::from(options.stacks);
         layout.time = u32::from(options.time);
+        layout.spans = u32::from(options.spans);
         let sizes = options.sizes;
         let mut ebpf = EbpfLoader::new()
             .btf(Some(btf))
@@ -277,6 +309,7 @@ impl Probes {
             .map_max_entries("CLOCKS", if options.time { sizes.threads } else { 1 })
             .map_max_entries("TIMES_0", sizes.times)
             .map_max_entries("TIMES_1", sizes.times)
+            .map_max_entries("SPANS", sizes.spans)
             .map_max_entries("EVENTS", sizes.ring_bytes)
             .map_max_entries("STACKS", sizes.paths)
             .map_max_entries("STACK_COPIES", sizes.copies_bytes)
@@ -298,11 +331,16 @@ impl Probes {
             clocks: HashMap::try_from(take("CLOCKS")?)?,
             times: [map_data(take("TIMES_0")?)?, map_data(take("TIMES_1")?)?],
             holds: [map_data(take("HOLDS_0")?)?, map_data(take("HOLDS_1")?)?],
+            spans: map_data(take("SPANS")?)?,
+            points: Array::try_from(take("POINTS")?)?,
+            points_set: 0,
+            spans_until: u32::MAX,
             missing: Vec::new(),
             epoch: 0,
             begins_ns: [0; 2],
             stacks: options.stacks,
             time: options.time,
+            sums_spans: options.spans,
             ebpf,
         };
         for slot in 0..sizes.slots.min(u32::from(NO_SLOT)) {
@@ -382,7 +420,8 @@ impl Probes {
     }
 
     fn write_control(&mut self, attach_tgid: u32) -> Result<()> {
-        let control = Control { epoch: self.epoch, attach_tgid, begins_ns: self.begins_ns };
+        let Self { epoch, spans_until, begins_ns, .. } = *self;
+        let control = Control { epoch, attach_tgid, spans_until, reserved: 0, begins_ns };
         self.control.set(0, Wire(control), 0).context("failed to write the control map")
     }
 
@@ -501,6 +540,52 @@ impl Probes {
             self.begins_ns[(self.epoch & 1) as usize] = monotonic_ns() + LEAD_NS;
         }
         self.write_control(0)
+    }
+
+    /// Hangs the probe of an edge on an instruction of a file: in one process, or wherever the file is mapped. Who is not
+    /// traced pays for the trap all the same, so one process is better.
+    ///
+    /// # Errors
+    /// There are too many, or the kernel refuses the program or the place.
+    pub fn add_point(&mut self, point: SpanPoint, at: &PointPlace<'_>) -> Result<()> {
+        let cookie = self.points_set;
+        self.points.set(cookie, Wire(point), 0).context("there are too many functions that begin or end a span")?;
+        self.points_set += 1;
+        let name = if at.returns { "span_return" } else { "span_entry" };
+        let program: &mut UProbe = program(&mut self.ebpf, name)?;
+        if program.fd().is_err() {
+            program.load().with_context(|| format!("the kernel refuses the BPF program {name}"))?;
+        }
+        let scope = match at.pid.and_then(NonZeroU32::new) {
+            Some(pid) => UProbeScope::OneProcess(pid),
+            None => UProbeScope::AllProcesses,
+        };
+        let location = UProbeAttachLocation::AbsoluteOffset(at.offset);
+        let place = UProbeAttachPoint { location, cookie: Some(u64::from(cookie)) };
+        program.attach(place, at.file, scope).context("the kernel refuses a probe there")?;
+        Ok(())
+    }
+
+    /// The interval is the last in which there are edges, and in which anything is summed between them.
+    pub const fn end_spans(&mut self) {
+        self.spans_until = self.epoch;
+    }
+
+    /// What each thread did since its last edge. To be called when nothing is summed any more.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn spans(&self) -> Result<Vec<(u32, SpanState)>> {
+        let mut states = Vec::new();
+        batch::look::<u32, SpanState>(&self.spans, |tid, state| states.push((*tid, *state)))
+            .context("failed to read the spans")?;
+        Ok(states)
+    }
+
+    /// Whether there were spans, and [`Self::end_spans`] was called.
+    #[must_use]
+    pub const fn spans_are_over(&self) -> bool {
+        self.sums_spans && self.spans_until != u32::MAX
     }
 
     /// Tells the probes where the return addresses of these code paths lie, so that they see when another path comes to

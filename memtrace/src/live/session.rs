@@ -4,6 +4,7 @@ use super::database::Backends;
 use super::failure::recognise;
 use super::own;
 use super::source::Source;
+use super::spans::Who;
 use super::spawn::Waiting;
 use super::waits;
 use super::waits::surroundings;
@@ -15,6 +16,7 @@ use crate::procfs::{ProcessFiles, SmapsBudget, SmapsSize, monotonic_ns, page_siz
 use crate::units::nanos;
 use anyhow::{Context as _, Result};
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt as _;
@@ -95,6 +97,7 @@ impl Session {
             cmdline: files.read_cmdline().unwrap_or_default(),
             ..meta(pid, options)?
         };
+        tell(&source.attach_spans(&Who::Process(pid), options)?);
         let found = source.attach(pid)?;
         // Opened by number twice: only when both are the same, living process are its books really open.
         if !files.exists() {
@@ -119,12 +122,14 @@ impl Session {
         Ok(Self::new(source, options, (pid, pidfd), None, opening))
     }
 
-    fn spawn(command: &[std::ffi::OsString], options: &TraceOptions) -> Result<Self> {
+    fn spawn(command: &[OsString], options: &TraceOptions) -> Result<Self> {
         use std::os::unix::ffi::OsStrExt as _;
         let mut source = Source::new(options)?;
         let waiting = Waiting::start(command)?;
         let pid = waiting.pid;
         let pidfd = open_pidfd(pid).context("failed to open the command's process")?;
+        let program = command.first().map(OsString::as_os_str).unwrap_or_default();
+        tell(&source.attach_spans(&Who::Command { pid, program }, options)?);
         source.attach_at_exec(pid)?;
         let mut meta = Meta { spawned: true, ..meta(pid, options)? };
         let child = waiting.release()?;
@@ -379,6 +384,13 @@ impl Session {
             _ => budget.skipped(now),
         }
         Ok(events)
+    }
+}
+
+/// What the user should know before anything else is printed.
+fn tell(warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("memtrace: {warning}");
     }
 }
 

@@ -4,6 +4,7 @@ use super::observer::Observer;
 use super::poller::Poller;
 use super::probes::Options;
 use super::session::poll;
+use super::spans::{self, Who};
 use crate::cli::TraceOptions;
 use crate::event::{CodeId, Event, MmId};
 use crate::hints::Failure;
@@ -34,7 +35,8 @@ impl Source {
         if !super::namespace::is_initial().unwrap_or(true) {
             return Err(Failure::PidNamespace.into());
         }
-        let mut observer = Observer::new(Options::of(options.follow, options.stacks, options.time), options.bpf_stats)?;
+        let wanted = Options::of(options.follow, options.stacks, options.time, options.spans.any());
+        let mut observer = Observer::new(wanted, options.bpf_stats)?;
         for (name, reason) in &observer.probes_mut().missing {
             log::info!("{name} cannot be had here ({reason}): what it tells is missing");
         }
@@ -52,6 +54,23 @@ impl Source {
         match self {
             Self::Probes(observer) => observer.attach(pid),
             Self::Poller(poller) => Ok(poller.attach(pid)?),
+        }
+    }
+
+    /// Hangs probes on the functions that begin and end spans. What the user should know about them is returned. To be
+    /// called before the books open: the kernel copies the pages that it puts a trap into.
+    ///
+    /// # Errors
+    /// A file or function is not there, or the kernel refuses.
+    pub fn attach_spans(&mut self, who: &Who<'_>, options: &TraceOptions) -> Result<Vec<String>> {
+        match self {
+            Self::Probes(observer) if options.spans.any() => {
+                let attached = spans::attach(observer.probes_mut(), who, &options.spans, options.follow)?;
+                observer.name_spans(attached.names);
+                Ok(attached.warnings)
+            }
+            // Without probes there are no edges, and the command line has refused that.
+            Self::Probes(_) | Self::Poller(_) => Ok(Vec::new()),
         }
     }
 

@@ -11,6 +11,7 @@
 mod cfi;
 mod elf;
 mod expression;
+mod functions;
 mod module;
 pub mod names;
 mod recent;
@@ -20,6 +21,7 @@ mod tests;
 mod unwind;
 
 pub(crate) use elf::Bytes;
+pub(crate) use functions::{Functions, NoFunction};
 pub(crate) use module::open_regular;
 use names::NewCode;
 

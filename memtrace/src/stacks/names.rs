@@ -19,6 +19,7 @@ mod worker;
 
 pub use debug_package::{Advice, Hint};
 pub use module_file::ModuleFile;
+pub(super) use text::shown;
 
 use super::recent::Recent;
 use crate::event::NameFailures as Failures;

@@ -117,13 +117,26 @@ pub(super) fn is_exported_by(program: &Program) -> bool {
         .all(|name| program.address(name).is_some())
 }
 
+/// Major version, by what the program and its data directory say.
+fn version(program: &Program, data_version: Option<&[u8]>) -> Result<u32, Refusal> {
+    let written = program.constant(b"postgres (PostgreSQL) ").as_deref().and_then(major);
+    match (written, data_version.and_then(major)) {
+        (Some(program), Some(data)) if program != data => Err(Refusal::Disagree { program, data }),
+        (written, data) => written.or(data).ok_or(Refusal::NoVersion),
+    }
+}
+
+/// The numbers of states that [`super::Statements`] need: bit `i` is set when a backend in state `i` runs no statement.
+pub(super) fn states_at_rest(program: &Program, data_version: Option<&[u8]>) -> Result<u64, Refusal> {
+    let version = version(program, data_version)?;
+    Names::of(version).ok_or(Refusal::Version(version))?;
+    let runs = |number| matches!(layout::state(version, number), Some(Some("active" | "fastpath function call")));
+    Ok((0..64).filter(|number| !runs(*number)).fold(0, |bits, number| bits | 1 << number))
+}
+
 impl Postgres {
     pub(super) fn new(program: &Program, bias: u64, data_version: Option<&[u8]>) -> Result<Self, Refusal> {
-        let written = program.constant(b"postgres (PostgreSQL) ").as_deref().and_then(major);
-        let version = match (written, data_version.and_then(major)) {
-            (Some(program), Some(data)) if program != data => return Err(Refusal::Disagree { program, data }),
-            (written, data) => written.or(data).ok_or(Refusal::NoVersion)?,
-        };
+        let version = version(program, data_version)?;
         Names::of(version).ok_or(Refusal::Version(version))?;
         let at = |address: u64| address.wrapping_add(bias);
         let symbol = |name| program.address(name).map(at).ok_or(Refusal::Symbol(name));

@@ -126,7 +126,7 @@ fn tracefs() -> Check {
 /// The maps, with nothing hung up yet.
 fn open(layout: KernelLayout, checks: &mut Vec<Check>) -> Option<(Probes, Btf)> {
     const NAME: &str = "maps and ring buffer";
-    let options = Options::of(false, true, true);
+    let options = Options::of(false, true, true, true);
     match kernel_btf().and_then(|btf| Ok((Probes::open(options, layout, &btf)?, btf))) {
         Ok(opened) => {
             let Sizes { ring_bytes, copies_bytes, .. } = options.sizes;

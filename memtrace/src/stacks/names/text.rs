@@ -27,7 +27,7 @@ impl Write for Capped {
 
 /// The name that is shown: without symbol version, without the suffixes of compiler-made variants, demangled where it
 /// is Rust or C++, capped.
-pub(super) fn shown(name: &[u8]) -> Vec<u8> {
+pub(in crate::stacks) fn shown(name: &[u8]) -> Vec<u8> {
     let name = base(name);
     let text = match std::str::from_utf8(name) {
         Ok(text) if text.len() <= MAX_MANGLED => text,

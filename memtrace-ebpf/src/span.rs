@@ -1,0 +1,240 @@
+//! What each thread does between two edges: sums of all that is booked for it, told and set back at each edge.
+//!
+//! Whoever books for a thread adds to its sums, another thread's handler too: so everything is added atomically, and an
+//! edge takes what is there by exchange. An edge that finds no room in the ring takes nothing: the next one has it.
+//! Nothing here is reached unless spans are asked for.
+
+use crate::kernel::{add as add_to, exchange};
+use crate::maps::{CONTROL, EVENTS, SLOTS, SPANS, epoch, is_for_lives_only, lose, wakeup};
+use crate::slot::head;
+use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_probe_read_user_str};
+use core::ptr::read_volatile;
+use memtrace_common::{
+    ANON, Cause, FILE, MEMBERS, RecordKey, SHMEM, SPAN_CAUSES, SPAN_NO_TEXT, SPAN_TEXT, SPAN_TEXT_SHORT, SWAP,
+    SpanRecord, SpanState, SpanSums, edge, kind,
+};
+
+static NEW: SpanState = unsafe { core::mem::zeroed() };
+
+/// The state of a thread, when what `key` is about is the thread's own mm, and the interval is one of the session's. What
+/// is taken down at the end of a program is nobody's: some kernels tell of the thread's end before it, some after it.
+#[inline(always)]
+fn of(epoch: u32, key: &RecordKey) -> Option<*mut SpanState> {
+    let state = SPANS.get_ptr_mut(key.tid)?;
+    let ends = key.cause == Cause::Exit as u8 || key.cause == Cause::Exec as u8;
+    if unsafe { (*state).slot } != u32::from(key.slot) || ends || is_over(epoch) {
+        return None;
+    }
+    unsafe { (*state).dirty = 1 };
+    Some(state)
+}
+
+/// The session's last interval is over: what is booked now is in no ledger.
+#[inline(always)]
+pub fn is_over(epoch: u32) -> bool {
+    match CONTROL.get_ptr(0) {
+        Some(control) => epoch > unsafe { read_volatile(&raw const (*control).spans_until) },
+        None => true,
+    }
+}
+
+/// Adds what is booked under `key`.
+#[inline(never)]
+pub fn add(epoch: u32, key: &RecordKey, member: usize, pages: i64, faults: i32) -> i32 {
+    let Some(state) = of(epoch, key) else { return 0 };
+    unsafe {
+        let sums = &raw mut (*state).sums;
+        if faults != 0 {
+            add_to(&raw mut (*sums).faults, i64::from(faults));
+        }
+        if pages == 0 {
+            return 0;
+        }
+        add_to(&raw mut (*sums).delta[member & 3], pages);
+        if member & 3 == SWAP {
+            return 0;
+        }
+        add_to(&raw mut (*sums).causes[key.cause as usize & (SPAN_CAUSES - 1)], pages);
+        let delta = &raw const (*sums).delta;
+        let resident = read_volatile(&raw const (*delta)[FILE])
+            + read_volatile(&raw const (*delta)[ANON])
+            + read_volatile(&raw const (*delta)[SHMEM]);
+        if resident > (*sums).peak {
+            (*sums).peak = resident;
+        }
+    }
+    0
+}
+
+/// Adds a sampled latency, or takes it back. The largest stays, as it does in a record.
+#[inline(never)]
+pub fn time(epoch: u32, key: &RecordKey, latency_ns: i64, samples: i64) -> i32 {
+    let Some(state) = of(epoch, key) else { return 0 };
+    unsafe {
+        let sums = &raw mut (*state).sums;
+        add_to((&raw mut (*sums).latency_sum_ns).cast(), latency_ns);
+        add_to((&raw mut (*sums).latency_samples).cast(), samples);
+        if latency_ns > 0 && latency_ns as u64 > (*sums).latency_max_ns {
+            (*sums).latency_max_ns = latency_ns as u64;
+        }
+    }
+    0
+}
+
+/// Counts a major fault.
+#[inline(never)]
+pub fn major(epoch: u32, key: &RecordKey) -> i32 {
+    let Some(state) = of(epoch, key) else { return 0 };
+    unsafe { add_to(&raw mut (*state).sums.major, 1) };
+    0
+}
+
+/// The thread's sums begin. What it did in another mm before is told.
+#[inline(never)]
+pub fn begin(tid: u32, tgid: u32, mm: u64, slot: u32) -> i32 {
+    end(tid);
+    if SPANS.insert(tid, &NEW, 0).is_err() {
+        lose!(threads);
+        return 0;
+    }
+    let Some(state) = SPANS.get_ptr_mut(tid) else { return 0 };
+    let Some(generation) = SLOTS.get_ptr(slot).map(|slot| unsafe { (*slot).generation }) else { return 0 };
+    unsafe {
+        (*state).mm = mm;
+        (*state).generation = generation;
+        (*state).tgid = tgid;
+        (*state).slot = slot;
+    }
+    0
+}
+
+/// The thread ends, or leaves its mm, and so does its span.
+#[inline(never)]
+pub fn end(tid: u32) -> i32 {
+    let Some(state) = SPANS.get_ptr_mut(tid) else { return 0 };
+    let told = unsafe { (*state).dirty != 0 || (*state).last_ns != 0 };
+    if told && !is_over(epoch()) {
+        let definition = unsafe { (*state).definition };
+        let _ = tell::<0>(state, tid, &Edge { definition: definition as u16, edge: edge::END, argument: 0 }, &NO_TEXT);
+    }
+    let _ = SPANS.remove(&tid);
+    0
+}
+
+/// As [`end`], if the thread's sums are about this mm.
+#[inline(always)]
+pub fn end_in(tid: u32, mm: u64) {
+    if SPANS.get_ptr(&tid).is_some_and(|state| unsafe { (*state).mm == mm }) {
+        end(tid);
+    }
+}
+
+/// An edge, as the record has it.
+pub struct Edge {
+    pub definition: u16,
+    pub edge: u16,
+    pub argument: u64,
+}
+
+/// Where the text is; address 0 for none, no length: it ends with NUL.
+pub struct Text {
+    pub address: u64,
+    pub length: Option<u32>,
+}
+
+const NO_TEXT: Text = Text { address: 0, length: None };
+
+/// [`SpanRecord`] and what follows it.
+#[repr(C)]
+struct Told<const TEXT: usize> {
+    record: SpanRecord,
+    text: [u8; TEXT],
+}
+
+/// Tells an edge with as much room as its text needs.
+#[inline(always)]
+pub fn pass(state: *mut SpanState, tid: u32, edge: &Edge, text: &Text) {
+    if is_for_lives_only() {
+        lose!(ring);
+        return;
+    }
+    if text.address == 0 {
+        let _ = tell::<0>(state, tid, edge, text);
+    } else if text.length.is_some_and(|length| length as usize > SPAN_TEXT_SHORT)
+        || !tell::<SPAN_TEXT_SHORT>(state, tid, edge, text)
+    {
+        let _ = tell::<SPAN_TEXT>(state, tid, edge, text);
+    }
+}
+
+/// False when a text that ends with NUL is longer than there is room: then nothing has been told, unless there is no
+/// more room than this.
+#[inline(always)]
+fn tell<const TEXT: usize>(state: *mut SpanState, tid: u32, edge: &Edge, text: &Text) -> bool {
+    let Some(mut entry) = EVENTS.reserve::<Told<TEXT>>(0) else {
+        lose!(ring);
+        return true;
+    };
+    let told = entry.as_mut_ptr();
+    unsafe {
+        let mut bytes = SPAN_NO_TEXT;
+        if TEXT != 0 {
+            let into = (&raw mut (*told).text).cast();
+            if let Some(length) = text.length {
+                let length = if length > TEXT as u32 { TEXT as u32 } else { length };
+                if bpf_probe_read_user(into, length, text.address as *const _) == 0 {
+                    bytes = length;
+                }
+            } else {
+                let length = bpf_probe_read_user_str(into, TEXT as u32, text.address as *const _);
+                if TEXT < SPAN_TEXT && length == TEXT as i64 {
+                    entry.discard(0);
+                    return false;
+                }
+                if length > 0 {
+                    bytes = length as u32 - 1;
+                }
+            }
+        }
+        let record = &raw mut (*told).record;
+        let slot = (*state).slot;
+        (*record).head = head(kind::SPAN, slot, tid, (*state).tgid);
+        (*record).head.generation = (*state).generation;
+        (*record).definition = edge.definition;
+        (*record).edge = edge.edge;
+        (*record).text = bytes;
+        (*record).argument = edge.argument;
+        (*record).since_ns = (*state).last_ns;
+        let mut m = 0;
+        while m < MEMBERS {
+            (*record).counters[m] = match SLOTS.get_ptr(slot) {
+                Some(slot) => read_volatile(&raw const (*slot).totals[m]),
+                None => 0,
+            };
+            m += 1;
+        }
+        take(&raw mut (*state).sums, &raw mut (*record).sums);
+        (*state).dirty = 0;
+        (*state).last_ns = (*record).head.ts_ns;
+        (*state).definition = u32::from(edge.definition);
+    }
+    entry.submit(wakeup(&EVENTS));
+    true
+}
+
+/// Moves the sums, whoever adds to them meanwhile.
+#[inline(always)]
+unsafe fn take(from: *mut SpanSums, to: *mut SpanSums) {
+    unsafe {
+        // One at a time, not as a copy: what is added between two instructions is the next segment's.
+        let (from, to) = (from.cast::<i64>(), to.cast::<i64>());
+        let mut i = 0;
+        while i < size_of::<SpanSums>() / 8 {
+            let cell = from.wrapping_add(i);
+            let value = if read_volatile(cell) == 0 { 0 } else { exchange(cell, 0) };
+            to.wrapping_add(i).write_volatile(value);
+            i += 1;
+        }
+    }
+}
+const _: () = assert!(size_of::<SpanSums>().is_multiple_of(8));
