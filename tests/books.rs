@@ -76,6 +76,8 @@ pub struct Books {
     pub lost: i64,
     /// Statements with something unexplained, in short.
     pub unexplained: Vec<String>,
+    /// What the spans that were told did themselves, by kind, process and thread.
+    pub spans: BTreeMap<(String, i64, i64), Pages>,
     ended: Option<Pages>,
     audits: Vec<String>,
 }
@@ -96,6 +98,8 @@ impl Books {
                 ensure!(self.stacks.insert(id, stack).is_none(), "stack {id} is told twice");
                 Ok(())
             }
+            "span" => self.enter_span(line),
+            "spans" => self.enter_spans(line),
             "mapping" => self.known(&line["stack_id"]).map(drop),
             "closing" => self.enter_closing(line),
             "end" => self.enter_end(line),
@@ -165,6 +169,30 @@ impl Books {
         account.unexplained += unexplained;
         account.statements += 1;
         self.entries.extend(entries);
+        Ok(())
+    }
+
+    fn enter_span(&mut self, line: &Value) -> Result<()> {
+        let own = pages(&line["own"]["delta"])?;
+        balance("span", level(&line["opening"])?, level(&line["closing"])?, own, pages(&line["others"])?)?;
+        *self.spans.entry(thread_of_spans(line)?).or_default() += own;
+        Ok(())
+    }
+
+    /// Within and between are what was booked, and within is what the spans told.
+    fn enter_spans(&self, line: &Value) -> Result<()> {
+        let mut within = BTreeMap::<_, Pages>::new();
+        for row in line["by_thread"].as_array().context("by_thread")? {
+            let (inside, outside) = (pages(&row["within"]["delta"])?, pages(&row["between"]["delta"])?);
+            balance("a thread's spans", Pages::ZERO, pages(&row["booked"])?, inside, outside)?;
+            if row["folded"] == 0 {
+                *within.entry(thread_of_spans(row)?).or_default() += inside;
+            }
+        }
+        for (thread, inside) in within {
+            let told = self.spans.get(&thread).copied().unwrap_or(Pages::ZERO);
+            ensure!(told == inside, "spans of {thread:?}: {told} were told, {inside} is their sum");
+        }
         Ok(())
     }
 
@@ -255,6 +283,11 @@ impl Books {
             .collect::<Vec<_>>()
             .join("\n")
     }
+}
+
+fn thread_of_spans(line: &Value) -> Result<(String, i64, i64)> {
+    let name = line["name"].as_str().context("name")?.to_owned();
+    Ok((name, line["pid"].as_i64().context("pid")?, line["tid"].as_i64().context("tid")?))
 }
 
 fn balance(what: &str, opening: Pages, closing: Pages, told: Pages, unexplained: Pages) -> Result<()> {

@@ -9,11 +9,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 mod snapshot;
+mod spans;
 mod stuck;
 mod values;
 
 use snapshot::SnapshotArgs;
 pub use snapshot::{By, Format, PictureScale, ReadOptions, ShowOptions, SnapshotOptions, Sort, Subject, Typed};
+use spans::SpanArgs;
+pub use spans::{SpanOptions, SpanPoint};
 use stuck::StuckArgs;
 pub use stuck::StuckOptions;
 use values::{parse_bytes, parse_duration, parse_interval};
@@ -127,36 +130,6 @@ pub struct TraceOptions {
     pub verbose: u8,
 }
 
-/// Spans to tell of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SpanOptions {
-    /// Statements of the database servers that memtrace knows.
-    pub statements: bool,
-    /// What the user named (`--span`).
-    pub named: Vec<SpanPoint>,
-}
-
-impl SpanOptions {
-    /// Whether there are any.
-    #[must_use]
-    pub const fn any(&self) -> bool {
-        self.statements || !self.named.is_empty()
-    }
-}
-
-/// A span by its functions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SpanPoint {
-    /// What it is called.
-    pub name: String,
-    /// The program or library that has them.
-    pub path: PathBuf,
-    /// Entering this function begins it.
-    pub begin: String,
-    /// Entering this one ends it; `None`: leaving the first.
-    pub end: Option<String>,
-}
-
 /// How to print.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutputOptions {
@@ -187,6 +160,8 @@ pub enum Only {
     Bursts,
     /// Where the threads' time went, of the whole session.
     Stuck,
+    /// Spans, and what was lost.
+    Spans,
 }
 
 /// When to colour.
@@ -262,6 +237,9 @@ enum Sub {
         /// The trace file to read.
         #[arg(value_name = "FILE")]
         trace: PathBuf,
+        /// Print nothing but statements and other spans, where they were recorded: what `--statements` prints live.
+        #[arg(long)]
+        statements: bool,
         #[command(flatten)]
         output: OutputArgs,
         #[command(flatten)]
@@ -329,6 +307,8 @@ struct TraceArgs {
     /// Do not copy call stacks: of the code that touched memory only the instruction is known.
     #[arg(long)]
     no_stacks: bool,
+    #[command(flatten)]
+    spans: SpanArgs,
 }
 
 #[derive(Debug, Default, Args)]
@@ -374,6 +354,7 @@ Examples:
   memtrace -- ./server --port 80          the same from the program's start
   memtrace record -o run.memtrace --pid 4711   keep it; then: memtrace replay run.memtrace
   memtrace stuck --pid 4711               why it does not move, and whether memory is the reason
+  memtrace --statements --follow --pid 4711    what each statement of PostgreSQL's backends does to memory
 
 Exit codes:
   0 done, 1 failure, 2 usage, 3 no such target, 4 not permitted, 5 kernel not usable,
@@ -391,23 +372,24 @@ where
 {
     let Cli { subcommand, target, trace, output, talk } = Cli::try_parse_from(arguments).map_err(with_dashes)?;
     Ok(match subcommand {
-        None => Request::Watch {
-            target: target.target("memtrace")?,
-            trace: trace.options(&talk),
-            output: output.options(&talk),
-        },
+        None => {
+            let target = target.target("memtrace")?;
+            let trace = trace.options(&talk)?;
+            let output = output.of_spans(trace.spans.any(), &talk)?;
+            Request::Watch { target, trace, output }
+        }
         Some(Sub::Record { file, force, target, trace, talk }) => Request::Record {
             target: target.target("memtrace record -o FILE")?,
-            trace: trace.options(&talk),
+            trace: trace.options(&talk)?,
             file,
             force,
             output: OutputArgs { no_screen: true, ..OutputArgs::default() }.options(&talk),
         },
-        Some(Sub::Replay { trace: file, output, talk }) => {
+        Some(Sub::Replay { trace: file, statements, output, talk }) => {
             if output.file.as_ref() == Some(&file) {
                 return Err(usage("the output would overwrite the trace; give -o another file"));
             }
-            Request::Replay { file, output: output.options(&talk) }
+            Request::Replay { file, output: output.of_spans(statements, &talk)? }
         }
         Some(Sub::Snapshot(arguments)) => Request::Snapshot(Box::new(arguments.options()?)),
         Some(Sub::Stuck(arguments)) => Request::Stuck(arguments.options()?),
@@ -452,8 +434,8 @@ impl TargetArgs {
 }
 
 impl TraceArgs {
-    fn options(self, talk: &TalkArgs) -> TraceOptions {
-        TraceOptions {
+    fn options(self, talk: &TalkArgs) -> Result<TraceOptions, clap::Error> {
+        Ok(TraceOptions {
             interval: self.interval,
             duration: self.duration,
             follow: self.follow,
@@ -464,13 +446,23 @@ impl TraceArgs {
             stacks: !self.no_stacks && !self.no_bpf,
             time: self.time,
             may_time: !self.no_time && !self.no_bpf,
-            spans: SpanOptions::default(),
+            spans: self.spans.options()?,
             verbose: talk.verbose,
-        }
+        })
     }
 }
 
 impl OutputArgs {
+    /// Where spans are asked for, nothing else is printed, unless more is asked for.
+    fn of_spans(self, spans: bool, talk: &TalkArgs) -> Result<OutputOptions, clap::Error> {
+        if spans && self.burst_only {
+            return Err(usage("--burst-only leaves out what --statements and --span print; type one of them"));
+        }
+        let options = self.options(talk);
+        let only = (spans && !options.verbose).then_some(Only::Spans);
+        Ok(OutputOptions { only: options.only.or(only), no_screen: options.no_screen || spans, ..options })
+    }
+
     fn options(self, talk: &TalkArgs) -> OutputOptions {
         OutputOptions {
             json: self.json,

@@ -67,12 +67,12 @@ pub enum Event {
     Surroundings(Box<Surroundings>),
     /// What a database server's backend says of itself.
     Backend(Box<Backend>),
-    /// A thread passed an edge of a span.
-    Span(Box<SpanEdge>),
     /// An interval ends. Each mm that is open (or was closed in this interval) has its closing counters here.
     Tick(Tick),
     /// Last event of a session.
     End(End),
+    /// A thread passed an edge of a span. Events have numbers in trace files, in this order: new ones come last.
+    Span(Box<SpanEdge>),
 }
 
 /// How exact the books are.

@@ -14,6 +14,10 @@ use crate::model::Model;
 use crate::screen::{self, Feed};
 use crate::statement::Report;
 use crate::trace;
+#[cfg(feature = "live")]
+use crate::units::nanos;
+#[cfg(feature = "live")]
+use crate::views::human::duration;
 use crate::views::{JsonView, TextOptions, TextView, View};
 use anyhow::{Context as _, Result};
 use std::fs::File;
@@ -154,7 +158,12 @@ fn watch(
     closing_only: bool,
 ) -> Result<u8> {
     let mut books = Books::new(output, closing_only)?;
+    let mut greeting = greeting(target, options, output);
     let outcome = crate::live::watch(target, options, &crate::live::Stop::default(), &mut |events| {
+        // The first events come when all probes are armed.
+        if let Some(greeting) = greeting.take() {
+            eprintln!("memtrace: {greeting}");
+        }
         if let Some(writer) = &mut writer {
             for event in events {
                 writer.push(event)?;
@@ -173,6 +182,22 @@ fn watch(
         anyhow::bail!("nothing was observed: it ended too soon");
     }
     verdict(output, books.lost, outcome.status)
+}
+
+/// What to tell who waits at a terminal for output that comes late; `None` where nobody does, or enough is printed.
+#[cfg(feature = "live")]
+fn greeting(target: &Target, options: &TraceOptions, output: &OutputOptions) -> Option<String> {
+    let what = match output.only? {
+        Only::Bursts => "bursts are told when they are over",
+        Only::Stuck => "the answer comes at the end",
+        Only::Spans => "each is told as it ends, and the slowest at the end",
+    };
+    let who = match target {
+        Target::Pid(pid) => format!("process {pid}"),
+        Target::Command(_) => "the command".to_owned(),
+    };
+    let length = options.duration.map_or_else(String::new, |length| format!(" for {}", duration(nanos(length))));
+    io::stderr().is_terminal().then(|| format!("watching {who}{length}: {what}; ^C ends it"))
 }
 
 fn verdict(output: &OutputOptions, lost: u64, status: Option<u8>) -> Result<u8> {

@@ -200,6 +200,32 @@ fn stuck_is_a_session_of_which_only_the_answer_is_printed() {
 }
 
 #[test]
+fn spans_are_told_instead_of_changes() {
+    let Ok(Request::Watch { trace, output, .. }) =
+        request("memtrace --pid 1 --statements --span a=/b:c --span d=/e:f,g")
+    else {
+        panic!("not a watch")
+    };
+    assert!(trace.spans.any() && trace.spans.statements);
+    assert_eq!(trace.spans.named.iter().map(|point| point.name.as_str()).collect::<Vec<_>>(), ["a", "d"]);
+    assert_eq!((output.only, output.no_screen), (Some(Only::Spans), true));
+    let output = |line| match request(line) {
+        Ok(Request::Watch { output, .. } | Request::Record { output, .. } | Request::Replay { output, .. }) => output,
+        other => panic!("{line}: {other:?}"),
+    };
+    let more = output("memtrace --pid 1 --statements -v");
+    assert_eq!((more.only, more.verbose, more.no_screen), (None, true, true), "what else there is, line by line");
+    assert_eq!(output("memtrace replay x --statements").only, Some(Only::Spans));
+    assert_eq!(output("memtrace record -o x --statements --pid 1").only, None, "the closing statement, too");
+    assert!(refused("memtrace --pid 1 --span a=/b:c --span a=/e:f").contains("call one of them a2"));
+    assert!(refused("memtrace --pid 1 --span a=b:c").contains("realpath"));
+    assert!(refused("memtrace --pid 1 --statements --burst-only").contains("type one of them"));
+    for line in ["memtrace --pid 1 --statements --no-bpf", "memtrace --no-bpf --pid 1 --span a=/b:c"] {
+        refused(line);
+    }
+}
+
+#[test]
 fn times_are_kept_where_they_are_asked_for() {
     let of = |line| match request(line) {
         Ok(Request::Watch { trace, .. } | Request::Record { trace, .. }) => (trace.time, trace.may_time),

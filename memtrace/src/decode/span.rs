@@ -3,9 +3,7 @@
 use super::{Decoder, read};
 use crate::event::{CausePages, Edge, Event, SpanEdge, SpanSums};
 use crate::units::Amounts;
-use memtrace_common::{
-    Cause, Head, SPAN_NO_TEXT, SPAN_TEXT, SpanRecord, SpanState, SpanSums as Sums, edge, kind,
-};
+use memtrace_common::{Cause, Head, SPAN_NO_TEXT, SPAN_TEXT, SpanRecord, SpanState, SpanSums as Sums, edge, kind};
 
 /// An edge from the ring.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,9 +1,12 @@
 //! Spans: what a thread does between two edges, such as a database's statement.
 
-use super::MmId;
+use super::{Latency, MmId};
 use crate::units::Amounts;
 use memtrace_common::Cause;
 use serde::{Deserialize, Serialize};
+
+/// Kinds of spans that are statements of database servers; all others have names that the user gave.
+pub const STATEMENTS: [&str; 3] = ["postgresql", "mysql", "mariadb"];
 
 /// A thread passed an edge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,13 +54,13 @@ pub struct SpanSums {
     pub faults: i64,
     /// Major ones.
     pub major: i64,
-    /// Sum of the sampled latencies.
+    /// Sum of the sampled latencies, less those that were counted before and are taken back: wraps.
     pub latency_sum_ns: u64,
     /// Largest of them.
     pub latency_max_ns: u64,
-    /// Faults whose latency was sampled.
+    /// Faults whose latency was sampled, likewise.
     pub latency_samples: u64,
-    /// Resident pages by cause; those of none are left out.
+    /// Resident pages by cause, in the order of the causes; those of none are left out.
     pub causes: Vec<CausePages>,
 }
 
@@ -69,4 +72,53 @@ pub struct CausePages {
     pub cause: Cause,
     /// Pages.
     pub pages: i64,
+}
+
+impl SpanSums {
+    /// Adds what came next: the peak is that of both, one after the other. Wraps, as amounts do.
+    pub fn then(&mut self, next: &Self) {
+        let peak = self.peak.max(self.delta.res().saturating_add(next.peak));
+        self.add(next);
+        self.peak = peak;
+    }
+
+    /// Adds what was elsewhere or at another time: the peak is the higher one of the two.
+    pub fn add(&mut self, other: &Self) {
+        self.delta += other.delta;
+        self.peak = self.peak.max(other.peak);
+        self.faults = self.faults.wrapping_add(other.faults);
+        self.major = self.major.wrapping_add(other.major);
+        // A segment may take back what the one before it counted: its figures are then below zero, wrapped.
+        self.latency_sum_ns = self.latency_sum_ns.wrapping_add(other.latency_sum_ns);
+        self.latency_max_ns = self.latency_max_ns.max(other.latency_max_ns);
+        self.latency_samples = self.latency_samples.wrapping_add(other.latency_samples);
+        for CausePages { cause, pages } in &other.causes {
+            match self.causes.binary_search_by_key(cause, |known| known.cause) {
+                Ok(at) => self.causes[at].pages = self.causes[at].pages.wrapping_add(*pages),
+                Err(at) => self.causes.insert(at, CausePages { cause: *cause, pages: *pages }),
+            }
+        }
+        self.causes.retain(|of| of.pages != 0);
+    }
+
+    /// Resident pages of one cause.
+    #[must_use]
+    pub fn pages(&self, wanted: Cause) -> i64 {
+        self.causes.iter().filter(|of| of.cause == wanted).fold(0, |sum, of| sum.wrapping_add(of.pages))
+    }
+
+    /// Time in faults, from those that were sampled; `None` where none was.
+    #[must_use]
+    pub fn estimated_fault_ns(&self) -> Option<u64> {
+        let [samples, sum_ns] = self.sampled()?;
+        Latency { samples, sum_ns, ..Latency::default() }.estimated_total_ns(self.faults.max(0).unsigned_abs())
+    }
+
+    /// How many latencies were sampled, and their sum; `None` where none was, or more was taken back than is here.
+    #[must_use]
+    pub fn sampled(&self) -> Option<[u64; 2]> {
+        let is_count = |n: &u64| i64::try_from(*n).is_ok();
+        Some([self.latency_samples, self.latency_sum_ns])
+            .filter(|sampled| sampled[0] > 0 && sampled.iter().all(is_count))
+    }
 }

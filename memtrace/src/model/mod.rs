@@ -15,6 +15,7 @@ mod latency;
 pub mod ledger;
 mod reading;
 mod residency;
+mod spans;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -26,6 +27,7 @@ use address_space::AddressSpace;
 use books::Books;
 use code::CodeTable;
 use ledger::Sums;
+use spans::Spanner;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use time::Timekeeper;
@@ -50,6 +52,7 @@ pub struct Model {
     first: Option<(MmId, u32, Vec<u8>)>,
     bursts: Bursts,
     times: Timekeeper,
+    spans: Spanner,
 }
 
 /// Numbers bursts.
@@ -84,6 +87,8 @@ impl Model {
             }
             Event::MmOpened(opened) => self.open(opened),
             Event::MmClosed(closed) => {
+                let context = spans::Context { meta: self.meta.as_ref(), comms: &self.comms };
+                self.spans.close(closed.mm, closed.ts_ns, context, out);
                 if let Some(books) = self.books.get_mut(&closed.mm) {
                     books.closed = Some(closed.counters);
                 }
@@ -107,6 +112,7 @@ impl Model {
             Event::Overview(overview) => out.push(Report::Overview(overview.clone())),
             Event::Syscall(call) => {
                 if let Some(books) = self.books.get_mut(&call.mm) {
+                    self.spans.syscall(call, books.space.page, books.space.brk);
                     let caller = call.stack.and_then(|id| self.code.stack(id));
                     books.syscall(call, caller, out);
                 }
@@ -134,12 +140,22 @@ impl Model {
                 self.times.wait(wait);
             }
             Event::Surroundings(now) => self.times.surroundings(now),
-            Event::Span(_) => {}
-            Event::Backend(backend) => self.times.backend(backend),
+            Event::Span(edge) => {
+                let context = spans::Context { meta: self.meta.as_ref(), comms: &self.comms };
+                self.spans.edge(edge, context, out);
+            }
+            Event::Backend(backend) => {
+                self.times.backend(backend);
+                self.spans.backend(backend);
+            }
             Event::Tick(tick) => self.tick(tick, out),
             Event::End(end) => {
                 self.exited.clear();
                 self.stuck(true, out);
+                let start_ns = self.begin_ns.unwrap_or(end.ts_ns);
+                let context = spans::Context { meta: self.meta.as_ref(), comms: &self.comms };
+                let spans = self.spans.end(start_ns, end.ts_ns, context, out);
+                out.push(Report::Spans(Box::new(spans)));
                 // An audit that waits for its interval's end is that of a session that was cut: it cannot be made.
                 for (_, books) in std::mem::take(&mut self.books) {
                     self.finish(books, end.ts_ns, out);
@@ -149,7 +165,6 @@ impl Model {
                     Some(meta) => (meta.pid, self.comms.get(&meta.pid).unwrap_or(&meta.comm).clone()),
                     None => (pid, comm),
                 };
-                let start_ns = self.begin_ns.unwrap_or(end.ts_ns);
                 let mut total = std::mem::take(&mut self.total);
                 total.fold();
                 let total = total.statement(mm, pid, comm, start_ns, end.ts_ns, &self.code);
@@ -206,14 +221,23 @@ impl Model {
         self.mms += 1;
         self.books.insert(opened.mm, Books::open(opened, space));
         self.times.open(opened);
+        self.spans.open(opened);
         self.see_peak();
     }
 
     fn task(&mut self, task: &Task, out: &mut Vec<Report>) {
         match task.what {
-            TaskWhat::ThreadStarted { child } => self.times.born(task.pid, child, task.ts_ns),
-            TaskWhat::ThreadExited => self.times.exited(task.pid, task.tid, false),
-            TaskWhat::ProcessExited { .. } => self.times.exited(task.pid, task.tid, true),
+            TaskWhat::ThreadStarted { child } => {
+                self.times.born(task.pid, child, task.ts_ns);
+                if let Some(mm) = task.mm {
+                    self.spans.born(child, mm);
+                }
+            }
+            TaskWhat::ThreadExited | TaskWhat::ProcessExited { .. } => {
+                self.times.exited(task.pid, task.tid, task.what != TaskWhat::ThreadExited);
+                let context = spans::Context { meta: self.meta.as_ref(), comms: &self.comms };
+                self.spans.exited(task.tid, task.ts_ns, context, out);
+            }
             _ => {}
         }
         match task.what {

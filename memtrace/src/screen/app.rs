@@ -9,7 +9,7 @@ use super::scope::{Scope, Span, View, stretch};
 use super::theme::Theme;
 use super::times::Times;
 use crate::event::{EndReason, Lost, Meta, MmId, Own, TaskWhat};
-use crate::statement::{Audit, Burst, EndReport, Report, Statement};
+use crate::statement::{Audit, Burst, EndReport, Report, Spans, Statement};
 use crate::views::Scale;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -70,6 +70,8 @@ pub struct App {
     pub(super) times: Times,
     pub(super) bursts_seen: u64,
     pub(super) end: Option<Box<EndReport>>,
+    /// For the closing statement.
+    spans: Option<Box<Spans>>,
     /// For the closing statement, which tells those that differ.
     audits: Vec<Audit>,
     /// No more reports will come.
@@ -120,6 +122,7 @@ impl App {
             times: Times::default(),
             bursts_seen: 0,
             end: None,
+            spans: None,
             audits: Vec::new(),
             over: false,
             leaving: false,
@@ -151,7 +154,8 @@ impl App {
                 self.meta = Some(meta.clone());
             }
             Report::Stuck(stuck) => self.times.push(stuck),
-            Report::Span(_) | Report::Spans(_) => {}
+            Report::Span(_) => {}
+            Report::Spans(spans) => self.spans = Some(spans.clone()),
             Report::Overview(overview) => {
                 self.see(overview.ts_ns);
                 if let Some(pid) = self.pid_of(overview.mm) {
@@ -269,7 +273,8 @@ impl App {
         let closings = self.processes.values().filter_map(|process| process.closing.clone()).map(Report::Closing);
         let audits = self.audits.iter().cloned().map(Report::Audit);
         let begin = [Report::Meta(meta.clone())].into_iter().chain(audits);
-        begin.chain(closings).chain([Report::End(end.clone())]).collect()
+        let spans = self.spans.iter().cloned().map(Report::Spans);
+        begin.chain(closings).chain(spans).chain([Report::End(end.clone())]).collect()
     }
 
     fn see(&mut self, ts_ns: u64) {

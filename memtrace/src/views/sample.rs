@@ -2,12 +2,13 @@
 //! Its books close; the tests rely on that.
 
 use crate::event::{
-    End, EndReason, Latency, Lost, Meta, MmId, Mode, NameFailures, Naming, Overview, Own, StackEnd, StackId, Symbol,
-    Task, TaskWhat, Unnamed, permission,
+    CausePages, End, EndReason, Latency, Lost, Meta, MmId, Mode, NameFailures, Naming, Overview, Own, SpanSums,
+    StackEnd, StackId, Symbol, Task, TaskWhat, Unnamed, permission,
 };
 use crate::statement::{
     Audit, AuditDifference, Balance, Birth, Burst, ClosingStatement, CodeSum, EndReport, Entry, Faults, Frame, Kind,
-    MappingChange, MappingRef, MappingWhat, Part, ProcessChange, Report, Stack, StackSums, Statement, Sum,
+    MappingChange, MappingRef, MappingWhat, Part, ProcessChange, Report, Span, SpanEnd, SpanThread, Spans, Stack,
+    StackSums, Statement, Sum,
 };
 use crate::units::Amounts;
 use memtrace_common::{Cause, HIST_BUCKETS};
@@ -356,8 +357,70 @@ pub(in crate::views) fn end() -> EndReport {
     }
 }
 
+/// The statement that built the hash table and gave it back.
+fn span() -> Arc<Span> {
+    let causes = [(Cause::FaultAnon, 15_411), (Cause::FaultShmem, 1_050), (Cause::Munmap, -15_411)];
+    Arc::new(Span {
+        number: 1,
+        name: "postgresql".into(),
+        mm: MM,
+        pid: PID,
+        tid: PID,
+        comm: b"postgres".to_vec(),
+        text: Some(b"select count(*)\n  from orders join lines using (id)".to_vec()),
+        start_ns: BEGIN + 3_100 * MS,
+        ts_ns: BEGIN + 4_880 * MS,
+        told_ns: BEGIN + 4_880 * MS,
+        before: false,
+        earlier_ns: None,
+        end: SpanEnd::Ended,
+        opening: OPENING.amounts,
+        closing: SHRUNK.amounts,
+        own: SpanSums {
+            delta: SHRUNK.amounts - OPENING.amounts,
+            peak: 16_461,
+            faults: 16_461,
+            major: 1,
+            latency_sum_ns: 2_075_500,
+            latency_max_ns: 6_900,
+            latency_samples: 1_028,
+            causes: causes.map(|(cause, pages)| CausePages { cause, pages }).to_vec(),
+        },
+        mapped: 96 << 20,
+        unmapped: 96 << 20,
+    })
+}
+
+/// It and what there was besides.
+pub(in crate::views) fn spans() -> [Report; 2] {
+    let span = span();
+    let row = SpanThread {
+        name: span.name.clone(),
+        pid: PID,
+        tid: PID,
+        comm: span.comm.clone(),
+        folded: 0,
+        count: 1,
+        ns: span.duration_ns(),
+        booked: span.own.delta,
+        within: span.own.clone(),
+        between: SpanSums::default(),
+    };
+    let all = Spans {
+        start_ns: BEGIN,
+        ts_ns: BEGIN + 5_000 * MS,
+        count: 1,
+        open: 0,
+        slowest: vec![Arc::clone(&span)],
+        largest: vec![Arc::clone(&span)],
+        by_thread: vec![row],
+    };
+    [Report::Span(span), Report::Spans(Box::new(all))]
+}
+
 /// The whole session, one report of each type at least.
 pub(in crate::views) fn session() -> Vec<Report> {
+    let [span, spans] = spans();
     let mapping = |what, at_ms: u64, nr, stack| {
         Report::Mapping(MappingChange {
             ts_ns: BEGIN + at_ms * MS,
@@ -380,6 +443,7 @@ pub(in crate::views) fn session() -> Vec<Report> {
         Report::Statement(growth()),
         Report::Burst(Box::new(burst())),
         mapping(MappingWhat::Died, 4_871, 11, hash_stack()),
+        span,
         Report::Statement(shrinkage()),
         Report::Process(ProcessChange { task: task(TaskWhat::ProcessExited { code: 0 }) }),
         Report::Audit(audit(false)),
@@ -387,7 +451,7 @@ pub(in crate::views) fn session() -> Vec<Report> {
     ]
     .into_iter()
     .chain(stuck())
-    .chain([Report::Closing(closing()), Report::End(Box::new(end()))])
+    .chain([spans, Report::Closing(closing()), Report::End(Box::new(end()))])
     .collect()
 }
 

@@ -4,6 +4,7 @@ use super::SCHEMA;
 use super::burst::BurstLine;
 use super::closing::{ClosingLine, EndLine};
 use super::fields::{Delta, ExitFields, FaultFields, FrameFields, LatencyFields, Level, LostFields, MappingFields};
+use super::spans::{SpanLine, SpansLine};
 use super::stuck::StuckLine;
 use super::untrusted::{Arguments, Hex, Text};
 use crate::event::{Meta, MmId, Mode, Overview, StackEnd, StackId, Task, TaskWhat};
@@ -34,6 +35,8 @@ enum Body<'a> {
     Stack(StackLine<'a>),
     Burst(Box<BurstLine<'a>>),
     Stuck(Box<StuckLine<'a>>),
+    Span(Box<SpanLine<'a>>),
+    Spans(Box<SpansLine<'a>>),
     Loss { lost: LostFields },
     Closing(ClosingLine<'a>),
     End(Box<EndLine<'a>>),
@@ -51,9 +54,9 @@ impl<'a> Line<'a> {
             Report::Stack(s) => ("stack", now_ns, Body::Stack(StackLine::of(s))),
             Report::Burst(b) => ("burst", b.ts_ns, Body::Burst(Box::new(BurstLine::of(b, scale)))),
             Report::Stuck(s) if s.whole => ("stuck", s.ts_ns, Body::Stuck(Box::new(StuckLine::of(s, scale)))),
-            Report::Residency(_) | Report::Stuck(_) | Report::Span(_) | Report::Spans(_) | Report::Tick { .. } => {
-                return None;
-            }
+            Report::Span(s) => ("span", s.ts_ns, Body::Span(Box::new(SpanLine::of(s, scale)))),
+            Report::Spans(s) => ("spans", s.ts_ns, Body::Spans(Box::new(SpansLine::of(s, scale)))),
+            Report::Residency(_) | Report::Stuck(_) | Report::Tick { .. } => return None,
             Report::Audit(a) => ("audit", a.ts_ns, Body::Audit(AuditLine::of(a, scale))),
             Report::Loss { ts_ns, lost } => ("loss", *ts_ns, Body::Loss { lost: LostFields(*lost) }),
             Report::Closing(c) => ("closing", c.ts_ns, Body::Closing(ClosingLine::of(c, scale))),

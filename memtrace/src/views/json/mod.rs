@@ -5,6 +5,7 @@ mod burst;
 mod closing;
 mod fields;
 mod lines;
+mod spans;
 mod stuck;
 pub(in crate::views) mod untrusted;
 
@@ -42,7 +43,7 @@ impl<W: Write> JsonView<W> {
     }
 
     /// The same, which prints nothing but the lines that were asked for: bursts with the meta and the stacks that they refer
-    /// to, or where the threads' time went.
+    /// to, where the threads' time went, or spans with the meta and what was lost.
     pub const fn only(out: W, only: Option<Only>) -> Self {
         Self { out, scale: None, line: Vec::new(), now_ns: 0, only, printed: BTreeSet::new() }
     }
@@ -79,7 +80,12 @@ impl<W: Write> View for JsonView<W> {
             self.scale = Some(Scale::of(meta));
         }
         match (self.only, report) {
-            (None, _) | (Some(Only::Bursts), Report::Meta(_)) | (Some(Only::Stuck), Report::Stuck(_)) => {}
+            // Nobody asked for them, and there were none.
+            (None, Report::Spans(spans)) if spans.is_empty() => return Ok(()),
+            (None, _)
+            | (Some(Only::Bursts | Only::Spans), Report::Meta(_))
+            | (Some(Only::Stuck), Report::Stuck(_))
+            | (Some(Only::Spans), Report::Span(_) | Report::Spans(_) | Report::Loss { .. }) => {}
             (Some(Only::Bursts), Report::Burst(burst)) => {
                 self.now_ns = burst.ts_ns;
                 let fresh: Vec<_> = stacks(burst).filter(|stack| self.printed.insert(stack.id)).cloned().collect();

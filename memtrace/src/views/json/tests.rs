@@ -56,6 +56,61 @@ fn the_books_close_in_bytes_on_every_line() {
 }
 
 #[test]
+fn the_books_of_spans_close_in_bytes() {
+    let values = values(&sample::session());
+    let of = |v: &Value, class: &str| v[class].as_i64().expect("bytes");
+    let sums = |v: &Value| v["by_cause"].as_object().unwrap().values().map(|v| v.as_i64().expect("bytes")).sum::<i64>();
+    let (mut spans, mut threads) = (0, 0);
+    for value in &values {
+        for span in value.get("own").filter(|_| value["type"] == "span") {
+            spans += 1;
+            for class in CLASSES {
+                let change = of(&value["closing"], class) - of(&value["opening"], class);
+                assert_eq!(change, of(&span["delta"], class) + of(&value["others"], class));
+            }
+            let res = ["anon", "file", "shmem"].map(|class| of(&span["delta"], class)).iter().sum::<i64>();
+            assert_eq!(sums(span), res);
+        }
+        for thread in value["by_thread"].as_array().into_iter().flatten() {
+            threads += 1;
+            for class in CLASSES {
+                let both = of(&thread["within"]["delta"], class) + of(&thread["between"]["delta"], class);
+                assert_eq!(both, of(&thread["booked"], class));
+            }
+        }
+    }
+    assert_eq!((spans, threads), (1, 1));
+}
+
+#[test]
+fn spans_only_prints_the_meta_spans_and_losses() {
+    let only = |reports: &[Report]| -> Vec<String> {
+        let mut out = Vec::new();
+        let mut view = JsonView::only(&mut out, Some(Only::Spans));
+        reports.iter().for_each(|report| view.render(report).expect("a Vec takes everything"));
+        let value = |line: &str| serde_json::from_str::<Value>(line).expect("JSON")["type"].to_string();
+        String::from_utf8(out).expect("JSON").lines().map(value).collect()
+    };
+    assert_eq!(only(&sample::session()), ["\"meta\"", "\"span\"", "\"loss\"", "\"spans\""]);
+    // That there were none is an answer to who asked for them, and to nobody else.
+    let none = [Report::Meta(sample::meta()), Report::Spans(Box::default())];
+    assert_eq!(only(&none), ["\"meta\"", "\"spans\""]);
+    assert_eq!(lines(&none).len(), 1);
+}
+
+#[test]
+fn a_statement_of_any_bytes_can_be_had_back() {
+    let [Report::Span(span), _] = sample::spans() else { panic!("a span first") };
+    let with = |text: Option<&[u8]>| {
+        let span = crate::statement::Span { text: text.map(<[u8]>::to_vec), ..(*span).clone() };
+        with_meta(Report::Span(Arc::new(span)))
+    };
+    let value = with(Some(b"select '\xff'"));
+    assert_eq!((&value["text"], &value["text_hex"]), (&"select '\u{fffd}'".into(), &"73656c6563742027ff27".into()));
+    assert!(with(None)["text"].is_null() && with(None).get("text_hex").is_none());
+}
+
+#[test]
 fn untrusted_strings_are_lossless_and_harmless() {
     let mut statement = sample::growth();
     statement.comm = b"a\xff\x1b[2J".to_vec();

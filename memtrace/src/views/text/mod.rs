@@ -7,12 +7,13 @@ mod header;
 mod incident;
 mod paragraph;
 mod paths;
+mod spans;
 mod stuck;
 
 use crate::cli::Only;
 use crate::event::{Meta, MmId, Mode};
 use crate::hints;
-use crate::statement::{ClosingStatement, Report, Statement};
+use crate::statement::{ClosingStatement, Report, Span, SpanEnd, Statement};
 use crate::views::clock::Clock;
 use crate::views::escape::escape;
 use crate::views::sheet::{Look, Sheet};
@@ -21,6 +22,7 @@ use memtrace_common::Cause;
 use paragraph::{Pending, Told};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::sync::Arc;
 use time::UtcOffset;
 
 /// How the text looks and how much of it there is.
@@ -118,6 +120,8 @@ struct Session {
     causeless_said: bool,
     /// The last closing statement, until it is known whether the end says the same.
     held: Option<ClosingStatement>,
+    /// Spans that were not over when the session ended: told together.
+    open_spans: Vec<Arc<Span>>,
 }
 
 impl Session {
@@ -137,6 +141,7 @@ impl Session {
             audits: incident::Audits::default(),
             causeless_said: false,
             held: None,
+            open_spans: Vec::new(),
         }
     }
 
@@ -150,22 +155,32 @@ impl Session {
     }
 
     fn tell(&mut self, report: &Report) {
-        if self.options.closing_only
-            && !matches!(report, Report::Closing(_) | Report::End(_) | Report::Audit(_) | Report::Stuck(_))
-        {
+        let closing = match report {
+            Report::Closing(_) | Report::End(_) | Report::Audit(_) | Report::Stuck(_) | Report::Spans(_) => true,
+            Report::Span(span) => span.end == SpanEnd::Open,
+            _ => false,
+        };
+        if self.options.closing_only && !closing {
             return;
         }
         let wanted = match self.options.only {
             None => true,
             Some(Only::Bursts) => matches!(report, Report::Burst(_)),
             Some(Only::Stuck) => matches!(report, Report::Stuck(_)),
+            Some(Only::Spans) => matches!(report, Report::Span(_) | Report::Spans(_) | Report::Loss { .. }),
         };
         if !wanted {
             return;
         }
         if !matches!(
             report,
-            Report::Closing(_) | Report::End(_) | Report::Overview(_) | Report::Process(_) | Report::Tick { .. }
+            Report::Closing(_)
+                | Report::End(_)
+                | Report::Overview(_)
+                | Report::Process(_)
+                | Report::Tick { .. }
+                | Report::Span(_)
+                | Report::Spans(_)
         ) {
             self.release_held();
         }
@@ -176,7 +191,9 @@ impl Session {
             Report::Mapping(change) => self.mapping(change),
             Report::Process(change) => self.process(&change.task),
             Report::Audit(audit) => self.audit(audit),
-            Report::Stack(_) | Report::Residency(_) | Report::Tick { .. } | Report::Span(_) | Report::Spans(_) => {}
+            Report::Stack(_) | Report::Residency(_) | Report::Tick { .. } => {}
+            Report::Span(span) => self.span(span),
+            Report::Spans(spans) => self.spans(spans),
             Report::Stuck(stuck) => {
                 if stuck.whole {
                     self.stuck(stuck);

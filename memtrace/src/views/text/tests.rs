@@ -4,7 +4,7 @@ use crate::statement::{Balance, Entry, Faults, ProcessChange, StackSums};
 use crate::units::Amounts;
 use crate::views::sample;
 
-fn text_with(options: TextOptions, reports: &[Report]) -> String {
+pub(super) fn text_with(options: TextOptions, reports: &[Report]) -> String {
     let mut out = Vec::new();
     let mut view = TextView::new(&mut out, options);
     for report in reports {
