@@ -256,7 +256,7 @@ pub struct Cgroup {
 }
 
 /// What a database server's backend says of itself, read from its memory without its help.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
     /// When.
     pub ts_ns: u64,

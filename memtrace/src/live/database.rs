@@ -186,7 +186,7 @@ impl Process {
     }
 
     fn sample(&mut self) {
-        if let Some(Running { server: Server::Postgres(Ok(postgres)), memory, own_pid }) = &self.backend
+        if let Some(Running { server: Server::Postgres(Ok(postgres)), memory, own_pid, .. }) = &self.backend
             && let Ok(wait) = postgres.read_wait(memory, *own_pid)
         {
             *self.waits.entry(wait).or_default() += 1;
