@@ -42,11 +42,13 @@ impl Now {
     #[inline(always)]
     pub fn new() -> Option<Self> {
         let control = CONTROL.get_ptr(0)?;
+        // The time first: a virtual CPU may stand still here for as long as its host likes, and an interval that was begun
+        // meanwhile is seen to be later, where an old one would be given time beyond its end.
+        let ns = unsafe { bpf_ktime_get_ns() };
         let (even, odd) = unsafe {
             let begins = (&raw const (*control).begins_ns).cast::<u64>();
             (read_volatile(begins), read_volatile(begins.wrapping_add(1)))
         };
-        let ns = unsafe { bpf_ktime_get_ns() };
         let is_odd = odd <= ns && (odd > even || even > ns);
         Some(Self { ns, begin: if is_odd { odd } else { even }, odd: is_odd })
     }
