@@ -136,13 +136,17 @@ pub struct Edge {
     pub argument: u64,
 }
 
-/// Where the text is; address 0 for none, no length: it ends with NUL.
+/// Where the text is; address 0 for none. (No `Option`: what is not there would be no value to the verifier.)
 pub struct Text {
     pub address: u64,
-    pub length: Option<u32>,
+    /// Or [`TERMINATED`].
+    pub length: u32,
 }
 
-const NO_TEXT: Text = Text { address: 0, length: None };
+/// [`Text::length`] of a text that ends with NUL.
+pub const TERMINATED: u32 = u32::MAX;
+
+pub const NO_TEXT: Text = Text { address: 0, length: TERMINATED };
 
 /// [`SpanRecord`] and what follows it.
 #[repr(C)]
@@ -160,7 +164,7 @@ pub fn pass(state: *mut SpanState, tid: u32, edge: &Edge, text: &Text) {
     }
     if text.address == 0 {
         let _ = tell::<0>(state, tid, edge, text);
-    } else if text.length.is_some_and(|length| length as usize > SPAN_TEXT_SHORT)
+    } else if (text.length != TERMINATED && text.length > SPAN_TEXT_SHORT as u32)
         || !tell::<SPAN_TEXT_SHORT>(state, tid, edge, text)
     {
         let _ = tell::<SPAN_TEXT>(state, tid, edge, text);
@@ -180,8 +184,8 @@ fn tell<const TEXT: usize>(state: *mut SpanState, tid: u32, edge: &Edge, text: &
         let mut bytes = SPAN_NO_TEXT;
         if TEXT != 0 {
             let into = (&raw mut (*told).text).cast();
-            if let Some(length) = text.length {
-                let length = if length > TEXT as u32 { TEXT as u32 } else { length };
+            if text.length != TERMINATED {
+                let length = bounded(text.length, TEXT as u32);
                 if bpf_probe_read_user(into, length, text.address as *const _) == 0 {
                     bytes = length;
                 }
@@ -220,6 +224,14 @@ fn tell<const TEXT: usize>(state: *mut SpanState, tid: u32, edge: &Edge, text: &
     }
     entry.submit(wakeup(&EVENTS));
     true
+}
+
+/// The smaller one. A 32-bit move first: the verifier wants to know that nothing stands in the upper half.
+#[inline(always)]
+fn bounded(length: u32, most: u32) -> u32 {
+    let lower: u32;
+    unsafe { core::arch::asm!("{o} = {i}", o = lateout(wreg) lower, i = in(wreg) length) };
+    if lower > most { most } else { lower }
 }
 
 /// Moves the sums, whoever adds to them meanwhile.

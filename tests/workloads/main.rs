@@ -20,6 +20,7 @@ mod region;
 mod sharing;
 mod shrink;
 mod sights;
+mod spans;
 mod stage;
 mod stalls;
 mod storm;
@@ -46,6 +47,7 @@ const ROOMS: &[&[(&str, Scene)]] = &[
     sharing::SCENES,
     times::SCENES,
     odd::SCENES,
+    spans::SCENES,
 ];
 
 /// Far beyond what any test plays for.

@@ -64,7 +64,7 @@ fn pass(ctx: &impl EbpfContext) -> u32 {
         if (*point).ends & bit != 0 {
             told.edge = edge::END;
         }
-        let mut text = Text { address: 0, length: None };
+        let mut text = span::NO_TEXT;
         if told.edge == edge::BEGIN && (*point).texts & bit != 0 {
             find(&mut text, point, &arguments);
         }
@@ -119,12 +119,12 @@ unsafe fn find(text: &mut Text, point: *const SpanPoint, arguments: &[u64; 6]) {
         if (*point).indirect != 0 {
             let Ok([pointer, length]) = bpf_probe_read_user(address as *const [u64; 2]) else { return };
             text.address = pointer;
-            text.length = Some(length as u32);
+            text.length = length as u32;
             return;
         }
         text.address = address;
         if (*point).length != SPAN_NO_ARGUMENT {
-            text.length = Some(nth(arguments, (*point).length) as u32);
+            text.length = nth(arguments, (*point).length) as u32;
         }
     }
 }
