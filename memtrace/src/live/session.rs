@@ -180,7 +180,12 @@ impl Session {
     async fn run(&mut self, stop: &Stop, intervals: &Intervals) -> Result<Outcome> {
         // Before the first line is out: whoever reads it may send a signal at once.
         let mut signals = Signals::new()?;
-        let opening = std::mem::take(&mut self.opening);
+        let mut opening = std::mem::take(&mut self.opening);
+        if self.options.spans.statements {
+            // What runs already passed its first edge before we came: its server says what it is, and since when.
+            let look = Backends::start(self.pids()).context("failed to start a thread")?;
+            opening.append(&mut look.finish());
+        }
         if self.options.time {
             self.backends = Some(Backends::start(self.pids()).context("failed to start a thread")?);
         }
