@@ -211,8 +211,8 @@ impl Model {
     fn task(&mut self, task: &Task, out: &mut Vec<Report>) {
         match task.what {
             TaskWhat::ThreadStarted { child } => self.times.born(task.pid, child, task.ts_ns),
-            TaskWhat::ThreadExited => self.times.exited(task.pid, task.tid, false),
-            TaskWhat::ProcessExited { .. } => self.times.exited(task.pid, task.tid, true),
+            TaskWhat::ThreadExited => self.times.exited(task.pid, task.tid, task.ts_ns, false),
+            TaskWhat::ProcessExited { .. } => self.times.exited(task.pid, task.tid, task.ts_ns, true),
             _ => {}
         }
         match task.what {
