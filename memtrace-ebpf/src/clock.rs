@@ -327,7 +327,7 @@ unsafe fn fill_fault(key: &mut TimeKey, clock: *const Clock) {
     }
 }
 
-/// The current thread's fault has told its cause (or a better one): its time is moved there.
+/// The current thread's fault, has told its cause (or a better one): its time is moved there.
 #[inline(never)]
 pub fn settle(th: *mut Thread, tid: u32, cause: u8) -> i32 {
     let Some(clock) = CLOCKS.get_ptr_mut(tid) else { return 0 };
@@ -335,6 +335,10 @@ pub fn settle(th: *mut Thread, tid: u32, cause: u8) -> i32 {
     unsafe {
         if (*th).mm != (*clock).mm || (*clock).fault_cause == cause {
             return 0;
+        }
+        // Its wait is booked before it is moved, or the next wait would be taken from where it never was.
+        if (*clock).key.doing != Doing::Running as u8 {
+            arrived(clock, runtime(Task::current()).wrapping_sub((*clock).runtime_ns), &now);
         }
         let mut key = plain(tid, (*clock).key.slot, Doing::Fault);
         fill_fault(&mut key, clock);

@@ -29,14 +29,13 @@ const TOUCHES: usize = 64;
 
 /// Touches every `step`th page.
 fn touch(ledger: &Ledger, region: Region, step: usize, write: bool) {
-    let mut page = 0;
-    while page < region.pages() {
+    let (distance, mut address, mut left) = (step * page_size(), region.pointer(), region.pages().div_ceil(step));
+    while left > 0 {
+        let some = left.min(TOUCHES);
+        left -= some;
         ledger.within(|| {
-            for _ in 0..TOUCHES {
-                if page >= region.pages() {
-                    break;
-                }
-                let address = region.pointer().wrapping_add(page * page_size());
+            let mut touches = some;
+            while touches > 0 {
                 // SAFETY: inside the region, which is readable, and writable where it is written.
                 unsafe {
                     if write {
@@ -45,7 +44,8 @@ fn touch(ledger: &Ledger, region: Region, step: usize, write: bool) {
                         address.read_volatile();
                     }
                 }
-                page += step;
+                address = address.wrapping_add(distance);
+                touches -= 1;
             }
         });
     }
