@@ -15,7 +15,7 @@ mod values;
 use snapshot::SnapshotArgs;
 pub use snapshot::{By, Format, PictureScale, ReadOptions, ShowOptions, SnapshotOptions, Sort, Subject, Typed};
 use stuck::StuckArgs;
-pub use stuck::StuckOptions;
+pub use stuck::{Dsn, StuckOptions};
 use values::{parse_bytes, parse_duration, parse_interval};
 
 /// How the program ends. A command started by memtrace passes its own status through instead.
@@ -121,6 +121,8 @@ pub struct TraceOptions {
     pub time: bool,
     /// The screen may do so without being asked.
     pub may_time: bool,
+    /// How to ask the target's database server.
+    pub pg: Option<Dsn>,
     /// `-v`s given.
     pub verbose: u8,
 }
@@ -395,6 +397,13 @@ fn with_dashes(mut error: clap::Error) -> clap::Error {
         && let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg)
         && !argument.starts_with('-')
     {
+        if argument.contains("password") {
+            // The rest of a connection string that was not quoted: whoever reads the terminal's log need not know it.
+            error.insert(ContextKind::InvalidArg, ContextValue::String("password=…".to_owned()));
+            let tip = StyledStr::from("to name a server, quote the connection string: --pg 'host=… user=…'");
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+            return error;
+        }
         let tip = StyledStr::from(format!("to start a command, write `--` before it: memtrace -- {argument}"));
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }
@@ -432,6 +441,7 @@ impl TraceArgs {
             stacks: !self.no_stacks && !self.no_bpf,
             time: self.time,
             may_time: !self.no_time && !self.no_bpf,
+            pg: None,
             verbose: talk.verbose,
         }
     }

@@ -245,6 +245,7 @@ fn a_session() -> Result<()> {
         stacks: false,
         time: true,
         may_time: false,
+        pg: None,
         verbose: 0,
     };
     let mut backends = Vec::new();

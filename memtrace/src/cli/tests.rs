@@ -33,6 +33,7 @@ fn watching_a_process_has_useful_defaults() {
             stacks: true,
             time: false,
             may_time: true,
+            pg: None,
             verbose: 0,
         }
     );
