@@ -52,9 +52,19 @@ impl Asked {
     /// # Errors
     /// It does not start.
     pub fn about(pid: u32, window: Duration) -> Result<Self> {
-        let mut child = Command::new(binary()?)
+        Self::about_with(pid, window, |command| command)
+    }
+
+    /// The same with more on its command line, or around it.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn about_with(pid: u32, window: Duration, more: impl FnOnce(&mut Command) -> &mut Command) -> Result<Self> {
+        let mut command = Command::new(binary()?);
+        command
             .args(["stuck", "--json", "--pid", &pid.to_string()])
-            .args(["--duration", &format!("{}ms", window.as_millis())])
+            .args(["--duration", &format!("{}ms", window.as_millis())]);
+        let mut child = more(&mut command)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -187,7 +187,8 @@ impl Session {
             opening.append(&mut look.finish());
         }
         if self.options.time {
-            self.backends = Some(Backends::start(self.pids()).context("failed to start a thread")?);
+            let ask = self.options.pg.clone().map(|dsn| (self.pid, dsn));
+            self.backends = Some(Backends::start(self.pids(), ask).context("failed to start a thread")?);
         }
         let reason = if self.give(intervals, opening) {
             self.observe(stop, intervals, &mut signals).await?
