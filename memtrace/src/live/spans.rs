@@ -148,10 +148,7 @@ fn points(named: &Named, file: &File, size: u64) -> Result<Vec<(u64, bool, SpanP
     Ok(match &named.end {
         Some(end_function) => vec![(find(end_function)?, false, end()), (first, false, begin())],
         // Its return first: a call that is entered in between ends without having begun, not the other way round.
-        None => vec![
-            (first, true, SpanPoint { nests: 1, ..end() }),
-            (first, false, SpanPoint { nests: 1, ..begin() }),
-        ],
+        None => vec![(first, true, SpanPoint { nests: 1, ..end() }), (first, false, SpanPoint { nests: 1, ..begin() })],
     })
 }
 

@@ -54,7 +54,10 @@ fn postgres(server: &Path) -> Result<()> {
     let mut cluster = Postgres::create_with(server)?;
     cluster.start()?;
     let (mut loader, _) = cluster.session()?;
-    run(&mut loader, "create table t as select g as a, repeat('x', 100) as b from generate_series(1, 60000) g; analyze t;")?;
+    run(
+        &mut loader,
+        "create table t as select g as a, repeat('x', 100) as b from generate_series(1, 60000) g; analyze t;",
+    )?;
     let blocks = run(&mut loader, "select pg_relation_size('t') / 8192;")?;
     let blocks: i64 = blocks[0].parse()?;
     loader.close();
@@ -62,12 +65,18 @@ fn postgres(server: &Path) -> Result<()> {
 
     let (mut session, pid) = cluster.session()?;
     // What every statement needs of the catalogs is in shared_buffers, and mapped.
-    run(&mut session, "select count(*) from pg_class where relname = 't'; explain (analyze, buffers) select 1 from pg_class;")?;
+    run(
+        &mut session,
+        "select count(*) from pg_class where relname = 't'; explain (analyze, buffers) select 1 from pg_class;",
+    )?;
     let told = Session::start(pid, statements(), false)?;
     let plan = run(&mut session, "explain (analyze, buffers) /* cold */ select max(a) from t;")?;
     run(&mut session, "select max(a) /* warm */ from t;")?;
     let sort = run(&mut session, "explain (analyze) /* sort */ select a, b from t order by b, a desc;")?;
-    run(&mut session, "begin; insert into t /* insert */ select g, repeat('y', 100) from generate_series(1, 20000) g;\nselect count(*) /* within */ from t;\ncommit;")?;
+    run(
+        &mut session,
+        "begin; insert into t /* insert */ select g, repeat('y', 100) from generate_series(1, 20000) g;\nselect count(*) /* within */ from t;\ncommit;",
+    )?;
     run(&mut session, "select '/* long */', length('LONG');".replace("LONG", &"z".repeat(3000)).as_str())?;
     let failed = run(&mut session, "\\set ON_ERROR_STOP 0\nselect 1 / 0 /* fails */;\nselect 2 /* after */;")?;
     let told = told.finish()?;
@@ -100,7 +109,10 @@ fn postgres(server: &Path) -> Result<()> {
         // One thread, and nobody takes pages away.
         ensure!(statement.closing - statement.opening == statement.delta, "{statement:?}");
     }
-    println!("{blocks} blocks, {read} read: {} pages of shmem; a sort of {sort_kib} kB: peak {} pages", cold.delta.shmem, sorted.peak);
+    println!(
+        "{blocks} blocks, {read} read: {} pages of shmem; a sort of {sort_kib} kB: peak {} pages",
+        cold.delta.shmem, sorted.peak
+    );
     Ok(())
 }
 
@@ -169,7 +181,9 @@ fn mariadb() -> Result<()> {
         session.line()
     };
     run("create database d; create table d.t (a int, b varchar(200)); select 'made';\n")?;
-    run("insert into d.t select seq, repeat('x', 100) from d.t right join (with recursive n as (select 1 as seq union all select seq + 1 from n where seq < 900) select seq from n) s on false; select 'inserted';\n")?;
+    run(
+        "insert into d.t select seq, repeat('x', 100) from d.t right join (with recursive n as (select 1 as seq union all select seq + 1 from n where seq < 900) select seq from n) s on false; select 'inserted';\n",
+    )?;
     run("select /* sort */ length(group_concat(b order by b, a)) from d.t;\n")?;
     run("prepare p from 'select ? /* prepared */'; set @a = 7; execute p using @a;\n")?;
     session.close();
