@@ -95,7 +95,7 @@ pub mod edge {
     pub const BEGIN: u16 = 1;
     /// The span in progress ends; nothing if there is none.
     pub const END: u16 = 2;
-    /// No edge: how far the thread has come when the session ends.
+    /// No edge: how far the thread has come when it, or the session, ends.
     pub const CUT: u16 = 3;
 }
 

@@ -111,7 +111,8 @@ pub fn begin(tid: u32, tgid: u32, mm: u64, slot: u32) -> i32 {
     0
 }
 
-/// The thread ends, or leaves its mm, and so does its span. When the session is over, the program reads what is there.
+/// The thread ends, or leaves its mm: how far it has come. That nothing of it goes on is told by the life of the task or mm.
+/// When the session is over, the program reads what is there.
 #[inline(never)]
 pub fn end(tid: u32) -> i32 {
     if is_over(epoch()) {
@@ -120,7 +121,7 @@ pub fn end(tid: u32) -> i32 {
     let Some(state) = SPANS.get_ptr_mut(tid) else { return 0 };
     if unsafe { (*state).dirty != 0 || (*state).last_ns != 0 } {
         let definition = unsafe { (*state).definition };
-        let _ = tell::<0>(state, tid, &Edge { definition: definition as u16, edge: edge::END, argument: 0 }, &NO_TEXT);
+        let _ = tell::<0>(state, tid, &Edge { definition: definition as u16, edge: edge::CUT, argument: 0 }, &NO_TEXT);
     }
     let _ = SPANS.remove(&tid);
     0

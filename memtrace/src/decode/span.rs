@@ -1,7 +1,7 @@
 //! Edges of spans → [`Event::Span`].
 
 use super::{Decoder, read};
-use crate::event::{CausePages, Edge, Event, SpanEdge, SpanSums};
+use crate::event::{CausePages, Edge, Event, MmId, SpanEdge, SpanSums};
 use crate::units::Amounts;
 use memtrace_common::{Cause, Head, SPAN_NO_TEXT, SPAN_TEXT, SpanRecord, SpanState, SpanSums as Sums, edge, kind};
 
@@ -21,7 +21,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<RawSpan> {
         let length = usize::try_from(record.text).ok().filter(|length| *length <= SPAN_TEXT)?;
         Some(bytes.get(size_of::<SpanRecord>()..)?.get(..length)?.to_vec())
     };
-    matches!(record.edge, edge::BEGIN | edge::END).then_some(RawSpan { record, text })
+    matches!(record.edge, edge::BEGIN | edge::END | edge::CUT).then_some(RawSpan { record, text })
 }
 
 impl Decoder {
@@ -34,6 +34,7 @@ impl Decoder {
         let record = &raw.record;
         let edge = match record.edge {
             edge::BEGIN => Edge::Begin { text: raw.text.clone() },
+            edge::CUT => Edge::Cut,
             _ => Edge::End,
         };
         let counters = Amounts::from_members(record.counters);
@@ -48,6 +49,13 @@ impl Decoder {
         let slot = u16::try_from(state.slot).ok()?;
         let head = Head { kind: kind::SPAN, slot, tid, ts_ns, tgid: state.tgid, generation: state.generation };
         self.span(&head, state.definition as usize, Edge::Cut, counters, &state.sums)
+    }
+
+    /// The same of a thread that passed no edge and for which nothing was booked: it may be in the middle of something long.
+    #[must_use]
+    pub fn quiet_cut(&self, mm: MmId, pid: u32, counters: Amounts, ts_ns: u64) -> Option<Event> {
+        let (tid, name, edge, sums) = (pid, self.spans.first()?.clone(), Edge::Cut, SpanSums::default());
+        Some(Event::Span(Box::new(SpanEdge { mm, ts_ns, pid, tid, name, edge, counters, sums })))
     }
 
     fn span(&mut self, head: &Head, definition: usize, edge: Edge, counters: Amounts, sums: &Sums) -> Option<Event> {
@@ -145,5 +153,11 @@ mod tests {
         let state = SpanState { last_ns: 1, ..state };
         let Some(Event::Span(span)) = decoder.decode_cut(7, &state, Amounts::ZERO, 9) else { panic!() };
         assert_eq!((span.tid, span.ts_ns, &span.edge), (7, 9, &Edge::Cut));
+        // Nor one that ended, which says so itself.
+        let ended = decoder.parse_ring(&bytes(&SpanRecord { edge: edge::CUT, ..record() }, b"select 1")).unwrap();
+        let Some(Event::Span(span)) = decoder.decode_ring(&ended, &mut ()) else { panic!() };
+        assert_eq!((span.edge, span.sums.causes.len()), (Edge::Cut, 2));
+        let Some(Event::Span(span)) = decoder.quiet_cut(span.mm, 5, Amounts::ZERO, 9) else { panic!() };
+        assert_eq!((span.pid, span.tid, span.edge, span.sums), (5, 5, Edge::Cut, SpanSums::default()));
     }
 }

@@ -299,11 +299,21 @@ impl Observer {
     fn cut_spans(&mut self, closings: &[Closing], now: u64) -> Result<Vec<Event>> {
         let counters: HashMap<MmId, Amounts> = closings.iter().map(|closing| (closing.mm, closing.counters)).collect();
         let mut cuts = Vec::new();
+        // Processes of whose first thread there is nothing to tell.
+        let open = self.decoder.occupants().filter(|(_, occupant)| !occupant.closed);
+        let mut quiet: BTreeMap<MmId, u32> = open.map(|(_, occupant)| (occupant.mm, occupant.pid)).collect();
         for (tid, state) in self.probes.spans()? {
             let Some(mm) = u16::try_from(state.slot).ok().and_then(|slot| self.decoder.mm_in(slot)) else { continue };
             let Some(counters) = counters.get(&mm) else { continue };
-            cuts.extend(self.decoder.decode_cut(tid, &state, *counters, now));
+            let cut = self.decoder.decode_cut(tid, &state, *counters, now);
+            if cut.is_some() && quiet.get(&mm) == Some(&tid) {
+                quiet.remove(&mm);
+            }
+            cuts.extend(cut);
         }
+        cuts.extend(
+            quiet.into_iter().filter_map(|(mm, pid)| self.decoder.quiet_cut(mm, pid, *counters.get(&mm)?, now)),
+        );
         Ok(cuts)
     }
 

@@ -93,9 +93,10 @@ struct Current {
     before: bool,
     earlier_ns: Option<u64>,
     opening: Amounts,
-    /// The mm's counters when a segment ended last, and when that was.
+    /// The mm's counters when a segment ended last, when that was, and whether it was the thread's last word.
     told: Amounts,
     told_ns: u64,
+    cut: bool,
     own: SpanSums,
     /// The thread's figures when it began.
     mapped: u64,
@@ -306,6 +307,7 @@ impl Spanner {
             opening: mm.counters,
             told: edge.counters,
             told_ns: edge.ts_ns,
+            cut: edge.edge == Edge::Cut,
             own: thread.total.clone(),
             mapped: 0,
             unmapped: 0,
@@ -384,6 +386,7 @@ impl Row {
                 current.own.then(&edge.sums);
                 current.told = edge.counters;
                 current.told_ns = edge.ts_ns;
+                current.cut = edge.edge == Edge::Cut;
             }
             None => self.sums.between.add(&edge.sums),
         }
@@ -397,8 +400,8 @@ impl Row {
         (end, ts_ns): (SpanEnd, u64),
         context: Context<'_>,
     ) -> Span {
-        // Where the last word is younger than the end, the end was told late.
-        let ts_ns = ts_ns.max(current.told_ns);
+        // The end of a session or a thread comes a moment after its last word, which may also be told too late.
+        let ts_ns = if current.cut { current.told_ns } else { ts_ns.max(current.told_ns) };
         let span = Span {
             number: 0,
             name: self.sums.name.clone(),
@@ -436,6 +439,7 @@ impl Current {
             opening: edge.counters,
             told: edge.counters,
             told_ns: edge.ts_ns,
+            cut: false,
             own: SpanSums::default(),
             mapped,
             unmapped,

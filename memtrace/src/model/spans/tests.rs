@@ -186,7 +186,7 @@ fn what_is_in_progress_at_the_end_is_open() {
     let all = session.end();
     let spans = session.spans();
     let [span] = spans[..] else { panic!("one: {spans:?}") };
-    assert_eq!((span.end, span.own.delta, span.told_ns, span.ts_ns), (SpanEnd::Open, anon(6), 2_200, 2_300));
+    assert_eq!((span.end, span.own.delta, span.told_ns, span.ts_ns), (SpanEnd::Open, anon(6), 2_200, 2_200));
     assert_eq!((all.count, all.open), (1, 1));
 
     // Never an edge but the last: its server says that it is busy.
@@ -211,9 +211,39 @@ fn the_end_of_an_mm_or_of_a_thread_ends_its_spans() {
         session.apply(end);
         let spans = session.spans();
         let [span] = spans[..] else { panic!("one: {spans:?}") };
-        assert_eq!((span.end, span.ts_ns, span.told_ns, span.own.delta), (SpanEnd::Died, 3_000, 2_200, anon(5)));
+        assert_eq!((span.end, span.ts_ns, span.told_ns, span.own.delta), (SpanEnd::Died, 2_200, 2_200, anon(5)));
         let all = session.end();
         assert!(all.by_thread[0].closes() && all.open == 0);
+    }
+}
+
+#[test]
+fn without_a_last_word_the_amounts_are_older_than_the_end() {
+    let mut session = Session::begun(Why::Attach);
+    session.edge(begin("select 1"), 1, 1);
+    session.end();
+    let span = session.spans()[0];
+    assert_eq!((span.end, span.ts_ns, span.told_ns), (SpanEnd::Open, 2_200, 2_100));
+    assert_eq!((span.opening, span.closing, span.own.delta), (anon(101), anon(101), anon(0)));
+}
+
+#[test]
+fn the_slowest_fault_stands_for_itself() {
+    let sums = |faults, latency_samples, latency_sum_ns, latency_max_ns| SpanSums {
+        faults,
+        latency_samples,
+        latency_sum_ns,
+        latency_max_ns,
+        ..SpanSums::default()
+    };
+    let even = sums(160, 10, 20_000, 2_000);
+    assert_eq!(even.estimated_fault_ns(), Some(320_000));
+    let one_from_disk = sums(160, 10, 18_000 + 5_000_000, 5_000_000);
+    assert_eq!(one_from_disk.estimated_fault_ns(), Some(318_000 + 5_000_000));
+    assert_eq!(sums(16, 1, 2_000, 2_000).estimated_fault_ns(), Some(32_000));
+    assert_eq!(sums(160, 9, 18_000, 5_000_000).estimated_fault_ns(), Some(320_000), "taken back");
+    for nothing in [sums(5, 0, 0, 0), sums(5, u64::MAX, 1, 1), sums(5, 1, u64::MAX, 1)] {
+        assert_eq!(nothing.estimated_fault_ns(), None);
     }
 }
 
