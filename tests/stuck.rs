@@ -22,7 +22,7 @@ const MOVING_CLOSE: f64 = 0.06;
 /// So many of thirty-two looks that find it asleep, ten milliseconds apart.
 const QUIET_LOOKS: u32 = 20;
 /// A stall that begins within the window lasts so many times as long as the window before it, and no less than this.
-const FILL: u32 = 4;
+const FILL: u32 = 2;
 const LEAST_FILL: Duration = Duration::from_secs(2);
 /// What a stall must take of the window from its beginning on to be called one.
 const LEAST_SHARE: f64 = 0.6;
