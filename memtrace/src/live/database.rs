@@ -137,7 +137,7 @@ fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>, mut asked: Option<As
         }
     }
     if let Some(asked) = &mut asked {
-        asked.end();
+        asked.end(processes.get(&asked.pid));
     }
     processes.values_mut().for_each(|process| tell(process, &mut known, &asked));
 }
@@ -176,8 +176,9 @@ impl Asked {
         }
     }
 
-    /// A first answer is waited for.
-    fn end(&mut self) {
+    /// A first answer is waited for, where nothing had been asked yet as well.
+    fn end(&mut self, process: Option<&Process>) {
+        self.go_on(process);
         let last = if self.answer.is_none() { self.asker.wait() } else { self.asker.take() };
         self.answer = last.or(self.answer.take());
     }
@@ -262,6 +263,10 @@ impl Process {
 
     /// What it says now, and the waits since the last time; `None` for what is no database server.
     fn tell(&mut self, known: &mut Known) -> Option<Backend> {
+        // To recognise it may have taken all the time there was.
+        if self.waits.is_empty() {
+            self.sample();
+        }
         let mut waits: Vec<_> = self.waits.drain().collect();
         waits.sort_by(|(a, x), (b, y)| y.cmp(x).then_with(|| a.cmp(b)));
         let mut backend = Backend { ts_ns: monotonic_ns(), pid: self.pid, waits, ..self.backend.as_ref()?.tell() };

@@ -71,6 +71,12 @@ pub(super) fn databases() -> Vec<Stall> {
             ..locked()
         }),
     );
+    let queued = Blocker { state: Some("active".into()), wait: Some(("Lock".into(), "tuple".into())), ..first };
+    stall(
+        "PostgreSQL's lock, whose holder waits as well",
+        poll,
+        for_lock().backend(Backend { blocked_by: Some(vec![queued]), ..locked() }),
+    );
     stall(
         "PostgreSQL's lock, of a prepared transaction",
         poll,

@@ -234,6 +234,16 @@ fn ask(case: &Case<'_>, backend: &Backend, kind: &str, event: &str) -> Vec<Strin
             Some([Blocker { own_pid: 0, .. }, ..]) => line(
                 "select gid, prepared, owner from pg_prepared_xacts;        then commit or roll back the one that is left",
             ),
+            // Whoever waits for a lock itself is not to blame: the one at the end of the queue is.
+            Some([first, ..]) if first.wait.as_ref().is_some_and(|(kind, _)| kind == "Lock") => match first.pid {
+                Some(next) => {
+                    vec![format!("memtrace stuck --pid {next} --pg …        that one waits for a lock as well: whose")]
+                }
+                None => vec![format!(
+                    "select pg_blocking_pids({});        that one waits for a lock as well: whose",
+                    first.own_pid
+                )],
+            },
             Some([first, ..]) => {
                 let mut lines = match first.pid {
                     Some(holder) => vec![format!("memtrace stuck --pid {holder}        why that one does not go on")],
