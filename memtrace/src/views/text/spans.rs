@@ -196,7 +196,7 @@ impl Session {
             ];
             let mark = match (span.before, span.end) {
                 (_, SpanEnd::Open) => "(still running) ",
-                (_, SpanEnd::Died) => "(cut off) ",
+                (_, SpanEnd::Died) => "(process ended) ",
                 (true, SpanEnd::Ended) => "(began before) ",
                 (false, SpanEnd::Ended) => "",
             };
@@ -223,7 +223,8 @@ impl Session {
         let kinds: BTreeSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
         rows.sort_by_key(|row| (row.folded > 0, Reverse(row.ns)));
         let [time, within, between, number, _] = FIGURES;
-        self.sheet.line(&[(Look::Strong, "by thread")]);
+        let title = if rows.iter().all(|row| row.tid == row.pid) { "by process" } else { "by thread" };
+        self.sheet.line(&[(Look::Strong, title)]);
         let head =
             [right("time", time), right("RES within", within), right("between", between), right(noun.many, number)];
         self.sheet.line(&[(Look::Faint, &format!("{}  who", head.concat()))]);
@@ -317,7 +318,8 @@ fn lasted(span: &Span) -> String {
     match span.end {
         SpanEnd::Ended => how_long,
         SpanEnd::Open => format!("{how_long}, still running"),
-        SpanEnd::Died => format!("{how_long}, cut off by the end of its thread"),
+        SpanEnd::Died if span.tid == span.pid => format!("{how_long}, until its process ended"),
+        SpanEnd::Died => format!("{how_long}, until its thread ended"),
     }
 }
 

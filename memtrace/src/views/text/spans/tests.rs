@@ -205,7 +205,7 @@ fn several_backends() {
         let at = u64::from(nth) * 100;
         scene.edge(pid, at, begin(&format!("select {nth}")), Did { anon: 20, ..NOTHING });
         scene.edge(pid, at + 1 + 7 * u64::from(nth % 5), Edge::End, Did { anon: i64::from(nth * nth), ..NOTHING });
-        scene.edge(pid, at + 50, begin("select 'cut off'"), NOTHING);
+        scene.edge(pid, at + 50, begin("select 'to the end'"), NOTHING);
         if nth == 3 {
             let what = TaskWhat::ProcessExited { code: 9 };
             let ts_ns = BEGIN + (at + 60) * MS;
@@ -217,7 +217,7 @@ fn several_backends() {
     let text = scene.text(ONLY);
     let (_, answer) = text.split_once("── ").expect("a rule before the table");
     insta::assert_snapshot!(answer);
-    assert!(text.contains("postgres[4803]  10 ms, cut off by the end of its thread"), "{text}");
+    assert!(text.contains("postgres[4803]  10 ms, until its process ended"), "{text}");
 }
 
 #[test]
