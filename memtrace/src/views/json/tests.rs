@@ -62,7 +62,7 @@ fn the_books_of_spans_close_in_bytes() {
     let sums = |v: &Value| v["by_cause"].as_object().unwrap().values().map(|v| v.as_i64().expect("bytes")).sum::<i64>();
     let (mut spans, mut threads) = (0, 0);
     for value in &values {
-        for span in value.get("own").filter(|_| value["type"] == "span") {
+        if let Some(span) = value.get("own").filter(|_| value["type"] == "span") {
             spans += 1;
             for class in CLASSES {
                 let change = of(&value["closing"], class) - of(&value["opening"], class);
