@@ -5,6 +5,7 @@ use crate::runner::{skip, target_dir};
 use crate::target::Target;
 use crate::tool::PATIENCE;
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -122,8 +123,18 @@ impl Postgres {
         let own = Some(self.bin.join(name)).filter(|client| client.is_file());
         let client = own.or_else(|| Some(newest_postgres()?.join(name))).unwrap_or_else(|| name.into());
         let mut command = Command::new(client);
+        // Its last value counts.
+        let settings = std::fs::read_to_string(self.data.join("postgresql.auto.conf")).unwrap_or_default();
+        let port = settings.lines().rev().find_map(|line| line.strip_prefix("port = "));
+        command.env("PGPORT", port.unwrap_or("5432"));
         command.env("PGHOST", self.dir.path()).env("PGUSER", "postgres").env("PGDATABASE", "postgres");
         command
+    }
+
+    /// Where its socket is.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Where its files are.
@@ -187,6 +198,59 @@ impl Drop for Postgres {
             // Immediate shutdown: the backends go with it.
             server.signal(libc::SIGQUIT);
             let _ = server.wait();
+        }
+    }
+}
+
+/// Another session, which looks at the first one.
+#[derive(Debug)]
+pub struct Observer(Target);
+
+impl Observer {
+    /// Connects.
+    ///
+    /// # Errors
+    /// It does not connect.
+    pub fn of(server: &Postgres) -> Result<Self> {
+        Ok(Self(server.session()?.0))
+    }
+
+    /// The session itself.
+    pub fn session(&mut self) -> &mut Target {
+        &mut self.0
+    }
+
+    /// The one value that a query has.
+    ///
+    /// # Errors
+    /// It has none, or the session ended.
+    pub fn ask(&mut self, sql: &str) -> Result<String> {
+        self.0.send(&format!("{sql};\n"))?;
+        self.0.line()
+    }
+
+    /// What the server says of a backend.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn activity(&mut self, pid: u32) -> Result<Value> {
+        let told = self.ask(&format!("select row_to_json(a) from pg_stat_activity a where pid = {pid}"))?;
+        Ok(serde_json::from_str(&told)?)
+    }
+
+    /// Waits until that is so.
+    ///
+    /// # Errors
+    /// It does not come to that.
+    pub fn wait_until(&mut self, pid: u32, holds: impl Fn(&Value) -> bool) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let activity = self.activity(pid)?;
+            if holds(&activity) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "it does not come to that: {activity}");
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }

@@ -327,6 +327,8 @@ impl Cgroup {
         let group = Self::new(CPUS, "cpu.cfs_quota_us", "cpu")?;
         group.write("cpu.cfs_period_us", "100000")?;
         group.write("cpu.cfs_quota_us", &(milliseconds * 1000).to_string())?;
+        // What it may have it gets before others: nothing else keeps its processes from a CPU.
+        group.write("cpu.shares", "262144")?;
         Ok(group)
     }
 
@@ -335,7 +337,19 @@ impl Cgroup {
     /// # Errors
     /// The controller is not mounted as version 1, or the directory is on no disk: skipped.
     pub fn slow_reads(dir: &Path, a_second: u32) -> Result<Self> {
-        let group = Self::new(DEVICES, "blkio.throttle.read_iops_device", "blkio")?;
+        Self::slow(dir, "blkio.throttle.read_iops_device", a_second)
+    }
+
+    /// The same for writes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn slow_writes(dir: &Path, a_second: u32) -> Result<Self> {
+        Self::slow(dir, "blkio.throttle.write_iops_device", a_second)
+    }
+
+    fn slow(dir: &Path, limit: &str, a_second: u32) -> Result<Self> {
+        let group = Self::new(DEVICES, limit, "blkio")?;
         let device = std::os::unix::fs::MetadataExt::dev(&fs::metadata(dir)?);
         let mut number = format!("{}:{}", libc::major(device), libc::minor(device));
         // Limits are for whole disks.
@@ -343,8 +357,8 @@ impl Cgroup {
         if part.join("partition").exists() {
             fs::read_to_string(part.join("../dev"))?.trim().clone_into(&mut number);
         }
-        if group.write("blkio.throttle.read_iops_device", &format!("{number} {a_second}")).is_err() {
-            skip(format!("{} is on {number}, which is no disk whose reads could be slowed", dir.display()))?;
+        if group.write(limit, &format!("{number} {a_second}")).is_err() {
+            skip(format!("{} is on {number}, which is no disk that could be slowed", dir.display()))?;
         }
         Ok(group)
     }

@@ -21,6 +21,9 @@ const STILL_CLOSE: f64 = 0.02;
 const MOVING_CLOSE: f64 = 0.06;
 /// So many of thirty-two looks that find it asleep, ten milliseconds apart.
 const QUIET_LOOKS: u32 = 20;
+/// A stall that begins within the window lasts so many times as long as the window before it, and no less than this.
+const FILL: u32 = 2;
+const LEAST_FILL: Duration = Duration::from_secs(2);
 /// What a stall must take of the window from its beginning on to be called one.
 const LEAST_SHARE: f64 = 0.6;
 
@@ -37,6 +40,8 @@ pub enum Begun {
 #[derive(Debug)]
 pub struct Asked {
     child: Child,
+    /// Not before this its window began.
+    since: Instant,
     lines: Lines,
     errors: Lines,
 }
@@ -47,9 +52,19 @@ impl Asked {
     /// # Errors
     /// It does not start.
     pub fn about(pid: u32, window: Duration) -> Result<Self> {
-        let mut child = Command::new(binary()?)
+        Self::about_with(pid, window, |command| command)
+    }
+
+    /// The same with more on its command line, or around it.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn about_with(pid: u32, window: Duration, more: impl FnOnce(&mut Command) -> &mut Command) -> Result<Self> {
+        let mut command = Command::new(binary()?);
+        command
             .args(["stuck", "--json", "--pid", &pid.to_string()])
-            .args(["--duration", &format!("{}ms", window.as_millis())])
+            .args(["--duration", &format!("{}ms", window.as_millis())]);
+        let mut child = more(&mut command)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -58,7 +73,7 @@ impl Asked {
             .context("failed to start memtrace")?;
         let lines = Lines::of(child.stdout.take().context("piped")?);
         let errors = Lines::of(child.stderr.take().context("piped")?);
-        Ok(Self { child, lines, errors })
+        Ok(Self { child, since: Instant::now(), lines, errors })
     }
 
     /// As [`wait_until_it_watches`].
@@ -66,8 +81,21 @@ impl Asked {
     /// # Errors
     /// As there.
     pub fn wait_until_it_watches(&mut self) -> Result<()> {
-        wait_until_it_watches(&mut self.child)
-            .with_context(|| self.errors.rest(Instant::now()).unwrap_or_default().join("\n"))
+        self.since = wait_until_it_watches(&mut self.child)
+            .with_context(|| self.errors.rest(Instant::now()).unwrap_or_default().join("\n"))?;
+        Ok(())
+    }
+
+    /// Lets what has begun now fill most of its window, which then ends.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn let_it_fill_the_window(&mut self) -> Result<()> {
+        std::thread::sleep(LEAST_FILL.max(self.since.elapsed() * FILL));
+        ensure!(self.child.try_wait()?.is_none(), "memtrace ended before its window");
+        // SAFETY: no memory is involved; our own child, not yet reaped.
+        ensure!(unsafe { libc::kill(self.child.id() as i32, libc::SIGINT) } == 0, "it cannot be interrupted");
+        Ok(())
     }
 
     /// Its answer.
@@ -98,22 +126,29 @@ impl Drop for Asked {
 
 /// Waits until memtrace watches. It says nothing before its answer, so it is looked at: while it loads its probes it wants
 /// the CPU all the time, once it watches it sleeps. That it was so is seen in the answer, which says when the window began.
+/// Returns a moment before that.
 ///
 /// # Errors
 /// It does not come to that.
-pub fn wait_until_it_watches(tool: &mut Child) -> Result<()> {
+pub fn wait_until_it_watches(tool: &mut Child) -> Result<Instant> {
+    let mut before = Instant::now();
     let deadline = Instant::now() + PATIENCE;
     let mut looks = 0_u32;
     while looks.count_ones() < QUIET_LOOKS {
+        let now = Instant::now();
+        let there = has_probes(tool.id());
+        if !there {
+            before = now;
+        }
         // The last thirty-two.
-        looks = looks << 1 | u32::from(has_probes(tool.id()) && sleeps(tool.id()));
+        looks = looks << 1 | u32::from(there && sleeps(tool.id()));
         if let Some(status) = tool.try_wait()? {
             bail!("memtrace ended with {status} before its window");
         }
         ensure!(Instant::now() < deadline, "memtrace does not come to watch");
         std::thread::sleep(Duration::from_millis(10));
     }
-    Ok(())
+    Ok(before)
 }
 
 fn has_probes(pid: u32) -> bool {
@@ -164,9 +199,10 @@ pub fn play(
         begin(&mut target)?;
         Asked::about(actor, Duration::from_secs(2))?.answer()
     } else {
-        let mut asked = Asked::about(actor, Duration::from_millis(3500))?;
+        let mut asked = Asked::about(actor, PATIENCE)?;
         asked.wait_until_it_watches()?;
         begin(&mut target)?;
+        asked.let_it_fill_the_window()?;
         asked.answer()
     };
     target.send("t")?;

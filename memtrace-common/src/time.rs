@@ -130,6 +130,8 @@ pub struct Clock {
     pub tgid: u32,
     /// 1: between mmap_lock's `start_locking` and `acquire_returned`.
     pub locking: u32,
+    /// What the scheduler had counted of the thread's time on CPUs when it left one last.
+    pub runtime_ns: u64,
     /// Changes that were begun.
     pub begun: u64,
 }

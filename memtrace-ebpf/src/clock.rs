@@ -24,6 +24,7 @@ const TASK_FROZEN: u32 = 0x8000;
 const JOBCTL_TRAP_FREEZE: u64 = 1 << 23;
 
 /// A moment, and the interval that it lies in.
+#[derive(Clone, Copy)]
 pub struct Now {
     pub ns: u64,
     /// When the interval began.
@@ -41,11 +42,13 @@ impl Now {
     #[inline(always)]
     pub fn new() -> Option<Self> {
         let control = CONTROL.get_ptr(0)?;
+        // The time first: a virtual CPU may stand still here for as long as its host likes, and an interval that was begun
+        // meanwhile is seen to be later, where an old one would be given time beyond its end.
+        let ns = unsafe { bpf_ktime_get_ns() };
         let (even, odd) = unsafe {
             let begins = (&raw const (*control).begins_ns).cast::<u64>();
             (read_volatile(begins), read_volatile(begins.wrapping_add(1)))
         };
-        let ns = unsafe { bpf_ktime_get_ns() };
         let is_odd = odd <= ns && (odd > even || even > ns);
         Some(Self { ns, begin: if is_odd { odd } else { even }, odd: is_odd })
     }
@@ -162,6 +165,12 @@ pub unsafe fn go(clock: *mut Clock, doing: Doing, now: &Now) {
 #[inline(always)]
 pub unsafe fn leave(clock: *mut Clock, task: Task, state: u32, now: &Now) {
     unsafe {
+        let runtime = runtime(task);
+        if (*clock).key.doing != Doing::Running as u8 {
+            let ran = runtime.wrapping_sub((*clock).runtime_ns);
+            arrived(clock, ran, now);
+        }
+        (*clock).runtime_ns = runtime;
         turn(clock, now);
         let tid = (*clock).key.tid;
         let mut key = plain(tid, (*clock).key.slot, Doing::Runnable);
@@ -171,6 +180,24 @@ pub unsafe fn leave(clock: *mut Clock, task: Task, state: u32, now: &Now) {
         (*clock).key = key;
         done(clock);
     }
+}
+
+/// What the scheduler counts of the thread's time on CPUs: exact when it leaves one.
+#[inline(always)]
+fn runtime(task: Task) -> u64 {
+    unsafe { load(task.0, layout!(task_runtime)) }
+}
+
+/// The thread is on a CPU and nobody has told: not every switch is. A kernel may keep tasks of its own from being traced,
+/// and who they make way for comes unannounced; the iterator may find a thread off the CPU that is on it a moment later.
+/// It has run for `ran` now, as the scheduler counts.
+#[inline(never)]
+unsafe fn arrived(clock: *mut Clock, ran: u64, now: &Now) -> i32 {
+    // Not in an interval that may have been told already.
+    let since = unsafe { (*clock).since_ns }.max(now.begin);
+    let ns = now.ns.saturating_sub(ran).max(since);
+    unsafe { go(clock, Doing::Running, &Now { ns, ..*now }) };
+    0
 }
 
 /// What a thread that is off the CPU in `state` waits in: the innermost thing.
@@ -300,7 +327,7 @@ unsafe fn fill_fault(key: &mut TimeKey, clock: *const Clock) {
     }
 }
 
-/// The current thread's fault has told its cause (or a better one): its time is moved there.
+/// The current thread's fault, has told its cause (or a better one): its time is moved there.
 #[inline(never)]
 pub fn settle(th: *mut Thread, tid: u32, cause: u8) -> i32 {
     let Some(clock) = CLOCKS.get_ptr_mut(tid) else { return 0 };
@@ -308,6 +335,10 @@ pub fn settle(th: *mut Thread, tid: u32, cause: u8) -> i32 {
     unsafe {
         if (*th).mm != (*clock).mm || (*clock).fault_cause == cause {
             return 0;
+        }
+        // Its wait is booked before it is moved, or the next wait would be taken from where it never was.
+        if (*clock).key.doing != Doing::Running as u8 {
+            arrived(clock, runtime(Task::current()).wrapping_sub((*clock).runtime_ns), &now);
         }
         let mut key = plain(tid, (*clock).key.slot, Doing::Fault);
         fill_fault(&mut key, clock);
@@ -338,6 +369,10 @@ pub fn settle(th: *mut Thread, tid: u32, cause: u8) -> i32 {
 #[inline(always)]
 pub unsafe fn sample(clock: *mut Clock, task: Task, user: bool, now: &Now) {
     unsafe {
+        if (*clock).key.doing != Doing::Running as u8 {
+            // The scheduler has counted up to its last tick.
+            arrived(clock, runtime(task).wrapping_sub((*clock).runtime_ns), now);
+        }
         let tid = (*clock).key.tid;
         let mut key = plain(tid, (*clock).key.slot, Doing::User);
         if !user {
@@ -397,6 +432,7 @@ pub fn start_in(task: Task, doing: u8, since: u64, before: u8, state: u32) -> i3
     clock.mm = mm;
     clock.tgid = task.tgid();
     clock.fault_cause = CAUSE_UNKNOWN;
+    clock.runtime_ns = runtime(task);
     if state != 0 {
         match halted(task, state) {
             Some(doing) => clock.key.doing = doing as u8,

@@ -93,6 +93,9 @@ pub fn major(epoch: u32, key: &RecordKey) -> i32 {
 #[inline(never)]
 pub fn begin(tid: u32, tgid: u32, mm: u64, slot: u32) -> i32 {
     end(tid);
+    if is_over(epoch()) {
+        return 0;
+    }
     if SPANS.insert(tid, &NEW, 0).is_err() {
         lose!(threads);
         return 0;
@@ -109,11 +112,14 @@ pub fn begin(tid: u32, tgid: u32, mm: u64, slot: u32) -> i32 {
 }
 
 /// The thread ends, or leaves its mm: how far it has come. That nothing of it goes on is told by the life of the task or mm.
+/// When the session is over, the program reads what is there.
 #[inline(never)]
 pub fn end(tid: u32) -> i32 {
+    if is_over(epoch()) {
+        return 0;
+    }
     let Some(state) = SPANS.get_ptr_mut(tid) else { return 0 };
-    let told = unsafe { (*state).dirty != 0 || (*state).last_ns != 0 };
-    if told && !is_over(epoch()) {
+    if unsafe { (*state).dirty != 0 || (*state).last_ns != 0 } {
         let definition = unsafe { (*state).definition };
         let _ = tell::<0>(state, tid, &Edge { definition: definition as u16, edge: edge::CUT, argument: 0 }, &NO_TEXT);
     }

@@ -18,7 +18,7 @@ pub use snapshot::{By, Format, PictureScale, ReadOptions, ShowOptions, SnapshotO
 use spans::SpanArgs;
 pub use spans::{SpanOptions, SpanPoint};
 use stuck::StuckArgs;
-pub use stuck::StuckOptions;
+pub use stuck::{Dsn, StuckOptions};
 use values::{parse_bytes, parse_duration, parse_interval};
 
 /// How the program ends. A command started by memtrace passes its own status through instead.
@@ -126,6 +126,8 @@ pub struct TraceOptions {
     pub may_time: bool,
     /// Which spans to tell of.
     pub spans: SpanOptions,
+    /// How to ask the target's database server.
+    pub pg: Option<Dsn>,
     /// `-v`s given.
     pub verbose: u8,
 }
@@ -409,6 +411,13 @@ fn with_dashes(mut error: clap::Error) -> clap::Error {
         && let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg)
         && !argument.starts_with('-')
     {
+        if argument.contains("password") {
+            // The rest of a connection string that was not quoted: whoever reads the terminal's log need not know it.
+            error.insert(ContextKind::InvalidArg, ContextValue::String("password=…".to_owned()));
+            let tip = StyledStr::from("to name a server, quote the connection string: --pg 'host=… user=…'");
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+            return error;
+        }
         let tip = StyledStr::from(format!("to start a command, write `--` before it: memtrace -- {argument}"));
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }
@@ -447,6 +456,7 @@ impl TraceArgs {
             time: self.time,
             may_time: !self.no_time && !self.no_bpf,
             spans: self.spans.options()?,
+            pg: None,
             verbose: talk.verbose,
         })
     }

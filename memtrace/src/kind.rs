@@ -13,6 +13,8 @@ use std::sync::Arc;
 pub const ARENA_BYTES: u64 = 64 << 20;
 /// The largest guard that a thread's stack is recognised by (the JVM has the pthread guard and its own zones).
 pub const GUARD_BYTES: u64 = 64 << 10;
+/// The largest stack that is recognised by its guard alone: twice the usual limit.
+const SHAPED_STACK_BYTES: u64 = 16 << 20;
 /// What right after a library's writable data is taken for its `.bss`, because anything else can be mapped there as well:
 /// no more than sixteen times that data, or 64 KiB, and never more than 1 MiB. Of 155 libraries of a Debian that have pages
 /// of `.bss`, it is more in 22 by the last (sanitizers, graphics drivers), and in five by the others.
@@ -265,10 +267,12 @@ fn is_bss(line: &Line<'_>, data: &Line<'_>, context: &Context) -> bool {
         && (*data.name == *context.program || context.executables.contains(data.name) && line.end - line.start <= most)
 }
 
-/// A small guard below, and together (or without it) a power of two as thread libraries allocate.
+/// A small guard below, and together (or without it) a power of two as thread libraries allocate. By the shape alone no
+/// larger ones: of those more are buffers with a guard, and where a stack is that large, the call that made it or the
+/// thread that uses it says so.
 fn is_thread_stack(guard: &Line<'_>, stack: &Line<'_>) -> bool {
     let (guard_bytes, bytes) = (guard.end - guard.start, stack.end - stack.start);
-    let typical = |bytes: u64| bytes.is_power_of_two() && ((256 << 10)..=(1 << 30)).contains(&bytes);
+    let typical = |bytes: u64| bytes.is_power_of_two() && ((256 << 10)..=SHAPED_STACK_BYTES).contains(&bytes);
     guard.permissions == 0
         && guard_bytes <= GUARD_BYTES
         && stack.permissions & (READ | WRITE) == READ | WRITE

@@ -246,6 +246,7 @@ fn a_session() -> Result<()> {
         time: true,
         may_time: false,
         spans: memtrace::cli::SpanOptions::default(),
+        pg: None,
         verbose: 0,
     };
     let mut backends = Vec::new();

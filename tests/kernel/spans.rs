@@ -127,9 +127,8 @@ fn nested() -> Result<()> {
 /// The law holds when the session ends in the middle of everything: what was booked until then is summed, no more.
 fn storm() -> Result<()> {
     let dir = TempDir::new()?;
-    let mut target = Target::workload("storm.endless", &options(&dir, &Play::default()))?;
+    let target = Target::workload("storm.endless", &options(&dir, &Play::default()))?;
     let session = Session::start(target.pid(), named("piece", BEGIN, Some(END)), false)?;
-    target.send("x")?;
     let told = session.finish_after_ticks(5)?;
     ensure!(told.edges().filter(|edge| edge.edge == Edge::Cut && edge.sums.faults > 0).count() > 1, "no storm");
     Ok(())

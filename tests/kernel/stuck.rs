@@ -43,7 +43,7 @@ const STILL: &[Test] = both! {
 /// They need a CPU or the disk for themselves, or change the machine.
 const BUSY: &[Test] = both! {
     "stall.file.read" => slow_disk;
-    "stall.fsync" => alone;
+    "stall.fsync" => slow_writes;
     "stall.cpu.user" => alone;
     "stall.cpu.kernel" => alone;
     "stall.cpu.starved" => alone;
@@ -89,6 +89,11 @@ fn on_frozen_disk(scene: &str, begun: Begun) -> Result<()> {
 
 fn slow_disk(scene: &str, begun: Begun) -> Result<()> {
     let group = Cgroup::slow_reads(std::path::Path::new("/var/tmp"), 200)?;
+    play(scene, begun, &[], &[&group], nothing)
+}
+
+fn slow_writes(scene: &str, begun: Begun) -> Result<()> {
+    let group = Cgroup::slow_writes(std::path::Path::new("/var/tmp"), 200)?;
     play(scene, begun, &[], &[&group], nothing)
 }
 

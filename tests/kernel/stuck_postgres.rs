@@ -2,8 +2,8 @@
 //! statement and the wait event against what `pg_stat_activity` says of the same backend; and what watching one costs.
 
 use anyhow::{Context, Result, ensure};
-use memtrace_tests::database::Postgres;
-use memtrace_tests::machine::{Cgroup, Swap};
+use memtrace_tests::database::{Observer, Postgres};
+use memtrace_tests::machine::{Cgroup, Swap, TempDir};
 use memtrace_tests::runner::{self, Test, skip};
 use memtrace_tests::stuck::{Asked, Begun, judge, tell_confusion, wait_until_it_watches};
 use memtrace_tests::target::Target;
@@ -22,6 +22,8 @@ macro_rules! both {
 const STALLS: &[Test] = both! {
     "postgres.row_lock" => row_lock;
     "postgres.pgbench" => contention;
+    "postgres.lwlock" => lwlock;
+    "postgres.lwlock_kept" => lwlock_kept;
     "postgres.sort_spills" => sort_spills;
     "postgres.cold_scan" => cold_scan;
     "postgres.swapped_out" => swapped_out;
@@ -48,38 +50,6 @@ fn server(settings: &[(&str, &str)]) -> Result<Postgres> {
     Ok(server)
 }
 
-/// Another session, which looks at the first one.
-struct Observer(Target);
-
-impl Observer {
-    fn of(server: &Postgres) -> Result<Self> {
-        Ok(Self(server.session()?.0))
-    }
-
-    fn ask(&mut self, sql: &str) -> Result<String> {
-        self.0.send(&format!("{sql};\n"))?;
-        self.0.line()
-    }
-
-    /// What the server says of a backend.
-    fn activity(&mut self, pid: u32) -> Result<Value> {
-        let told = self.ask(&format!("select row_to_json(a) from pg_stat_activity a where pid = {pid}"))?;
-        Ok(serde_json::from_str(&told)?)
-    }
-
-    fn wait_until(&mut self, pid: u32, holds: impl Fn(&Value) -> bool) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let activity = self.activity(pid)?;
-            if holds(&activity) {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "it does not come to that: {activity}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
 /// What must be found.
 struct Expected<'a> {
     classes: &'a [&'a str],
@@ -95,13 +65,13 @@ fn compare(
     statement: &str,
     begun: Begun,
     expected: &Expected<'_>,
-    then: impl FnOnce(&Target),
-) -> Result<()> {
+    then: impl FnOnce(&Target) -> Result<()>,
+) -> Result<Value> {
     let mut observer = Observer::of(server)?;
     let stall = |session: &mut Target, observer: &mut Observer| {
         session.send(&format!("{statement};\n"))?;
         observer.wait_until(pid, |activity| activity["query"] == format!("{statement};"))?;
-        then(session);
+        then(session)?;
         if let Some((_, event)) = expected.wait.filter(|_| begun == Begun::Before) {
             observer.wait_until(pid, |activity| activity["wait_event"] == event)?;
         }
@@ -137,10 +107,8 @@ fn compare(
             database["waits"]
         );
     }
-    Ok(())
+    Ok(answer)
 }
-
-fn nothing(_: &Target) {}
 
 fn row_lock(begun: Begun) -> Result<()> {
     let server = server(&[])?;
@@ -154,7 +122,10 @@ fn row_lock(begun: Begun) -> Result<()> {
         memory: false,
         wait: Some(("Lock", "transactionid")),
     };
-    compare(&server, (&mut session, pid), "update rows set id = 2", begun, &expected, nothing)
+    let answer = compare(&server, (&mut session, pid), "update rows set id = 2", begun, &expected, |_| Ok(()))?;
+    let next = answer["verdict"]["next"][0].as_str().unwrap_or_default();
+    ensure!(next.contains(&format!("pg_blocking_pids({pid})")), "next is {next}");
+    Ok(())
 }
 
 /// The client is stopped while rows come.
@@ -164,16 +135,35 @@ fn silent_client(begun: Begun) -> Result<()> {
     let expected =
         Expected { classes: &["blocked.socket", "blocked.poll"], memory: false, wait: Some(("Client", "ClientWrite")) };
     let statement = "select repeat('x', 1000) from generate_series(1, 10000000)";
-    compare(&server, (&mut session, pid), statement, begun, &expected, |client| client.signal(libc::SIGSTOP))
+    let client = session.pid();
+    let answer = compare(&server, (&mut session, pid), statement, begun, &expected, |client| {
+        client.signal(libc::SIGSTOP);
+        Ok(())
+    })?;
+    // Who does not read is named.
+    let evidence = answer["verdict"]["evidence"].to_string();
+    ensure!(evidence.contains(&format!("(pid {client} psql)")), "the client is {client}: {evidence}");
+    Ok(())
 }
 
+/// What the server says of its temporary files is held against what the tool saw in the backend's descriptors.
 fn sort_spills(begun: Begun) -> Result<()> {
     let server = server(&[("work_mem", "64kB")])?;
     let (mut session, pid) = server.session()?;
     let expected =
         Expected { classes: &["cpu.user", "cpu.kernel", "blocked.file_io", "runnable"], memory: false, wait: None };
     let statement = "select count(*) from (select g from generate_series(1, 30000000) g order by md5(g::text)) s";
-    compare(&server, (&mut session, pid), statement, begun, &expected, nothing)
+    let answer = compare(&server, (&mut session, pid), statement, begun, &expected, |_| Ok(()))?;
+    let database = &answer["database"];
+    ensure!(database["work_mem"] == 65536, "work_mem is {}", database["work_mem"]);
+    let on_disk = Observer::of(&server)?.ask("select coalesce(sum(size), 0) from pg_ls_tmpdir()")?.parse::<u64>()?;
+    let told = database["temporary_bytes"].as_u64().context("temporary_bytes")?;
+    // It grows, and the server is asked after the tool.
+    ensure!((1 << 20..=on_disk).contains(&told), "{told} bytes are on disk, {on_disk} for the server");
+    let spilled = answer["verdict"]["evidence"].as_array().into_iter().flatten();
+    let mut spilled = spilled.filter_map(Value::as_str).filter(|fact| fact.starts_with("spilled: "));
+    ensure!(spilled.any(|fact| fact.ends_with("than 64 KiB")), "the evidence is {}", answer["verdict"]["evidence"]);
+    Ok(())
 }
 
 /// A table that is neither in shared_buffers nor in the page cache, on a disk that reads little a second.
@@ -191,7 +181,14 @@ fn cold_scan(begun: Begun) -> Result<()> {
     let (mut session, pid) = server.session()?;
     disk.join(pid)?;
     let expected = Expected { classes: &["blocked.file_io"], memory: false, wait: Some(("IO", "DataFileRead")) };
-    compare(&server, (&mut session, pid), "select count(filler) from cold", begun, &expected, nothing)
+    let number = Observer::of(&server)?.ask("select pg_relation_filenode('cold')")?;
+    let answer = compare(&server, (&mut session, pid), "select count(filler) from cold", begun, &expected, |_| Ok(()))?;
+    let verdict = &answer["verdict"];
+    let sentence = verdict["sentence"].as_str().unwrap_or_default();
+    ensure!(sentence.contains(&format!("/base/5/{number} ")), "it reads {number}: {sentence}");
+    let next = verdict["next"][0].as_str().unwrap_or_default();
+    ensure!(next.contains(&format!(" = {number};")), "next is {next}");
+    Ok(())
 }
 
 /// Throws each file's pages out of the page cache.
@@ -210,17 +207,41 @@ fn evict(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A sort that may use more than its cgroup has.
+/// A hash of more than its cgroup has, whose rows come in no order: nearly each of them brings a page back from swap.
 fn swapped_out(begun: Begun) -> Result<()> {
-    let _swap = Swap::on(512)?;
-    let server = server(&[("shared_buffers", "16MB"), ("work_mem", "1GB")])?;
+    let swap = Swap::on(768)?;
+    let server = server(&[("shared_buffers", "16MB"), ("work_mem", "1GB"), ("enable_sort", "off")])?;
     let (mut session, pid) = server.session()?;
     let group = Cgroup::memory()?;
     group.write("memory.limit_in_bytes", &(24_u64 << 20).to_string())?;
     group.join(pid)?;
+    // A fast disk brings a page back sooner than a busy machine finds a CPU.
+    let disk = Cgroup::slow_reads(Path::new(swap.path()), 400)?;
+    disk.join(pid)?;
     let expected = Expected { classes: &["fault.swapin", "reclaim.memcg"], memory: true, wait: None };
-    let statement = "select count(*) from (select g from generate_series(1, 2500000) g order by md5(g::text)) s";
-    compare(&server, (&mut session, pid), statement, begun, &expected, nothing)
+    let statement = "select count(*) from (select k from \
+                     (select (generate_series(1, 30000000)::bigint * 7919) % 3000017 as k) s group by k) t";
+    let compared = compare(&server, (&mut session, pid), statement, begun, &expected, |_| {
+        let deadline = Instant::now() + PATIENCE;
+        while major_faults(pid)? < 500 {
+            ensure!(Instant::now() < deadline, "it is not swapped");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    });
+    // Its end would bring page after page back as slowly.
+    for group in [&disk, &group] {
+        let parent = group.path().parent().context("a group's parent")?;
+        std::fs::write(parent.join("cgroup.procs"), pid.to_string())?;
+    }
+    compared.map(|_| ())
+}
+
+/// That a process has had so far.
+fn major_faults(pid: u32) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(") ").context("a name in parentheses")?.1;
+    Ok(fields.split(' ').nth(9).context("majflt")?.parse()?)
 }
 
 fn pgbench(server: &Postgres, arguments: &[&str]) -> Result<Command> {
@@ -288,6 +309,176 @@ fn contention(begun: Begun) -> Result<()> {
     Ok(())
 }
 
+/// Thirty-two clients of pgbench whose statements commit again and again, each waiting until the log is on the disk.
+struct Commits {
+    server: Postgres,
+    load: Load,
+    /// A transaction that none of them gets past.
+    gate: Option<Target>,
+    _dir: TempDir,
+}
+
+impl Commits {
+    /// With a gate before them, where they are to begin later.
+    fn start(gate: bool) -> Result<Self> {
+        let server = server(&[("fsync", "on")])?;
+        let mut observer = Observer::of(&server)?;
+        observer.session().send(
+            "create table ticks (v int); create procedure commits() language plpgsql as \
+             'begin loop insert into ticks values (1); commit; end loop; end';\n\
+             select 'made';\n",
+        )?;
+        observer.session().wait_for_line("made", PATIENCE)?;
+        let gate = if gate {
+            let (mut gate, _) = server.session()?;
+            gate.send("begin; lock table ticks;\nselect 'held';\n")?;
+            gate.wait_for_line("held", PATIENCE)?;
+            Some(gate)
+        } else {
+            None
+        };
+        let dir = TempDir::new()?;
+        let script = dir.path().join("commits.sql");
+        std::fs::write(&script, "call commits();\n")?;
+        let script = script.display().to_string();
+        let mut load = pgbench(&server, &["-n", "-f", &script, "-c", "32", "-j", "2", "-T", "600"])?;
+        // Each of the processes must have its word: the rest waits for it.
+        let commits = Self { load: Load(load.spawn()?), server, gate, _dir: dir };
+        let sql = "select count(*) >= 32 from pg_stat_activity where query like 'call%' and state = 'active'";
+        let deadline = Instant::now() + PATIENCE;
+        while observer.ask(sql)? != "t" {
+            ensure!(Instant::now() < deadline, "pgbench does not begin");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(commits)
+    }
+}
+
+const WRITES: &str = "LWLock/WALWrite";
+
+/// What each of pgbench's backends waits for, in one look.
+fn looks(observer: &mut Observer) -> Result<Vec<(u32, String)>> {
+    let told = observer.ask(
+        "select json_agg(json_build_array(pid, concat_ws('/', wait_event_type, wait_event))) \
+         from pg_stat_activity where query like 'call%'",
+    )?;
+    Ok(serde_json::from_str(&told)?)
+}
+
+/// The log is written by one at a time: how often a backend waits for its turn, for the tool and for whoever asks the
+/// server at the same time.
+fn lwlock(begun: Begun) -> Result<()> {
+    let mut commits = Commits::start(begun == Begun::After)?;
+    let mut observer = Observer::of(&commits.server)?;
+    let (pid, _) = looks(&mut observer)?.pop().context("a backend")?;
+    let mut asked = Asked::about(pid, Duration::from_secs(4))?;
+    asked.wait_until_it_watches()?;
+    commits.gate = None;
+    let (mut waiting, mut all) = (0.0, 0.0);
+    let deadline = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < deadline {
+        let look = looks(&mut observer)?;
+        let (_, wait) = look.into_iter().find(|(backend, _)| *backend == pid).context("it ended")?;
+        all += 1.0;
+        waiting += f64::from(u8::from(wait == WRITES));
+        std::thread::sleep(Duration::from_millis(15));
+    }
+    let answer = asked.answer()?;
+    ensure!(commits.load.0.try_wait()?.is_none(), "pgbench ended");
+    println!("    {}", answer["verdict"]["sentence"].as_str().unwrap_or_default());
+    let (told, looked) = share_of(&answer, WRITES)?;
+    let truth = waiting / all;
+    println!("    {WRITES}: {told:.3} of {looked} looks, {truth:.3} of {all} at the server");
+    ensure!(truth > 0.5, "the stall did not come about");
+    // Three standard deviations of looks that are not independent.
+    ensure!((told - truth).abs() < 0.2, "they disagree");
+    judge(&answer, &["blocked.semaphore"], Some(false), begun)?;
+    is_about_the_log(&answer)
+}
+
+fn is_about_the_log(answer: &Value) -> Result<()> {
+    let sentence = answer["verdict"]["sentence"].as_str().unwrap_or_default();
+    ensure!(sentence.contains("internal locks, on the writing of its log to disk (LWLock/WALWrite)"), "{sentence}");
+    ensure!(answer["database"]["query"] == "call commits();", "the statement is {}", answer["database"]["query"]);
+    Ok(())
+}
+
+/// Of the tool's looks at the wait event, the share that found this one, and how many they were.
+fn share_of(answer: &Value, name: &str) -> Result<(f64, f64)> {
+    let waits = answer["database"]["waits"].as_array().context("waits")?;
+    let seen = |wait: &Value| wait["seen"].as_f64().unwrap_or_default();
+    // Before the gate was opened it waited for that.
+    let all: f64 = waits.iter().filter(|wait| wait["event"] != "relation").map(seen).sum();
+    let is = |wait: &&Value| {
+        wait["type"].as_str().zip(wait["event"].as_str()).is_some_and(|(kind, event)| format!("{kind}/{event}") == name)
+    };
+    let found: f64 = waits.iter().filter(is).map(seen).sum();
+    Ok((found / all, all))
+}
+
+/// Whoever writes the log is stopped while it does: nobody else commits any more.
+fn lwlock_kept(begun: Begun) -> Result<()> {
+    let commits = Commits::start(false)?;
+    let mut observer = Observer::of(&commits.server)?;
+    let (answer, _stopped) = if begun == Begun::Before {
+        let stopped = stop_the_writer(&mut observer, None)?;
+        (Asked::about(stopped.waiter, Duration::from_secs(2))?.answer()?, stopped)
+    } else {
+        let (pid, _) = looks(&mut observer)?.pop().context("a backend")?;
+        let mut asked = Asked::about(pid, Duration::from_secs(5))?;
+        asked.wait_until_it_watches()?;
+        let stopped = stop_the_writer(&mut observer, Some(pid))?;
+        (asked.answer()?, stopped)
+    };
+    println!("    {}", answer["verdict"]["sentence"].as_str().unwrap_or_default());
+    judge(&answer, &["blocked.semaphore"], Some(false), begun)?;
+    let (told, _) = share_of(&answer, WRITES)?;
+    ensure!(begun == Begun::After || told > 0.99, "{WRITES} in {told:.3} of the looks");
+    is_about_the_log(&answer)
+}
+
+/// A backend that is stopped, and goes on when this is dropped.
+struct Stopped {
+    pid: u32,
+    waiter: u32,
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // SAFETY: a signal to a backend of our own server, which has not ended: it is stopped.
+        unsafe { libc::kill(self.pid.cast_signed(), libc::SIGCONT) };
+    }
+}
+
+/// Stops a backend, not `spared`, that holds the lock on the log's writing, which is so when another one, `spared` if there is
+/// one, waits for it in each of many looks.
+fn stop_the_writer(observer: &mut Observer, spared: Option<u32>) -> Result<Stopped> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        ensure!(Instant::now() < deadline, "no writer could be stopped");
+        let look = looks(observer)?;
+        let Some((pid, _)) = look.iter().find(|(pid, wait)| wait == "IO/WALSync" && Some(*pid) != spared) else {
+            continue;
+        };
+        let waiter = spared.or_else(|| look.iter().find(|(other, _)| other != pid).map(|(other, _)| *other));
+        let stopped = Stopped { pid: *pid, waiter: waiter.context("another backend")? };
+        // SAFETY: a signal to a backend of our own server, which serves pgbench until that ends.
+        unsafe { libc::kill(stopped.pid.cast_signed(), libc::SIGSTOP) };
+        let mut waits = 0;
+        let keeps = (0..50).all(|_| {
+            std::thread::sleep(Duration::from_millis(5));
+            let look = looks(observer).unwrap_or_default();
+            let waits_for_it = look.iter().any(|(pid, wait)| *pid == stopped.waiter && wait == WRITES);
+            waits += u32::from(waits_for_it);
+            // It may have had the lock already when the other one was stopped.
+            waits_for_it || waits == 0
+        });
+        if keeps && waits > 0 {
+            return Ok(stopped);
+        }
+    }
+}
+
 /// Seconds of pgbench's own report that count, after one that is part of both.
 const COUNTED: usize = 3;
 
@@ -321,7 +512,7 @@ fn cost(tool: &[&str]) -> Result<()> {
         "    memtrace {}: pgbench runs at {ratio:.3} of its throughput (95 %: {low:.3} to {high:.3}), {pairs} pairs",
         tool.join(" ")
     );
-    println!("      transactions a second: alone {alone:.0?}, watched {watched:.0?}");
+    println!("      transactions a second: alone {alone:.0?}, watched {watched:.0?}; by {}", binary()?.display());
     ensure!(!full || high >= 0.97, "watching costs more than 3 %");
     Ok(())
 }

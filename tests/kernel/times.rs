@@ -136,6 +136,7 @@ struct Thread {
     tid: u32,
     wall_ns: u64,
     cpu_ns: u64,
+    delay_ns: u64,
     slept: u64,
     more: Value,
 }
@@ -162,6 +163,7 @@ fn record(scene: &str) -> Result<(Told, Vec<Thread>)> {
             tid: u32::try_from(number(thread, "tid")?)?,
             wall_ns: number(thread, "wall_ns")?,
             cpu_ns: number(thread, "cpu_ns")?,
+            delay_ns: number(thread, "delay_ns")?,
             slept: number(thread, "slept")?,
             more: thread["more"].clone(),
         })
@@ -204,12 +206,12 @@ impl Thread {
             .with_context(|| told.all_of(self.tid))
     }
 
-    /// What it waited for a CPU, by the gaps that it saw itself: those that are too short for that, or the host's, are
-    /// not in both.
+    /// What it waited for a CPU: not less than the scheduler says, and not more than the gaps that it saw itself, in which
+    /// interrupts and the host are too, and the shortest are not.
     fn assert_gaps(&self, told: &Told) -> Result<()> {
         let runnable = told.of(self.tid, Doing::Runnable);
-        let short = runnable.count * PER_TURN_NS;
-        assert_close("gaps", runnable.ns, number(&self.more, "gaps_ns")?, (short, told.stolen_ns))
+        let (gaps, short) = (number(&self.more, "gaps_ns")?, runnable.count * PER_TURN_NS);
+        assert_close("waiting", runnable.ns, self.delay_ns, (gaps.saturating_sub(self.delay_ns) + short, 0))
             .with_context(|| told.all_of(self.tid))
     }
 
@@ -335,13 +337,14 @@ fn file() -> Result<()> {
     let start = number(&thread.more, "start")?;
     let (major, slept) = (number(&thread.more, "major")?, number(&thread.more, "slept")?);
     let read = told.sum(thread.tid, |span| {
-        span.doing == Doing::Fault && span.cause == Some(Cause::FaultFileRead) && span.object == start
+        // A fault that an interval's end cuts has the part before it under no cause.
+        let cause = span.cause == Some(Cause::FaultFileRead) || span.open && span.cause.is_none();
+        span.doing == Doing::Fault && cause && span.object == start
     });
     let faults = told.of(thread.tid, Doing::Fault);
     println!("    {read:?} of {faults:?}; {major} major faults, slept {slept} times; {}", told.all_of(thread.tid));
     ensure!(major > 100, "{major} major faults: the file stayed in memory");
     ensure!(faults.count.abs_diff(slept) <= slept / 20 + 4, "{faults:?} of {slept}");
-    // A fault that an interval's end cuts has the part before it under no cause.
     ensure!(read.ns >= faults.ns / 10 * 9, "{read:?} of {faults:?}");
     thread.assert_running(&told)?;
     let others = told.of(thread.tid, Doing::Runnable).ns;

@@ -30,6 +30,12 @@ fn cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Nanoseconds that the caller was ready to run and did not, as the scheduler counts.
+fn delay_ns() -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{}/schedstat", gettid())).unwrap_or_default();
+    stat.split_whitespace().nth(1).and_then(|delay| delay.parse().ok()).unwrap_or(0)
+}
+
 /// Times that the caller went to sleep.
 fn voluntary_switches() -> i64 {
     // SAFETY: all-zero is a valid rusage, and the kernel fills it.
@@ -67,12 +73,13 @@ fn play(stage: &mut Stage, parts: Vec<Box<dyn FnOnce() -> Value + Send>>) {
             let gate = Arc::clone(&gate);
             std::thread::spawn(move || {
                 gate.wait();
-                let (wall, cpu, slept) = (monotonic_ns(), cpu_ns(), voluntary_switches());
+                let (wall, cpu, slept, delay) = (monotonic_ns(), cpu_ns(), voluntary_switches(), delay_ns());
                 let more = part();
                 let told = json!({
                     "tid": gettid(),
                     "wall_ns": monotonic_ns() - wall,
                     "cpu_ns": cpu_ns() - cpu,
+                    "delay_ns": delay_ns() - delay,
                     "slept": voluntary_switches() - slept,
                     "more": more,
                 });

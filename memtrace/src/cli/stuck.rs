@@ -3,6 +3,8 @@
 use super::values::parse_duration;
 use super::{Only, OutputArgs, OutputOptions, SpanOptions, TalkArgs, Target, TraceOptions, usage};
 use clap::Args;
+use clap::builder::TypedValueParser as _;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +19,30 @@ pub struct StuckOptions {
     pub output: OutputOptions,
 }
 
+/// A connection string of a PostgreSQL server, which may hold a password: it is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Dsn(String);
+
+impl Dsn {
+    /// As it was typed.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Dsn {
+    fn from(typed: String) -> Self {
+        Self(typed)
+    }
+}
+
+impl fmt::Debug for Dsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dsn(…)")
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(
     after_help = "The process is watched from outside: it may be stuck since long, and need not run again. SIGINT ends the window \
@@ -29,6 +55,11 @@ pub(super) struct StuckArgs {
     /// How long to look, such as 5s or 1m: less says less.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     duration: Duration,
+    /// Also ask the PostgreSQL server whose backend it is who holds what it waits for: a connection string such as
+    /// 'host=localhost user=monitor'; without a host, the socket of the process's own server. A password in it is seen by
+    /// whoever may list processes: PGPASSWORD is not. No TLS. A server that does not answer within 2 s costs a line.
+    #[arg(long, value_name = "DSN", value_parser = clap::builder::StringValueParser::new().map(Dsn::from))]
+    pg: Option<Dsn>,
     /// NDJSON instead of text: one object a process (docs/ndjson.md).
     #[arg(long)]
     json: bool,
@@ -60,6 +91,7 @@ impl StuckArgs {
             time: true,
             may_time: true,
             spans: SpanOptions::default(),
+            pg: self.pg,
             verbose: self.talk.verbose,
         };
         let output = OutputArgs { json: self.json, file: self.file, force: self.force, ..OutputArgs::default() };

@@ -34,6 +34,7 @@ fn watching_a_process_has_useful_defaults() {
             time: false,
             may_time: true,
             spans: SpanOptions::default(),
+            pg: None,
             verbose: 0,
         }
     );
@@ -263,5 +264,22 @@ fn the_man_pages_are_current() {
                 "docs/{name}.1 is stale: MEMTRACE_BLESS=1 cargo test -p memtrace --no-default-features --lib the_man_pages"
             );
         }
+    }
+}
+
+#[test]
+fn a_password_is_never_repeated() {
+    let stuck = |more: &[&str]| parse(["memtrace", "stuck", "--pid", "1"].iter().chain(more));
+    let request = stuck(&["--pg", "host=db password=s3kret"]).expect("a request");
+    assert!(!format!("{request:?}").contains("s3kret"), "{request:?}");
+    let Request::Stuck(options) = request else { panic!("{request:?}") };
+    assert_eq!(options.trace.pg.expect("it was given").expose(), "host=db password=s3kret");
+    for more in [
+        &["--pg", "host=db", "password=s3kret"][..],
+        &["--pg", "password=s3kret", "--nothing"],
+        &["--pg", "password=s3kret", "--pg", "password=s3kret"],
+    ] {
+        let error = stuck(more).expect_err("no sense").to_string();
+        assert!(!error.contains("s3kret"), "{error}");
     }
 }

@@ -149,10 +149,26 @@ fn a_backend_is_read_as_its_view_prints_it() {
             query: Some("update t set text = 'äß' where id = 1".into()),
             query_start_ns: Some((946_684_800 + 3) * second),
             transaction_start_ns: Some((946_684_800 + 2) * second),
+            started_ns: Some(946_684_800 * second + 1_000_000),
+            work_mem: None,
         }
     );
     let wait = postgres.read_wait(&backend(), 7).expect("a number");
     assert_eq!(wait, Some(("Lock".to_owned(), "transactionid".to_owned())));
+}
+
+#[test]
+fn a_setting_is_read_where_it_is_exported() {
+    let names: Vec<&str> = all().into_iter().chain(["work_mem"]).collect();
+    let Some(Server::Postgres(Ok(postgres))) = recognise(&names, b"", Some(b"15\n")) else { panic!("it is 15") };
+    for (kilobytes, expected) in [(4096_i32, Some(4 << 20)), (i32::MAX, Some((i32::MAX as u64) << 10)), (-1, None)] {
+        let mut fake = backend();
+        // What is exported beyond those above.
+        fake.put(BIAS + 0x9000, &kilobytes.to_le_bytes());
+        assert_eq!(postgres.read_status(&fake, 7).expect("a status").work_mem, expected);
+    }
+    // Absent, it costs nothing else.
+    assert_eq!(postgres.read_status(&backend(), 7).expect("a status").work_mem, None);
 }
 
 #[test]

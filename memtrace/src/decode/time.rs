@@ -33,6 +33,11 @@ impl Decoder {
             if (value.ns, value.count, value.samples) == (0, 0, 0) {
                 continue;
             }
+            // More was taken from it than it had: no amount.
+            if [value.ns, value.count, value.samples].into_iter().any(|amount| amount.cast_signed() < 0) {
+                self.undecodable += 1;
+                continue;
+            }
             match (self.occupants.get(&key.slot), span(&key, &value, open)) {
                 (Some(occupant), Some(span)) => all.entry(occupant.mm).or_default().0.push(span),
                 _ => self.undecodable += 1,
@@ -161,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_doing_or_slot_is_counted() {
+    fn an_unknown_doing_slot_or_amount_is_counted() {
         let mut decoder = Decoder::default();
         decoder.decode_opened(&MmRecord::zeroed());
         let value = TimeValue { ns: 1, ..TimeValue::default() };
@@ -169,9 +174,10 @@ mod tests {
             (TimeKey { doing: 200, ..key(Doing::Running) }, value),
             (TimeKey { slot: 9, ..key(Doing::Running) }, value),
             (TimeKey { cause: 200, ..key(Doing::Fault) }, value),
+            (key(Doing::Fault), TimeValue { ns: u64::MAX, ..value }),
             (key(Doing::Fault), TimeValue::default()),
         ];
         let raw = RawTimes { records, ..RawTimes::default() };
-        assert_eq!((decoder.decode_times(&raw), decoder.undecodable()), (vec![], 3));
+        assert_eq!((decoder.decode_times(&raw), decoder.undecodable()), (vec![], 4));
     }
 }

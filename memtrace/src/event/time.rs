@@ -256,7 +256,7 @@ pub struct Cgroup {
 }
 
 /// What a database server's backend says of itself, read from its memory without its help.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
     /// When.
     pub ts_ns: u64,
@@ -278,10 +278,39 @@ pub struct Backend {
     pub transaction_start_ns: Option<i64>,
     /// Wait events seen since the last such event (type, name) and how often; `None` for no wait. By count.
     pub waits: Vec<(Option<(String, String)>, u64)>,
-    /// Processes that it waits for, where the server was asked (`--pg`).
-    pub blocked_by: Option<Vec<u32>>,
+    /// Its process id as the server knows it: not `pid` where the server is in a container.
+    pub own_pid: u32,
+    /// When it began, as the query's.
+    pub started_ns: Option<i64>,
+    /// What a sort or hash may use before it goes to disk (`work_mem`), bytes.
+    pub work_mem: Option<u64>,
+    /// Temporary files that it has open, and their bytes: sorts and hashes that did not fit.
+    pub spilled: Option<(u64, u64)>,
+    /// Whom it waits for, where the server was asked (`--pg`) and has answered.
+    pub blocked_by: Option<Vec<Blocker>>,
+    /// The server was asked and gave no answer: why; else empty.
+    pub unanswered: String,
     /// What could not be read, and why; empty when all is well.
     pub refused: String,
+}
+
+/// A backend that another one waits for, as the server told. Texts are the server's, and capped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocker {
+    /// Process; `None` where there is none that we could find.
+    pub pid: Option<u32>,
+    /// Its process id as the server knows it; 0 for a prepared transaction, which no process has.
+    pub own_pid: u32,
+    /// State, as [`Backend::state`].
+    pub state: Option<String>,
+    /// Since when it is in that state, nanoseconds since the Unix epoch.
+    pub since_ns: Option<i64>,
+    /// Text of its current or last statement.
+    pub query: Option<String>,
+    /// When its transaction began, likewise.
+    pub transaction_start_ns: Option<i64>,
+    /// What it waits for itself (type, name).
+    pub wait: Option<(String, String)>,
 }
 
 mod doing_code {

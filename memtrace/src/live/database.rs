@@ -3,6 +3,8 @@
 //!
 //! Only pages that are in memory are read, and nothing is brought in: what we read must not change what we measure.
 
+use super::asker::{Answer, Asker, Question};
+use crate::cli::Dsn;
 use crate::database::postgres::{Refusal, Status};
 use crate::database::{Memory, Program, Server, Unread, mysql_version, read_text};
 use crate::event::{Backend, Event};
@@ -25,6 +27,12 @@ const SAMPLES_PER_EVENT: u32 = 50;
 const AT_ENTRY: u64 = 9;
 /// Executables that are remembered.
 const KNOWN_MAX: usize = 256;
+/// Distance of questions to a server.
+const QUESTIONS: Duration = Duration::from_secs(1);
+/// Descriptors that are looked at.
+const DESCRIPTORS_MAX: usize = 4096;
+/// The folder of the files that sorts and hashes go to.
+const TEMPORARY: &[u8] = b"/pgsql_tmp/";
 /// Bytes of what the kernel tells in a file.
 const READ_MAX: u64 = 64 << 10;
 /// Bytes of `PG_VERSION`, and of MySQL's version, that are read.
@@ -39,14 +47,16 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// Begins to look at processes, those that are database servers'.
+    /// Begins to look at processes, those that are database servers'. Of one of them its server is asked, too.
     ///
     /// # Errors
     /// No thread can be had.
-    pub fn start(pids: Vec<u32>) -> io::Result<Self> {
+    pub fn start(pids: Vec<u32>, ask: Option<(u32, Dsn)>) -> io::Result<Self> {
         let (wanted, wants) = mpsc::channel();
         let (sender, events) = mpsc::channel();
-        let thread = std::thread::Builder::new().name("backends".to_owned()).spawn(move || look(&wants, &sender))?;
+        let asked = ask.map(|(pid, dsn)| Asked::start(pid, dsn)).transpose()?;
+        let thread =
+            std::thread::Builder::new().name("backends".to_owned()).spawn(move || look(&wants, &sender, asked))?;
         // The thread ends when this end does.
         let _ = wanted.send(pids);
         Ok(Self { wanted, events, thread })
@@ -83,13 +93,16 @@ pub fn read_backend(pid: u32) -> Option<Backend> {
 }
 
 /// Looks until nobody wants it any more.
-fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>) {
+fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>, mut asked: Option<Asked>) {
     let mut processes: BTreeMap<u32, Process> = BTreeMap::new();
     let mut next = Instant::now();
     let mut samples = 0_u32;
     let mut known = Known::default();
-    let tell = |process: &mut Process, known: &mut Known| {
-        if let Some(backend) = process.tell(known) {
+    let tell = |process: &mut Process, known: &mut Known, asked: &Option<Asked>| {
+        if let Some(mut backend) = process.tell(known) {
+            if let Some(asked) = asked.as_ref().filter(|asked| asked.pid == backend.pid) {
+                asked.tell(&mut backend);
+            }
             // Nobody takes it any more: the session ends.
             let _ = events.send(Event::Backend(Box::new(backend)));
         }
@@ -100,7 +113,7 @@ fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>) {
                 processes.retain(|pid, process| {
                     let wanted = pids.contains(pid);
                     if !wanted {
-                        tell(process, &mut known);
+                        tell(process, &mut known, &asked);
                     }
                     wanted
                 });
@@ -116,11 +129,67 @@ fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>) {
         next = (next + SAMPLE).max(Instant::now());
         samples = samples.wrapping_add(1);
         processes.values_mut().for_each(Process::sample);
+        if let Some(asked) = &mut asked {
+            asked.go_on(processes.get(&asked.pid));
+        }
         if samples.is_multiple_of(SAMPLES_PER_EVENT) {
-            processes.values_mut().for_each(|process| tell(process, &mut known));
+            processes.values_mut().for_each(|process| tell(process, &mut known, &asked));
         }
     }
-    processes.values_mut().for_each(|process| tell(process, &mut known));
+    if let Some(asked) = &mut asked {
+        asked.end(processes.get(&asked.pid));
+    }
+    processes.values_mut().for_each(|process| tell(process, &mut known, &asked));
+}
+
+/// What the server of one process is asked.
+struct Asked {
+    pid: u32,
+    asker: Asker,
+    /// When it may be asked again.
+    due: Instant,
+    /// The last answer.
+    answer: Option<Answer>,
+}
+
+impl Asked {
+    fn start(pid: u32, dsn: Dsn) -> io::Result<Self> {
+        Ok(Self { pid, asker: Asker::start(dsn)?, due: Instant::now(), answer: None })
+    }
+
+    /// Asks once at the begin, and then while the process waits for a lock: to answer costs the server a look at all of
+    /// its locks. A server that gave no answer is not asked again.
+    fn go_on(&mut self, process: Option<&Process>) {
+        self.answer = self.asker.take().or(self.answer.take());
+        let Some((process, running)) = process.and_then(|process| Some((process, process.backend.as_ref()?))) else {
+            return;
+        };
+        let again = match &self.answer {
+            None => true,
+            Some(Ok(_)) => process.waits_for_lock,
+            Some(Err(_)) => false,
+        };
+        if again && !self.asker.is_busy() && Instant::now() >= self.due {
+            self.due = Instant::now() + QUESTIONS;
+            let started_ns = running.tell().started_ns;
+            self.asker.ask(Question { pid: self.pid, own_pid: running.own_pid, started_ns });
+        }
+    }
+
+    /// A first answer is waited for, where nothing had been asked yet as well.
+    fn end(&mut self, process: Option<&Process>) {
+        self.go_on(process);
+        let last = if self.answer.is_none() { self.asker.wait() } else { self.asker.take() };
+        self.answer = last.or(self.answer.take());
+    }
+
+    fn tell(&self, backend: &mut Backend) {
+        match &self.answer {
+            Some(Ok(blockers)) => backend.blocked_by = Some(blockers.clone()),
+            Some(Err(why)) => backend.unanswered.clone_from(why),
+            None => {}
+        }
+    }
 }
 
 /// A process that is looked at.
@@ -130,6 +199,8 @@ struct Process {
     exe: Option<(u64, u64)>,
     /// `None` for what is no database server.
     backend: Option<Running>,
+    /// In the last look.
+    waits_for_lock: bool,
     waits: HashMap<Option<(String, String)>, u64>,
 }
 
@@ -158,14 +229,16 @@ impl Known {
 /// A server's process.
 struct Running {
     server: Server,
+    directory: Directory,
     memory: PresentMemory,
+    pid: u32,
     /// Its process id as it sees it itself.
     own_pid: u32,
 }
 
 impl Process {
     fn new(pid: u32, known: &mut Known) -> Self {
-        let mut process = Self { pid, exe: None, backend: None, waits: HashMap::new() };
+        let mut process = Self { pid, exe: None, backend: None, waits_for_lock: false, waits: HashMap::new() };
         process.recognise(known);
         process
     }
@@ -180,15 +253,20 @@ impl Process {
     }
 
     fn sample(&mut self) {
-        if let Some(Running { server: Server::Postgres(Ok(postgres)), memory, own_pid }) = &self.backend
+        if let Some(Running { server: Server::Postgres(Ok(postgres)), memory, own_pid, .. }) = &self.backend
             && let Ok(wait) = postgres.read_wait(memory, *own_pid)
         {
+            self.waits_for_lock = wait.as_ref().is_some_and(|(kind, _)| kind == "Lock");
             *self.waits.entry(wait).or_default() += 1;
         }
     }
 
     /// What it says now, and the waits since the last time; `None` for what is no database server.
     fn tell(&mut self, known: &mut Known) -> Option<Backend> {
+        // To recognise it may have taken all the time there was.
+        if self.waits.is_empty() {
+            self.sample();
+        }
         let mut waits: Vec<_> = self.waits.drain().collect();
         waits.sort_by(|(a, x), (b, y)| y.cmp(x).then_with(|| a.cmp(b)));
         let mut backend = Backend { ts_ns: monotonic_ns(), pid: self.pid, waits, ..self.backend.as_ref()?.tell() };
@@ -222,7 +300,7 @@ impl Running {
         let server = known.server(exe, &metadata, entry, data_version)?;
         directory.read("status", READ_MAX, &mut bytes).ok()?;
         let own_pid = parse_status(&bytes).ok()?.ns_pid.last().copied().unwrap_or(pid);
-        Some(Self { server, memory, own_pid })
+        Some(Self { server, directory, memory, pid, own_pid })
     }
 
     fn tell(&self) -> Backend {
@@ -233,16 +311,33 @@ impl Running {
                     Ok(postgres) => postgres.read_status(&self.memory, self.own_pid),
                     Err(refusal) => Err(refusal.clone()),
                 };
-                backend("postgresql", version, status)
+                let spilled = self.spilled();
+                Backend { own_pid: self.own_pid, spilled, ..backend("postgresql", version, status) }
             }
             Server::Mysql(address) => match read_text(&self.memory, *address, VERSION_MAX) {
                 Ok(text) => {
                     let (server, version) = mysql_version(&text);
-                    backend(server, version, Ok(Status::default()))
+                    Backend { own_pid: self.own_pid, ..backend(server, version, Ok(Status::default())) }
                 }
-                Err(unread) => backend("mysql", None, Err(unread.into())),
+                Err(unread) => Backend { own_pid: self.own_pid, ..backend("mysql", None, Err(unread.into())) },
             },
         }
+    }
+
+    /// Temporary files that it has open, and their bytes; `None` where its descriptors may not be seen.
+    fn spilled(&self) -> Option<(u64, u64)> {
+        let descriptors = self.directory.read_numbers("fd", DESCRIPTORS_MAX).ok()?;
+        let mut spilled = (0, 0_u64);
+        for descriptor in descriptors {
+            let name = format!("fd/{descriptor}");
+            let is_temporary = |link: Vec<u8>| memchr::memmem::find(&link, TEMPORARY).is_some();
+            if self.directory.read_link(&name).is_ok_and(is_temporary) {
+                // Through the descriptor: the name may be gone, or be another file's.
+                let size = std::fs::metadata(format!("/proc/{}/{name}", self.pid)).map_or(0, |file| file.len());
+                spilled = (spilled.0 + 1, spilled.1.saturating_add(size));
+            }
+        }
+        Some(spilled)
     }
 }
 
@@ -262,7 +357,12 @@ fn backend(server: &str, version: Option<u32>, status: Result<Status, Refusal>) 
         query_start_ns: status.query_start_ns,
         transaction_start_ns: status.transaction_start_ns,
         waits: Vec::new(),
+        own_pid: 0,
+        started_ns: status.started_ns,
+        work_mem: status.work_mem,
+        spilled: None,
         blocked_by: None,
+        unanswered: String::new(),
         refused,
     }
 }

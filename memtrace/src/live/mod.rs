@@ -1,5 +1,10 @@
 //! The live room: the only one that knows aya, and the only one that touches the kernel's probes.
 
+#[cfg(feature = "pg")]
+mod asker;
+#[cfg(not(feature = "pg"))]
+#[path = "no_asker.rs"]
+mod asker;
 mod batch;
 pub mod btf;
 mod copies;

@@ -183,11 +183,12 @@ impl Session {
         let mut opening = std::mem::take(&mut self.opening);
         if self.options.spans.statements {
             // What runs already passed its first edge before we came: its server says what it is, and since when.
-            let look = Backends::start(self.pids()).context("failed to start a thread")?;
+            let look = Backends::start(self.pids(), None).context("failed to start a thread")?;
             opening.append(&mut look.finish());
         }
         if self.options.time {
-            self.backends = Some(Backends::start(self.pids()).context("failed to start a thread")?);
+            let ask = self.options.pg.clone().map(|dsn| (self.pid, dsn));
+            self.backends = Some(Backends::start(self.pids(), ask).context("failed to start a thread")?);
         }
         let reason = if self.give(intervals, opening) {
             self.observe(stop, intervals, &mut signals).await?

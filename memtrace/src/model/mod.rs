@@ -234,7 +234,7 @@ impl Model {
                 }
             }
             TaskWhat::ThreadExited | TaskWhat::ProcessExited { .. } => {
-                self.times.exited(task.pid, task.tid, task.what != TaskWhat::ThreadExited);
+                self.times.exited(task.pid, task.tid, task.ts_ns, task.what != TaskWhat::ThreadExited);
                 let context = spans::Context { meta: self.meta.as_ref(), comms: &self.comms };
                 self.spans.exited(task.tid, task.ts_ns, context, out);
             }
@@ -322,6 +322,7 @@ impl Model {
             page_size: meta.page_size,
             epoch: (meta.ts_ns, meta.wall_ns),
             lost: self.lost,
+            own: self.own,
             comms: &self.comms,
             code: &self.code,
         };

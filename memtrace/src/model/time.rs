@@ -8,7 +8,7 @@ use self::shares::Shares;
 use super::address_space::AddressSpace;
 use super::code::CodeTable;
 use crate::event::{
-    Backend, Change, LockHold, Lost, MmOpened, StackEnd, StackId, Surroundings, TimeSpan, Times, Wait, WaitObject,
+    Backend, Change, LockHold, Lost, MmOpened, Own, StackEnd, StackId, Surroundings, TimeSpan, Times, Wait, WaitObject,
 };
 use crate::statement::{Kind, MappingRef};
 use crate::stuck::{self, Look, Memory, Share, Span, State, Stuck, ThreadTimes, Verdict, Waiting};
@@ -49,11 +49,22 @@ struct Process {
     backend: Option<Box<Backend>>,
     /// What descriptors are that some thread was seen waiting on.
     descriptors: BTreeMap<u64, WaitObject>,
-    /// When each thread began, where that was seen.
-    born: BTreeMap<u32, u64>,
+    /// When each thread began and ended, where that was seen.
+    lives: BTreeMap<u32, Life>,
     counters: Amounts,
     moved_ns: Option<u64>,
     ended: bool,
+}
+
+/// What was seen of a thread's begin and end.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    born_ns: u64,
+    ended_ns: u64,
+}
+
+impl Life {
+    const UNSEEN: Self = Self { born_ns: 0, ended_ns: u64::MAX };
 }
 
 #[derive(Debug, Default)]
@@ -121,10 +132,11 @@ impl Timekeeper {
 
     pub(super) fn times(&mut self, pid: u32, times: &Times, space: &mut AddressSpace) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        let Process { whole, recent, born, .. } = process;
+        let Process { whole, recent, lives, .. } = process;
         for window in [whole, recent] {
-            window.times(times, born, space);
+            window.times(times, lives, space);
         }
+        lives.retain(|_, life| life.ended_ns > times.ts_ns);
     }
 
     pub(super) fn wait(&mut self, wait: &Wait) {
@@ -161,7 +173,12 @@ impl Timekeeper {
                 }
                 waits.sort_by_key(|(_, times)| Reverse(*times));
                 waits.truncate(64);
-                **known = Backend { waits, ..backend.clone() };
+                // Who blocked it is asked once in a while, and what it had on disk is gone with its statement.
+                let blocked_by = backend.blocked_by.clone().filter(|them| !them.is_empty());
+                let blocked_by = blocked_by.or_else(|| known.blocked_by.take()).or_else(|| backend.blocked_by.clone());
+                let same = known.query_start_ns == backend.query_start_ns;
+                let spilled = if same { known.spilled.max(backend.spilled) } else { backend.spilled };
+                **known = Backend { waits, blocked_by, spilled, ..backend.clone() };
             }
             none => *none = Some(Box::new(backend.clone())),
         }
@@ -196,14 +213,16 @@ impl Timekeeper {
     }
 
     pub(super) fn born(&mut self, pid: u32, tid: u32, ts_ns: u64) {
-        if let Some(process) = self.processes.get_mut(&pid).filter(|process| process.born.len() < THREADS) {
-            process.born.insert(tid, ts_ns);
+        if let Some(process) = self.processes.get_mut(&pid).filter(|process| process.lives.len() < THREADS) {
+            process.lives.insert(tid, Life { born_ns: ts_ns, ..Life::UNSEEN });
         }
     }
 
-    pub(super) fn exited(&mut self, pid: u32, tid: u32, whole_process: bool) {
+    pub(super) fn exited(&mut self, pid: u32, tid: u32, ts_ns: u64, whole_process: bool) {
         if let Some(process) = self.processes.get_mut(&pid) {
-            process.born.remove(&tid);
+            if process.lives.len() < THREADS || process.lives.contains_key(&tid) {
+                process.lives.entry(tid).or_insert(Life::UNSEEN).ended_ns = ts_ns;
+            }
             process.ended |= whole_process;
         }
     }
@@ -237,6 +256,7 @@ pub(super) struct Context<'a> {
     /// Monotonic and wall time of the session's begin.
     pub(super) epoch: (u64, i64),
     pub(super) lost: Lost,
+    pub(super) own: Own,
     pub(super) comms: &'a BTreeMap<u32, Vec<u8>>,
     pub(super) code: &'a CodeTable,
 }
@@ -249,7 +269,7 @@ impl Process {
             recent: window(),
             backend: None,
             descriptors: BTreeMap::new(),
-            born: BTreeMap::new(),
+            lives: BTreeMap::new(),
             counters,
             moved_ns: None,
             ended: false,
@@ -302,6 +322,7 @@ impl Process {
             memory: Some(memory),
             holds,
             lost: context.lost,
+            own: context.own,
             ended: self.ended,
             threads,
             verdict: Verdict::default(),
@@ -438,15 +459,16 @@ impl Window {
         Some(self.threads.entry(tid).or_default())
     }
 
-    fn times(&mut self, times: &Times, born: &BTreeMap<u32, u64>, space: &mut AddressSpace) {
+    fn times(&mut self, times: &Times, lives: &BTreeMap<u32, Life>, space: &mut AddressSpace) {
         let (_, until) = self.range.get_or_insert((times.begin_ns, times.ts_ns));
         *until = (*until).max(times.ts_ns);
         for span in &times.spans {
             let Some(thread) = self.thread(span.tid) else { continue };
+            let life = lives.get(&span.tid).copied().unwrap_or(Life::UNSEEN);
             if thread.until_ns == 0 {
-                thread.since_ns = times.begin_ns.max(born.get(&span.tid).copied().unwrap_or(0)).min(times.ts_ns);
+                thread.since_ns = times.begin_ns.max(life.born_ns).min(times.ts_ns);
             }
-            thread.until_ns = thread.until_ns.max(times.ts_ns);
+            thread.until_ns = thread.until_ns.max(times.ts_ns.min(life.ended_ns));
             thread.span(span, space);
         }
         for hold in &times.holds {

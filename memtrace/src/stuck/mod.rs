@@ -6,6 +6,8 @@ mod sampling;
 #[cfg(test)]
 pub(crate) mod scenes;
 #[cfg(test)]
+mod stalled_backends;
+#[cfg(test)]
 pub(crate) mod stalls;
 #[cfg(test)]
 mod tests;
@@ -17,7 +19,7 @@ pub(crate) use verdict::order;
 pub use verdict::verdict;
 pub(crate) use verdict::waiting;
 
-use crate::event::{Backend, LockHold, Lost, StackEnd, Surroundings, WaitObject};
+use crate::event::{Backend, LockHold, Lost, Own, StackEnd, Surroundings, WaitObject};
 use crate::statement::{Faults, MappingRef, Stack};
 use crate::units::Amounts;
 use std::sync::Arc;
@@ -198,6 +200,8 @@ pub struct Stuck {
     pub holds: Vec<LockHold>,
     /// What was lost since the session began.
     pub lost: Lost,
+    /// What watching has cost since then, and what was not looked at.
+    pub own: Own,
     /// The process ended within the window.
     pub ended: bool,
     /// Threads, those that decided first.

@@ -29,6 +29,7 @@ pub(crate) struct Scene {
     last: Vec<TimeSpan>,
     swap: i64,
     stacks: u32,
+    own: Own,
 }
 
 /// A span of a kind that the probes would book, each second anew.
@@ -132,6 +133,11 @@ impl Scene {
             at_attach: true,
         });
         self
+    }
+
+    /// What it cost to look.
+    pub(crate) fn own(self, own: Own) -> Self {
+        Self { own, ..self }
     }
 
     /// Each second, so many pages.
@@ -257,7 +263,7 @@ impl Scene {
                 holds: self.holds.clone(),
             }));
             let closings = vec![Closing { mm: MM, counters, virt: Some(100_000) }];
-            events.push(Event::Tick(Tick { ts_ns, closings, lost: Lost::default(), own: Own::default() }));
+            events.push(Event::Tick(Tick { ts_ns, closings, lost: Lost::default(), own: self.own }));
         }
         events.push(Event::End(End::new(BEGIN + SECONDS * 1000 * MS, EndReason::Duration)));
         events
@@ -318,7 +324,12 @@ pub(crate) fn backend(kind: &str, event: &str) -> Backend {
         query_start_ns: Some(meta().wall_ns + 5_000_000_000 - 312_000_000_000),
         transaction_start_ns: None,
         waits: vec![(Some((kind.into(), event.into())), 20)],
+        own_pid: PID,
+        started_ns: None,
+        work_mem: Some(4 << 20),
+        spilled: Some((0, 0)),
         blocked_by: None,
+        unanswered: String::new(),
         refused: String::new(),
     }
 }

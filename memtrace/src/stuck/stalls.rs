@@ -2,7 +2,9 @@
 
 use super::State;
 use super::scenes::*;
-use crate::event::{Pressures, Surroundings, TimeSpan, WaitObject};
+use super::stalled_backends::{databases, hostile_backend};
+use crate::event::{Own, Pressures, Surroundings, TimeSpan, WaitObject};
+use crate::syscalls;
 use crate::units::Amounts;
 use crate::views::sample::{MS, PID};
 use memtrace_common::{Cause, Doing};
@@ -123,6 +125,28 @@ pub(super) fn stalls() -> Vec<Stall> {
             .hold(900, b"ps", false, 20),
     );
     stall(
+        "one works with mmap_lock, the other waits for it",
+        some(State::MmapLock, true),
+        Scene::default()
+            .spans([
+                span(PID, Doing::Running, 990),
+                TimeSpan { nr: syscalls::number("mprotect"), ..samples(PID, Doing::Kernel, 980) },
+                span(PID, Doing::MmapLock, 10),
+            ])
+            .spans(fights(WORKER))
+            .hold(PID, b"server", true, 930)
+            .hold(WORKER, b"worker", false, 20)
+            .own(Own {
+                cpu_ns: 400 * MS,
+                looks: 38,
+                look_ns: 9 * MS,
+                unseen: 2,
+                unsearched: 1,
+                max_rss: 1 << 26,
+                ..Own::default()
+            }),
+    );
+    stall(
         "blocked in mmap_lock since before",
         some(State::MmapLock, true),
         Scene::default().spans([blocked(PID, "mmap", 0)]).wait(
@@ -179,6 +203,15 @@ pub(super) fn stalls() -> Vec<Stall> {
             .wait(PID, "futex", &[0x10], NONE, &[], &["__pthread_clockjoin_ex", "main"])
             .wait(WORKER, "futex", &[0x20], NONE, &[], &["sem_wait", "PyThread_acquire_lock_timed"])
             .wait(OTHER, "futex", &[0x30], NONE, &[], &["sem_wait", "PyThread_acquire_lock_timed"]),
+    );
+    stall(
+        "a virtual machine parks its threads",
+        some(State::BlockedFutex, false),
+        Scene::default()
+            .spans([blocked(PID, "futex", 0x10), blocked(WORKER, "futex", 0x20), blocked(OTHER, "futex", 0x30)])
+            .wait(PID, "futex", &[0x10], NONE, &[], &["__pthread_clockjoin_ex", "main"])
+            .wait(WORKER, "futex", &[0x20], NONE, &[], &["sem_wait", "GangWorker::loop"])
+            .wait(OTHER, "futex", &[0x30], NONE, &[], &["pthread_cond_wait", "Unsafe_Park"]),
     );
     stall(
         "a mutex whose owner sleeps",
@@ -440,26 +473,6 @@ pub(super) fn stalls() -> Vec<Stall> {
         ),
     );
     stall(
-        "PostgreSQL's lock",
-        some(State::BlockedPoll, false),
-        Scene::default()
-            .spans([blocked(PID, "epoll_wait", 4)])
-            .wait(
-                PID,
-                "epoll_wait",
-                &[4],
-                WaitObject::Descriptors { of: Vec::new(), total: 3, timeout_ns: None },
-                &["ep_poll"],
-                &["epoll_wait", "WaitLatch", "ProcSleep", "LockAcquireExtended", "XactLockTableWait", "heap_update"],
-            )
-            .backend(backend("Lock", "transactionid")),
-    );
-    stall(
-        "PostgreSQL's client does not read",
-        some(State::BlockedPoll, false),
-        Scene::default().spans([blocked(PID, "epoll_wait", 4)]).backend(backend("Client", "ClientWrite")),
-    );
-    stall(
         "between two",
         (None, Some(false)),
         Scene::default().spans([
@@ -474,6 +487,7 @@ pub(super) fn stalls() -> Vec<Stall> {
         (Some(State::Unaccounted), None),
         Scene::default().spans([span(PID, Doing::Running, 100), samples(PID, Doing::User, 90)]),
     );
+    stalls.extend(databases());
     stalls
 }
 
@@ -510,7 +524,7 @@ pub(crate) fn hostile() -> Scene {
             &[],
             &[],
         )
-        .backend(crate::event::Backend { query: Some(bad.clone()), server: "\u{1b}".into(), ..backend("\u{1b}", "\n") })
+        .backend(hostile_backend(&bad))
         .around(surroundings(), |last| {
             let group = last.cgroup.as_mut().expect("it has one");
             group.path = bad.clone();

@@ -83,6 +83,16 @@ fn a_thread_has_the_time_that_it_lived() {
     let lost = thread.shares.iter().find(|share| share.state == State::Unaccounted).expect("50 ms are not known");
     assert_eq!(lost.ns, 50 * MS);
     assert!(!stuck.ended);
+
+    // It ended, and nothing is missing of the time after that.
+    let scene = Scene::default()
+        .spans([blocked(PID, "pause", 0)])
+        .event(task(TaskWhat::ThreadStarted { child: OTHER }, PID, 4_250))
+        .event(task(TaskWhat::ThreadExited, OTHER, 4_600))
+        .last([span(OTHER, Doing::Running, 350), samples(OTHER, Doing::User, 350)]);
+    let stuck = scene.stuck();
+    let thread = stuck.threads.iter().find(|thread| thread.tid == OTHER).expect("it lived");
+    assert_eq!((thread.total_ns, thread.shares.len()), (350 * MS, 1), "{:?}", thread.shares);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! several facts together say, in order; then a thread's largest family of states decides, if it leads by enough. Where it
 //! does not, the verdict says between what it lies.
 
+mod database;
 mod evidence;
 mod next;
 mod phrase;
@@ -60,7 +61,8 @@ struct Finding {
 }
 
 /// Rules before the shares, in order. Each says what only several facts together do.
-const RULES: [fn(&Case<'_>) -> Option<Finding>; 6] = [unobserved, ended, deadlock, database, held, nobody_left];
+const RULES: [fn(&Case<'_>) -> Option<Finding>; 8] =
+    [unobserved, ended, deadlock, database::database, held, nobody_left, locked_out, nobody_runs];
 
 /// The facts that rules look at.
 struct Case<'a> {
@@ -323,56 +325,62 @@ fn nobody_left(case: &Case<'_>) -> Option<Finding> {
     })
 }
 
-/// A server's own word for what its backend waits for, where that is another's doing and not a device.
-fn database(case: &Case<'_>) -> Option<Finding> {
-    let backend = case.stuck.backend.as_ref()?;
-    let top = case.top()?;
-    let seen: u64 = backend.waits.iter().map(|(_, times)| *times).fold(0, u64::saturating_add);
-    let (wait, times) = backend.waits.iter().max_by_key(|(_, times)| *times)?;
-    let (kind, event) = wait.as_ref().filter(|_| is_most(*times, seen))?;
-    if !matches!(top.state, State::BlockedPoll | State::BlockedSemaphore | State::BlockedFutex | State::BlockedSocket) {
+/// Many threads, and each waits for another one or for something to do: no one of them is the reason. What a virtual machine
+/// or interpreter parks its threads with looks the same for a worker without work and for two that block each other.
+fn nobody_runs(case: &Case<'_>) -> Option<Finding> {
+    let threads = &case.stuck.threads;
+    let waits = |state: &State| {
+        matches!(state, State::BlockedFutex | State::BlockedSemaphore | State::BlockedPoll | State::BlockedSleep)
+    };
+    let mut states: BTreeMap<State, usize> = BTreeMap::new();
+    for thread in threads {
+        *states.entry(main_state(thread).filter(waits)?).or_default() += 1;
+    }
+    // One state alone is told with its object; and who only waits for time or work is not kept by a thread.
+    let for_another = |state: &State| matches!(state, State::BlockedFutex | State::BlockedSemaphore);
+    if states.len() < 2 || !case.top().is_some_and(|top| for_another(&top.state)) {
         return None;
     }
-    let server = phrase::server(&backend.server);
-    let event = format!("{}/{}", escape(kind.as_bytes(), NAME), escape(event.as_bytes(), 2 * NAME));
-    let pid = case.stuck.pid;
-    let (what, next) = match kind.as_str() {
-        "Lock" => (
-            format!("waiting for a {server} lock: {event}"),
-            match backend.blocked_by.as_deref() {
-                Some([first, ..]) => vec![format!("memtrace stuck --pid {first}        who holds it")],
-                _ => vec![format!("find the holder: select pg_blocking_pids({pid});")],
-            },
-        ),
-        "LWLock" => (
-            format!("waiting for one of {server}'s internal locks: {event}"),
-            vec![
-                "see who else waits: select wait_event, count(*) from pg_stat_activity group by 1 order by 2 desc;"
-                    .to_owned(),
-            ],
-        ),
-        "BufferPin" => (
-            format!("waiting until no other backend uses a page: {event}"),
-            vec!["find who reads it: select pid, query from pg_stat_activity where state <> 'idle';".to_owned()],
-        ),
-        "Client" if event.ends_with("ClientRead") => (
-            match backend.state.as_deref() {
-                Some(state) if state.starts_with("idle in transaction") => {
-                    "waiting for its client in the middle of a transaction, whose locks it holds".to_owned()
-                }
-                _ => "with nothing to do: waiting for its client's next statement".to_owned(),
-            },
-            vec!["look at the client".to_owned()],
-        ),
-        "Client" => (
-            format!("waiting for its client to take what it is sent: {event}"),
-            vec!["look at the client: it does not read".to_owned()],
-        ),
-        "Activity" => (format!("with nothing to do: {event}"), vec!["nothing: look at another process".to_owned()]),
-        _ => (format!("waiting for {server}'s {event}"), Vec::new()),
+    let mut states: Vec<(State, usize)> = states.into_iter().collect();
+    states.sort_by_key(|&(state, threads)| (Reverse(threads), state));
+    let words = |state: State| match state {
+        State::BlockedFutex => "for a mutex or condition",
+        State::BlockedSemaphore => "for a semaphore",
+        State::BlockedPoll => "for any of several descriptors",
+        _ => "for a time to pass",
     };
-    let sentence = format!("Blocked {}{} {what}", portion(case, top.state, 1), since(case, top.state));
-    Some(Finding { state: Some(top.state), memory: Some(false), sentence, next, ..Finding::default() })
+    let parts: Vec<String> = states.iter().map(|&(state, threads)| format!("{threads} {}", words(state))).collect();
+    let (state, _) = *states.iter().find(|(state, _)| for_another(state))?;
+    let of_state = |thread: &&ThreadTimes| main_state(thread) == Some(state);
+    let about = threads.iter().find(|thread| thread.tid == case.stuck.pid).filter(of_state);
+    let about = about.or_else(|| threads.iter().find(of_state))?;
+    Some(Finding {
+        state: Some(state),
+        memory: Some(false),
+        sentence: format!("No thread works: all {} waited in {}, {}", threads.len(), case.window(), parts.join(", ")),
+        about: Some(about.tid),
+        ..Finding::default()
+    })
+}
+
+/// Threads wait for mmap_lock, and who decides by its time is the one that holds it longest, or one beside the most: that it
+/// works is no comfort to those that wait for it.
+fn locked_out(case: &Case<'_>) -> Option<Finding> {
+    let threads = &case.stuck.threads;
+    let waits = |thread: &ThreadTimes| main_state(thread) == Some(State::MmapLock);
+    if waits(case.lead) {
+        return None;
+    }
+    let first = threads.iter().find(|thread| waits(thread))?;
+    let idle = |thread: &ThreadTimes| matches!(main_state(thread), Some(State::BlockedPoll | State::BlockedSleep));
+    let waiting = threads.iter().filter(|thread| waits(thread)).count();
+    let others = threads.iter().filter(|thread| !waits(thread) && !idle(thread)).count();
+    let holds = case.stuck.holds.iter().max_by_key(|hold| hold.ns).is_some_and(|hold| hold.tid == case.lead.tid);
+    if !holds && waiting <= others {
+        return None;
+    }
+    let found = by_share(&Case { stuck: case.stuck, lead: first, families: families(first) });
+    Some(Finding { about: Some(first.tid), ..found })
 }
 
 /// `100 % of 5.0 s`: the lead's time in a state, or that of all threads that are in it, where they are several.
@@ -447,8 +455,8 @@ fn relatives(case: &Case<'_>, top: State) -> String {
 
 fn undecided(case: &Case<'_>, top: Sum, second: Sum) -> Finding {
     let say = |sum: Sum| {
-        let share = percent(sum.ns, case.lead.total_ns).unwrap_or_default();
-        format!("{share} {}", in_words(case, sum.state))
+        let share = percent(sum.largest_ns, case.lead.total_ns).unwrap_or_default();
+        format!("{share} {}{}", in_words(case, sum.state), relatives(case, sum.state))
     };
     let who = case.who().map_or(String::new(), |who| format!("{}: ", capital(&who)));
     let both = [top.state, second.state].map(|state| is_memory(case, state));

@@ -84,15 +84,10 @@ fn backend() -> impl Strategy<Value = Event> {
             ts_ns,
             pid,
             server: "postgresql".into(),
-            version: None,
-            backend_type: None,
             state: state.map(str::to_owned),
             query,
             query_start_ns: start,
-            transaction_start_ns: None,
-            waits: Vec::new(),
-            blocked_by: None,
-            refused: String::new(),
+            ..Backend::default()
         }))
     })
 }

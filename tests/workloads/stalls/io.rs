@@ -1,6 +1,6 @@
 //! Waiting for input or output: pipes, sockets, files, and for any of several.
 
-use super::{Ledger, Measure, Stall, Stand, direct, nothing};
+use super::{Ledger, Measure, Stall, Stand, direct, goes_first, nothing};
 use crate::Scene;
 use crate::region::{evict, make_file};
 use crate::stage::Stage;
@@ -182,11 +182,12 @@ fn file_read(stage: &mut Stage) {
     direct(stage, &stall, act, nothing, |_| json!({"kind": "file", "path": path}));
 }
 
-/// A page written and synced, again and again.
+/// A page written and synced, again and again, to a device that somebody has made slow.
 fn fsync(stage: &mut Stage) {
     let file = make_file(&stage.dir, 64);
-    let stall = Stall { measure: Measure::ActScheduled, stand: None, ..waits(&["blocked.file_io"], libc::SYS_fsync) };
+    let stall = Stall { measure: Measure::ActWaiting, stand: None, ..waits(&["blocked.file_io"], libc::SYS_fsync) };
     let act = |ledger: &Ledger| {
+        goes_first();
         let page = vec![9; page_size()];
         ledger.await_go();
         for number in (0..64_u64).cycle() {

@@ -175,7 +175,17 @@ pub fn direct<T>(
     });
     // Dropped before the actor is: one that is frozen cannot be killed.
     let _inflicted = inflict(tid);
-    begun = begun && until(stage, tid, || stall.stand.is_none_or(|stand| stand.holds(tid)));
+    // When it stands, it has since the last look that found it elsewhere.
+    let mut begun_ns = ledger.begun_ns();
+    begun = begun
+        && until(stage, tid, || {
+            let now = monotonic_ns();
+            let stands = stall.stand.is_none_or(|stand| stand.holds(tid));
+            if !stands {
+                begun_ns = now;
+            }
+            stands
+        });
     say(&json!({"begun": begun}));
     let before = Scheduled::read(tid, tid);
     while !byte_within(SAMPLE) {
@@ -200,7 +210,7 @@ pub fn direct<T>(
         "measure": stall.measure.name(),
         "stands": stall.stand.is_some(),
         "object": object(ledger),
-        "begun_ns": ledger.begun_ns(),
+        "begun_ns": begun_ns,
         "acts": ledger.acts(),
         "longest_ns": ledger.longest_ns(),
         "samples": samples,

@@ -93,6 +93,7 @@ pub struct Postgres {
     worker: u64,
     statement: u64,
     text_size: u64,
+    work_mem: Option<u64>,
 }
 
 /// What a backend says of itself.
@@ -108,6 +109,10 @@ pub struct Status {
     pub query_start_ns: Option<i64>,
     /// As [`crate::event::Backend::transaction_start_ns`].
     pub transaction_start_ns: Option<i64>,
+    /// As [`crate::event::Backend::started_ns`].
+    pub started_ns: Option<i64>,
+    /// As [`crate::event::Backend::work_mem`].
+    pub work_mem: Option<u64>,
 }
 
 /// Whether a program is PostgreSQL, by what it exports to its extensions.
@@ -160,6 +165,7 @@ impl Postgres {
             worker: symbol("MyBgworkerEntry")?,
             statement: symbol("debug_query_string")?,
             text_size: symbol("pgstat_track_activity_query_size")?,
+            work_mem: symbol("work_mem").ok(),
         })
     }
 
@@ -249,7 +255,16 @@ impl Postgres {
             query: self.query(memory, row.u64(layout::TEXT))?.filter(|query| !query.is_empty()),
             query_start_ns: time(layout::ACTIVITY),
             transaction_start_ns: time(layout::TRANSACTION),
+            started_ns: time(layout::STARTED),
+            work_mem: self.work_mem(memory),
         })
+    }
+
+    /// The setting is in KiB, and never negative.
+    fn work_mem(&self, memory: &dyn Memory) -> Option<u64> {
+        let kilobytes = read_u32(memory, self.work_mem?).ok()?;
+        i32::try_from(kilobytes).ok()?;
+        Some(u64::from(kilobytes) << 10)
     }
 
     fn backend_type(&self, memory: &dyn Memory, number: u32) -> Result<String, Refusal> {

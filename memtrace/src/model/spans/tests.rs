@@ -70,14 +70,10 @@ impl Session {
             pid: 7,
             server: "postgresql".into(),
             version: Some(15),
-            backend_type: None,
             state: Some(state.into()),
             query: Some(query.into()),
             query_start_ns: start_ns,
-            transaction_start_ns: None,
-            waits: Vec::new(),
-            blocked_by: None,
-            refused: String::new(),
+            ..Backend::default()
         })));
     }
 

@@ -1,7 +1,7 @@
 //! The facts that support a verdict, one each: the statement, where it waits, what its memory did, what surrounds it.
 //! A fact that has nothing to do with the verdict and is not alarming is left out.
 
-use super::{Case, Finding, NAME, named};
+use super::{Case, Finding, named};
 use crate::event::{Pressures, WaitObject};
 use crate::stuck::{State, Waiting};
 use crate::syscalls;
@@ -11,8 +11,6 @@ use crate::views::fold;
 use crate::views::human::{count, counted, duration, percent, signed_size, size};
 use std::collections::BTreeMap;
 
-/// Longest statement.
-const QUERY: usize = 300;
 /// Names of a stack.
 const FRAMES: usize = 8;
 /// Pressure below this many thousandths is not worth a word.
@@ -21,11 +19,11 @@ const PRESSED: u64 = 10;
 pub(super) fn evidence(case: &Case<'_>, found: &Finding) -> Vec<(&'static str, String)> {
     let states: Vec<State> = found.state.iter().chain(&found.between).copied().collect();
     let is = |wanted: &[State]| states.iter().any(|state| wanted.contains(state));
-    let mut facts = Vec::new();
+    let mut facts = super::database::facts(case);
+    let has_client = facts.iter().any(|(about, _)| *about == "client");
     let mut tell = |about, fact: Option<String>| facts.extend(fact.map(|fact| (about, fact)));
-    tell("statement", statement(case));
     tell("where", place(case));
-    tell("object", object(case, &states));
+    tell("object", object(case, &states).filter(|_| !has_client));
     tell("longest", longest(case, &states));
     tell("threads", threads(case));
     tell("kept", kept(case));
@@ -53,25 +51,6 @@ pub(super) fn evidence(case: &Case<'_>, found: &Finding) -> Vec<(&'static str, S
     ];
     tell("pressure", pressure(case, &kinds));
     facts
-}
-
-/// The server's statement and since when it runs.
-fn statement(case: &Case<'_>) -> Option<String> {
-    let backend = case.stuck.backend.as_ref()?;
-    let query = backend.query.as_ref()?;
-    let words: Vec<&[u8]> = query.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
-    let mut text = escape(&words.join(&b' '), QUERY);
-    let ran = |start: i64| u64::try_from(case.stuck.wall_ns.saturating_sub(start)).ok();
-    let state = backend.state.as_deref().unwrap_or("active");
-    match backend.query_start_ns.and_then(ran) {
-        Some(ns) if state == "active" => text.push_str(&format!("; running for {}", duration(ns))),
-        Some(ns) => text.push_str(&format!("; {}, begun {} ago", escape(state.as_bytes(), NAME), duration(ns))),
-        None => {}
-    }
-    if let Some(ns) = backend.transaction_start_ns.and_then(ran) {
-        text.push_str(&format!(", its transaction for {}", duration(ns)));
-    }
-    Some(text)
 }
 
 /// Where the deciding thread waits.

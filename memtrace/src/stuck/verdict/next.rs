@@ -9,7 +9,8 @@ use crate::views::escape;
 pub(super) fn next(case: &Case<'_>, found: &Finding) -> Vec<String> {
     let mut next = Vec::new();
     for state in found.state.iter().chain(&found.between) {
-        for line in for_state(case, *state, case.share(*state)) {
+        let lines = super::database::before(case, *state);
+        for line in lines.into_iter().chain(for_state(case, *state, case.share(*state))) {
             if !next.contains(&line) {
                 next.push(line);
             }
@@ -95,7 +96,11 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
             vec![format!("ipcs -s -i {id}        who used it last")]
         }
         (State::BlockedFutex | State::BlockedSemaphore, _) => {
-            vec![format!("memtrace stuck --pid {pid} -v        where each thread waits: one of them must wake it")]
+            let mut lines: Vec<String> = dump(case).into_iter().collect();
+            lines.push(format!(
+                "memtrace stuck --pid {pid} -v        where each thread waits: one of them must wake it"
+            ));
+            lines
         }
         (State::BlockedPoll, WaitObject::Descriptors { total: 1, .. }) => {
             vec![format!("ss -anp | grep pid={pid},        who is at the other side")]
@@ -129,6 +134,23 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
         }
         (State::Unaccounted, _) => vec!["memtrace doctor".to_owned()],
     }
+}
+
+/// What names the locks of a program whose locks are not the C library's.
+fn dump(case: &Case<'_>) -> Option<String> {
+    let stacks = case.stuck.threads.iter().filter_map(|thread| thread.waits.first()?.stack.as_ref());
+    let mut modules = stacks.flat_map(|stack| &stack.frames).map(|frame| frame.module.as_slice());
+    let file = |module: &[u8]| module.rsplit(|&byte| byte == b'/').next().unwrap_or_default().to_owned();
+    let pid = case.stuck.pid;
+    modules.find_map(|module| match file(module) {
+        name if name == b"libjvm.so" => {
+            Some(format!("jcmd {pid} Thread.print        which Java thread waits for whom: it finds deadlocks"))
+        }
+        name if name.starts_with(b"python3") || name.starts_with(b"libpython3") => {
+            Some(format!("py-spy dump --pid {pid}        where each Python thread is"))
+        }
+        _ => None,
+    })
 }
 
 /// Path of its cgroup below the mount, as one types it.

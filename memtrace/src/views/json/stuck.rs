@@ -1,8 +1,9 @@
 //! The line of a window's answer: each thread's states, what it waits for, the verdict.
 
-use super::fields::{Delta, FaultFields, FrameFields, LostFields, MappingFields};
+use super::fields::{Delta, FaultFields, FrameFields, LostFields, MappingFields, OwnFields};
 use super::untrusted::{Address, Hex, Text};
-use crate::event::{Backend, Cgroup, LockHold, Pressures, StackId, Surroundings, WaitObject};
+use crate::event::{Backend, Blocker, Cgroup, LockHold, Pressures, StackId, Surroundings, WaitObject};
+use crate::statement::Faults;
 use crate::stuck::{Memory, Share, Stuck, ThreadTimes, Verdict, Waiting};
 use crate::views::Scale;
 use crate::views::words::syscall_label;
@@ -27,6 +28,7 @@ pub(super) struct StuckLine<'a> {
     surroundings: Option<[SurroundingsFields<'a>; 2]>,
     incomplete: BTreeMap<&'static str, u64>,
     lost: LostFields,
+    own: OwnLooks,
 }
 
 impl<'a> StuckLine<'a> {
@@ -46,6 +48,31 @@ impl<'a> StuckLine<'a> {
             surroundings: s.surroundings.as_ref().map(|(first, last)| [first, last].map(SurroundingsFields::of)),
             incomplete: s.incomplete.iter().map(|&(end, n)| (end.name(), n)).collect(),
             lost: LostFields(s.lost),
+            own: OwnLooks::of(s),
+        }
+    }
+}
+
+/// What watching cost, and the looks at waiting threads among it.
+#[derive(Serialize)]
+struct OwnLooks {
+    #[serde(flatten)]
+    own: OwnFields,
+    looks: u64,
+    look_ns: u64,
+    unseen: u64,
+    unsearched: u64,
+}
+
+impl OwnLooks {
+    fn of(s: &Stuck) -> Self {
+        let own = s.own;
+        Self {
+            own: OwnFields::of(own, s.memory.map_or_else(Faults::default, |memory| memory.faults)),
+            looks: own.looks,
+            look_ns: own.look_ns,
+            unseen: own.unseen,
+            unsearched: own.unsearched,
         }
     }
 }
@@ -346,7 +373,13 @@ struct DatabaseFields<'a> {
     wait_event_type: Option<&'a str>,
     wait_event: Option<&'a str>,
     waits: Vec<DatabaseWait<'a>>,
-    blocked_by: Option<&'a [u32]>,
+    own_pid: u32,
+    started_ns: Option<i64>,
+    work_mem: Option<u64>,
+    temporary_files: Option<u64>,
+    temporary_bytes: Option<u64>,
+    blocked_by: Option<Vec<BlockerFields<'a>>>,
+    unanswered: Option<&'a str>,
     refused: Option<&'a str>,
 }
 
@@ -377,8 +410,43 @@ impl<'a> DatabaseFields<'a> {
             wait_event_type: most.map(|(kind, _)| kind.as_str()),
             wait_event: most.map(|(_, event)| event.as_str()),
             waits: waits.collect(),
-            blocked_by: backend.blocked_by.as_deref(),
+            own_pid: backend.own_pid,
+            started_ns: backend.started_ns,
+            work_mem: backend.work_mem,
+            temporary_files: backend.spilled.map(|(files, _)| files),
+            temporary_bytes: backend.spilled.map(|(_, bytes)| bytes),
+            blocked_by: backend.blocked_by.as_deref().map(|them| them.iter().map(BlockerFields::of).collect()),
+            unanswered: Some(backend.unanswered.as_str()).filter(|why| !why.is_empty()),
             refused: Some(backend.refused.as_str()).filter(|refused| !refused.is_empty()),
+        }
+    }
+}
+
+/// A backend that holds what another one waits for.
+#[derive(Serialize)]
+struct BlockerFields<'a> {
+    pid: Option<u32>,
+    own_pid: u32,
+    state: Option<&'a str>,
+    since_ns: Option<i64>,
+    query: Option<Text<'a>>,
+    transaction_start_ns: Option<i64>,
+    wait_event_type: Option<&'a str>,
+    wait_event: Option<&'a str>,
+}
+
+impl<'a> BlockerFields<'a> {
+    fn of(blocker: &'a Blocker) -> Self {
+        let wait = blocker.wait.as_ref();
+        Self {
+            pid: blocker.pid,
+            own_pid: blocker.own_pid,
+            state: blocker.state.as_deref(),
+            since_ns: blocker.since_ns,
+            query: blocker.query.as_ref().map(|query| Text(query.as_bytes())),
+            transaction_start_ns: blocker.transaction_start_ns,
+            wait_event_type: wait.map(|(kind, _)| kind.as_str()),
+            wait_event: wait.map(|(_, event)| event.as_str()),
         }
     }
 }

@@ -50,6 +50,35 @@ impl Session {
         self.sheet.line(&[]);
         self.threads(stuck);
         self.waits(stuck);
+        self.looks(stuck);
+    }
+
+    /// What the looks at waiting threads cost, and what they did not see.
+    fn looks(&mut self, stuck: &Stuck) {
+        let own = stuck.own;
+        if own.looks == 0 {
+            return;
+        }
+        self.sheet.line(&[]);
+        let whole = percent(own.cpu_ns, stuck.ts_ns.saturating_sub(stuck.start_ns)).unwrap_or_default();
+        let cost = format!(
+            "{whole} of a core ({}, its start among it) · {} looks at waiting threads {}",
+            duration(own.cpu_ns),
+            count(own.looks),
+            duration(own.look_ns)
+        );
+        self.fact(Look::Faint, "own cost", &cost);
+        let mut missed = Vec::new();
+        if own.unseen > 0 {
+            missed
+                .push(format!("threads {} times, for want of time: the next look began with them", count(own.unseen)));
+        }
+        if own.unsearched > 0 {
+            missed.push(format!("who is at the other end {} times, likewise", count(own.unsearched)));
+        }
+        if !missed.is_empty() {
+            self.fact(Look::Alarm, "not seen", &missed.join("; "));
+        }
     }
 
     fn fact(&mut self, look: Look, about: &str, fact: &str) {

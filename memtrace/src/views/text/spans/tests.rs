@@ -122,10 +122,7 @@ impl Scene {
             state: Some("active".into()),
             query: Some(query.into()),
             query_start_ns: Some(meta().wall_ns - for_ms * MS as i64),
-            transaction_start_ns: None,
-            waits: Vec::new(),
-            blocked_by: None,
-            refused: String::new(),
+            ..Backend::default()
         })));
     }
 
