@@ -47,6 +47,7 @@ impl Session {
             time: false,
             may_time: false,
             spans,
+            pg: None,
             verbose: 0,
         };
         let stop = Stop::default();
