@@ -302,7 +302,10 @@ fn balance(what: &str, opening: Pages, closing: Pages, told: Pages, unexplained:
 }
 
 /// `{anon, file, shmem, swap}` in bytes.
-fn pages(value: &Value) -> Result<Pages> {
+///
+/// # Errors
+/// It is something else.
+pub fn pages(value: &Value) -> Result<Pages> {
     let class = |name: &str| value[name].as_i64().with_context(|| format!("no {name} in {value:.200}"));
     Pages::from_bytes(class("anon")?, class("file")?, class("shmem")?, class("swap")?)
         .with_context(|| format!("not whole pages: {value:.200}"))

@@ -65,6 +65,7 @@ layout! {
     task_state: "`task_struct.__state`",
     task_on_cpu: "`task_struct.on_cpu`",
     task_jobctl: "`task_struct.jobctl`",
+    task_real_parent: "`task_struct.real_parent`",
     task_runtime: "`task_struct.se.sum_exec_runtime`",
     lock_memcg: "1: the tracepoints of mmap_lock have a path for their second argument",
 }

@@ -74,6 +74,12 @@ impl Task {
         unsafe { load(self.0, layout!(task_tgid)) }
     }
 
+    /// The process that made its process, or that it was left to.
+    #[inline(always)]
+    pub fn parent(self) -> Self {
+        Self(unsafe { load::<u64>(self.0, layout!(task_real_parent)) } as *const u8)
+    }
+
     /// Faults that the kernel has finished counting, those inside get_user_pages too.
     #[inline(always)]
     pub fn fault_count(self) -> u64 {

@@ -285,7 +285,7 @@ struct TraceArgs {
     /// End after this time, such as 30s or 5m.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     duration: Option<Duration>,
-    /// Watch children as well, each with books of its own.
+    /// Watch children as well, those that are there and those to come, each with books of its own.
     #[arg(long)]
     follow: bool,
     /// How often the books are compared with /proc/PID/smaps; 0 for never.

@@ -1,11 +1,12 @@
 //! How sessions begin and end: no such process, threads, forks, programs that become others, signals, pipes.
 
 use anyhow::{Context, Result, ensure};
+use memtrace_tests::books::pages;
 use memtrace_tests::machine::TempDir;
 use memtrace_tests::pages::{Pages, Pid};
 use memtrace_tests::runner::{self, Test};
 use memtrace_tests::scene::{Play, close_stopped, options};
-use memtrace_tests::target::{Target, parse_report};
+use memtrace_tests::target::{Target, parse_report, stop_family};
 use memtrace_tests::tool::{Outcome, Tool, binary, run_to_end, workload_binary};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, ExitCode, Stdio};
@@ -24,6 +25,7 @@ const TESTS: &[Test] = &[
     ("exec_while_watched", exec_while_watched),
     ("fork_not_followed", fork_not_followed),
     ("fork_followed", fork_followed),
+    ("children_from_before", children_from_before),
     ("attach_to_a_thread_id", attach_to_a_thread_id),
     ("stopped_target", stopped_target),
     ("command_status", command_status),
@@ -223,6 +225,39 @@ fn fork_followed() -> Result<()> {
     let account = outcome.books.accounts.values().find(|account| u64::from(account.pid) == child);
     let opening = account.context("the child has no books")?.opening;
     ensure!(opening == Pages::ZERO, "the child's books open with {opening}, not with nothing");
+    Ok(())
+}
+
+/// Children that a process made before it was watched, and theirs: each has its books, and they are what the kernel counts.
+fn children_from_before() -> Result<()> {
+    // A child that has one of its own, and one beside it; a line once each is there.
+    let script = "sh -c 'sleep 600 & echo; wait' & sleep 600 & echo; wait";
+    let mut shell = Command::new("/bin/sh").args(["-c", script]).stdout(Stdio::piped()).spawn()?;
+    let lines = BufReader::new(shell.stdout.take().context("no pipe")?).lines().take(2);
+    let checked =
+        lines.collect::<Result<Vec<String>, _>>().map_err(Into::into).and_then(|_| books_of_family(shell.id()));
+    for (pid, _stopped) in stop_family(shell.id())? {
+        // SAFETY: no memory is involved; all of them are ours, stopped, and none has been waited for.
+        unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
+    }
+    shell.wait()?;
+    checked
+}
+
+fn books_of_family(pid: u32) -> Result<()> {
+    let stopped = stop_family(pid)?;
+    let outcome = Tool::attach(pid, &["--follow"])?.finish()?;
+    outcome.assert_closed()?;
+    let closing = |pid: u32| outcome.records.iter().find(|r| r.kind() == "closing" && r.value["pid"] == pid);
+    ensure!(outcome.end()?["mms"] == 4 && stopped.len() == 4, "{} books of {}", outcome.end()?["mms"], stopped.len());
+    for (pid, _) in &stopped {
+        let counted = Pages::read(Pid::Of(*pid))?;
+        let closing = closing(*pid).with_context(|| format!("process {pid} has no books"))?;
+        for end in ["opening", "closing"] {
+            let told = pages(&closing.value[end])?;
+            ensure!(told == counted, "{pid}: {end} is {told}; the kernel counts {counted}");
+        }
+    }
     Ok(())
 }
 

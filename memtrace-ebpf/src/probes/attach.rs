@@ -1,4 +1,4 @@
-//! Task iterators. One attaches to a process that may be asleep: it finds the mm and opens the books. The other books,
+//! Task iterators. One attaches to a process that may be asleep, and to its children: it finds the mm and opens the books. The other books,
 //! before the last interval ends, what only a thread's next fault would have booked.
 
 use crate::kernel::{Task, layout, load};
@@ -27,7 +27,7 @@ pub unsafe extern "C" fn attach(ctx: *mut IterTask) -> i32 {
     let Some(control) = CONTROL.get(0) else { return 0 };
     let task = Task(task);
     let tgid = task.tgid();
-    if tgid != control.attach_tgid {
+    if tgid != control.attach_tgid && !is_followed(task) {
         return 0;
     }
     let mm: u64 = unsafe { load(task.0, layout!(task_mm)) };
@@ -45,6 +45,13 @@ pub unsafe extern "C" fn attach(ctx: *mut IterTask) -> i32 {
         slot::close(mm);
     }
     0
+}
+
+/// A child of a process that is traced, made before that was. The iterator goes by number, so parents mostly come first; it is
+/// run again until it finds no more.
+#[inline(always)]
+fn is_followed(task: Task) -> bool {
+    layout!(follow) != 0 && PROCESSES.get_ptr(&task.parent().tgid()).is_some()
 }
 
 /// Books every thread's last fault if that is over and changed no counter.

@@ -75,6 +75,7 @@ fields! {
     task_state: "task_struct" "__state",
     task_on_cpu: "task_struct" "on_cpu",
     task_jobctl: "task_struct" "jobctl",
+    task_real_parent: "task_struct" "real_parent",
     task_runtime: "task_struct" "se.sum_exec_runtime",
 }
 

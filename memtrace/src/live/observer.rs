@@ -93,14 +93,22 @@ impl Observer {
         &mut self.probes
     }
 
-    /// Opens the books of a running process. False when the task iterator did not find an mm of it.
+    /// Opens the books of a running process and, where they are followed, of those that descend from it. False when the task iterator did not find an mm of it.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn attach(&mut self, pid: u32) -> Result<bool> {
-        self.probes.attach_to(pid)?;
+        let mut known = 0;
+        loop {
+            self.probes.attach_to(pid)?;
+            self.read_ring();
+            // Who is followed may have children whose numbers are lower than its own.
+            if !self.probes.follows() || self.opened.len() == known {
+                break;
+            }
+            known = self.opened.len();
+        }
         self.begin_times()?;
-        self.read_ring();
         Ok(self.opened.iter().any(|(_, event)| matches!(event, Event::MmOpened(opened) if opened.pid == pid)))
     }
 

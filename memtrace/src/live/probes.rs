@@ -245,6 +245,7 @@ pub struct Probes {
     epoch: u32,
     /// When the latest even and the latest odd interval of threads' time begins.
     begins_ns: [u64; 2],
+    follow: bool,
     stacks: bool,
     time: bool,
     sums_spans: bool,
@@ -338,6 +339,7 @@ impl Probes {
             missing: Vec::new(),
             epoch: 0,
             begins_ns: [0; 2],
+            follow: options.follow,
             stacks: options.stacks,
             time: options.time,
             sums_spans: options.spans,
@@ -406,7 +408,14 @@ impl Probes {
         Ok(())
     }
 
-    /// Opens the books of a running process, or (with 0) of nobody yet; also learns the CPUs' offsets.
+    /// Children are traced too.
+    #[must_use]
+    pub const fn follows(&self) -> bool {
+        self.follow
+    }
+
+    /// Opens the books of a running process (and of those below it that the task iterator comes to after it), or (with 0) of
+    /// nobody yet; also learns the CPUs' offsets.
     ///
     /// # Errors
     /// The kernel refuses the task iterator.
