@@ -239,7 +239,7 @@ pub struct Pressures {
 /// A process's cgroup, of whichever version; what the nearest limiting ancestor says, where the group itself says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
-    /// Path within the memory hierarchy: any bytes.
+    /// Its directory in the hierarchy that counts memory, or, where that is not mounted, its path within: any bytes.
     pub path: Vec<u8>,
     /// Memory in use and the limit, `None` for no limit.
     pub memory: Option<(u64, Option<u64>)>,

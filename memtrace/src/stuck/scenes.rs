@@ -299,7 +299,7 @@ pub(crate) fn surroundings() -> Surroundings {
         swapped: Some((0, 0)),
         machine: Pressures { cpu: Some((0, 0)), memory: Some((0, 0)), io: Some((0, 0)) },
         cgroup: Some(Cgroup {
-            path: b"/db".to_vec(),
+            path: b"/sys/fs/cgroup/db".to_vec(),
             memory: Some((2 << 30, Some(2 << 30))),
             limit_hits: Some(100),
             throttled: Some((0, None)),

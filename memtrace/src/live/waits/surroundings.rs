@@ -9,6 +9,7 @@ use crate::procfs::{
     parse_cpu_max, parse_cpus, parse_keyed, parse_limit, parse_pressure, parse_running, parse_stat, parse_statm,
 };
 use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 /// Other processes of the group that are told.
@@ -87,14 +88,16 @@ impl Reader {
 
     fn read_cgroup(&self) -> Option<Cgroup> {
         let groups = self.read_of_process("cgroup")?;
-        let memory = self.chain(&groups, "memory");
-        let (path, unified) = match (&memory, parse_cgroup(&groups, "")) {
-            (Some(chain), _) => (chain.group.clone(), false),
-            (None, Some(group)) => (group.to_vec(), true),
+        let (memory, version2) = (self.chain(&groups, "memory"), self.chain(&groups, ""));
+        let path = match (memory.as_ref().or(version2.as_ref()).and_then(Chain::own), parse_cgroup(&groups, "")) {
+            (Some(directory), _) => directory.as_os_str().as_bytes().to_vec(),
+            (None, Some(group)) => group.to_vec(),
             (None, None) => return None,
         };
-        let version2 = self.chain(&groups, "");
-        let found = if unified { version2.as_ref().and_then(memory_2) } else { memory.as_ref().and_then(memory_1) };
+        let found = match &memory {
+            Some(memory) => memory_1(memory),
+            None => version2.as_ref().and_then(memory_2),
+        };
         // Everybody is a member of the hierarchy's root: those are not meant.
         let closed = found.as_ref().filter(|((_, limit), _, directory)| limit.is_some() || !self.is_top(directory));
         let others = closed.map(|(.., directory)| self.read_others(directory));
@@ -126,7 +129,7 @@ impl Reader {
         let group = parse_cgroup(groups, controller)?;
         let own = mount.directory(group)?;
         let directories = own.ancestors().take_while(|path| path.starts_with(&mount.point));
-        Some(Chain { group: group.to_vec(), directories: directories.map(Path::to_path_buf).collect() })
+        Some(Chain { directories: directories.map(Path::to_path_buf).collect() })
     }
 
     fn is_top(&self, directory: &Path) -> bool {
@@ -184,7 +187,6 @@ impl Reader {
 
 /// A group and its ancestors, to the top of what is mounted: that is the hierarchy's root, or a container's own group.
 struct Chain {
-    group: Vec<u8>,
     /// The group's own first.
     directories: Vec<PathBuf>,
 }

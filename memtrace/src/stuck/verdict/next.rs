@@ -69,9 +69,9 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
             _ => vec![format!("memtrace --pid {pid} -v        which code maps and unmaps so often")],
         },
         (State::Runnable, _) => vec!["top -o %CPU        who has the CPUs".to_owned()],
-        (State::Throttled, _) => match cgroup(case) {
+        (State::Throttled, _) => match cgroup(case).filter(is_unified) {
             Some(path) => {
-                vec![format!("cat {path}/cpu.max {path}/cpu.stat        the quota (version 1: cpu.cfs_quota_us)")]
+                vec![format!("cat {path}/cpu.max {path}/cpu.stat        the quota")]
             }
             None => vec![format!("cat /proc/{pid}/cgroup        then its cpu.max (version 1: cpu.cfs_quota_us)")],
         },
@@ -117,9 +117,9 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
         (State::Traced, _) => {
             vec![format!("grep TracerPid /proc/{pid}/status        the debugger: continue or detach there")]
         }
-        (State::Frozen, _) => match cgroup(case) {
+        (State::Frozen, _) => match cgroup(case).filter(is_unified) {
             Some(path) => {
-                vec![format!("echo 0 > {path}/cgroup.freeze        (version 1: echo THAWED > …/freezer.state)")]
+                vec![format!("echo 0 > {path}/cgroup.freeze")]
             }
             None => vec![format!(
                 "cat /proc/{pid}/cgroup        then echo 0 > …/cgroup.freeze (version 1: THAWED > …/freezer.state)"
@@ -153,9 +153,14 @@ fn dump(case: &Case<'_>) -> Option<String> {
     })
 }
 
-/// Path of its cgroup below the mount, as one types it.
+/// Of version 2, where one directory has the files of all controllers.
+fn is_unified(directory: &String) -> bool {
+    !directory.starts_with("/sys/fs/cgroup/memory/")
+}
+
+/// The directory of its cgroup, as one types it.
 fn cgroup(case: &Case<'_>) -> Option<String> {
     let (_, last) = case.stuck.surroundings.as_ref()?;
     let path = &last.cgroup.as_ref()?.path;
-    (path.len() > 1).then(|| format!("/sys/fs/cgroup{}", escape(path, 200)))
+    (path.len() > 1).then(|| escape(path, 200))
 }

@@ -195,7 +195,8 @@ fn cell(thread: &ThreadTimes, state: State) -> String {
     if ns == 0 {
         return "·".to_owned();
     }
-    let share = percent(ns, thread.total_ns).unwrap_or_default();
+    // A column has no room for a word.
+    let share = percent(ns, thread.total_ns).unwrap_or_default().replace("under ", "<");
     // The system calls of one state are split by the same samples.
     let bound = of_state().map(|share| share.bound_ns).max().unwrap_or(0);
     let bound = u128::from(bound) * 100 / u128::from(thread.total_ns.max(1));
