@@ -25,7 +25,15 @@ Next: watch a process of yours, with its pid for N
 /// When something cannot be built or started.
 pub fn demo() -> Result<ExitCode> {
     let memtrace = build::memtrace(Profile::Release, &build::object()?)?;
-    shell::run(build::cargo().args(["build", "--release", "--package", "memtrace-tests", "--bin", WORKLOAD]))?;
+    shell::run(build::cargo().args([
+        "build",
+        "--release",
+        "--package",
+        "memtrace-tests",
+        "--no-default-features",
+        "--bin",
+        WORKLOAD,
+    ]))?;
     let mut command = Command::new(&memtrace);
     command.arg("--").arg(Profile::Release.program(WORKLOAD));
     if !machine::is_root() {

@@ -69,7 +69,7 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
             _ => vec![format!("memtrace --pid {pid} -v        which code maps and unmaps so often")],
         },
         (State::Runnable, _) => vec!["top -o %CPU        who has the CPUs".to_owned()],
-        (State::Throttled, _) => match cgroup(case).filter(is_unified) {
+        (State::Throttled, _) => match cgroup(case).filter(|directory| is_unified(directory)) {
             Some(path) => {
                 vec![format!("cat {path}/cpu.max {path}/cpu.stat        the quota")]
             }
@@ -117,7 +117,7 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
         (State::Traced, _) => {
             vec![format!("grep TracerPid /proc/{pid}/status        the debugger: continue or detach there")]
         }
-        (State::Frozen, _) => match cgroup(case).filter(is_unified) {
+        (State::Frozen, _) => match cgroup(case).filter(|directory| is_unified(directory)) {
             Some(path) => {
                 vec![format!("echo 0 > {path}/cgroup.freeze")]
             }
@@ -154,7 +154,7 @@ fn dump(case: &Case<'_>) -> Option<String> {
 }
 
 /// Of version 2, where one directory has the files of all controllers.
-fn is_unified(directory: &String) -> bool {
+fn is_unified(directory: &str) -> bool {
     !directory.starts_with("/sys/fs/cgroup/memory/")
 }
 
