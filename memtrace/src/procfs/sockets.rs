@@ -13,8 +13,10 @@ pub struct InetSocket {
     pub local: SocketAddr,
     /// The other side's; unspecified with port 0 for none.
     pub peer: SocketAddr,
-    /// Bytes to be sent, and to be read. Of a socket that listens: what its queue may hold is not told, and who waits in it.
+    /// Bytes to be sent, and to be read; of a socket that listens, connections.
     pub queued: (u64, u64),
+    /// It listens: others connect to it.
+    pub listens: bool,
     /// Its number.
     pub inode: u64,
 }
@@ -32,17 +34,22 @@ pub fn visit_inet(bytes: &[u8], mut visit: impl FnMut(&InetSocket)) {
     Lines::new(bytes).filter_map(parse).for_each(|socket| visit(&socket));
 }
 
+/// `TCP_LISTEN` as the tables print it.
+const LISTEN: &[u8] = b"0A";
+
 /// `   0: 0100007F:1538 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000  0 12345 …`.
 fn parse(line: &[u8]) -> Option<InetSocket> {
     let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
     words.next()?.strip_suffix(b":")?;
     let (local, peer) = (address(words.next()?)?, address(words.next()?)?);
-    let (to_send, to_read) = pair(words.nth(1)?)?;
+    let listens = words.next()? == LISTEN;
+    let (to_send, to_read) = pair(words.next()?)?;
     let inode = words.nth(4)?;
     Some(InetSocket {
         local,
         peer,
         queued: (number(to_send)?, number(to_read)?),
+        listens,
         inode: std::str::from_utf8(inode).ok()?.parse().ok()?,
     })
 }
@@ -131,17 +138,25 @@ mod tests {
         }
 
         #[test]
-        fn addresses_come_back_as_printed(local: [u8; 4], peer: [u8; 4], ports: (u16, u16), queued: (u32, u32), inode: u64) {
+        fn addresses_come_back_as_printed(
+            local: [u8; 4],
+            peer: [u8; 4],
+            ports: (u16, u16),
+            queued: (u32, u32),
+            inode: u64,
+            listens: bool,
+        ) {
             let printed = |bytes: [u8; 4]| u32::from_ne_bytes(bytes);
             let text = format!(
-                "   0: {:08X}:{:04X} {:08X}:{:04X} 01 {:08X}:{:08X} 00:00000000 00000000  1000        0 {inode} 1 x\n",
-                printed(local), ports.0, printed(peer), ports.1, queued.0, queued.1,
+                "   0: {:08X}:{:04X} {:08X}:{:04X} {} {:08X}:{:08X} 00:00000000 00000000  1000        0 {inode} 1 x\n",
+                printed(local), ports.0, printed(peer), ports.1, if listens { "0A" } else { "01" }, queued.0, queued.1,
             );
             let socket = InetSocket {
                 local: SocketAddr::from((local, ports.0)),
                 peer: SocketAddr::from((peer, ports.1)),
                 queued: (queued.0.into(), queued.1.into()),
                 inode,
+                listens,
             };
             prop_assert_eq!(parsed(text.as_bytes()), [socket]);
         }

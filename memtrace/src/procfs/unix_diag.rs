@@ -14,6 +14,8 @@ const UNIX_DIAG_PEER: u16 = 2;
 const UNIX_DIAG_RQLEN: u16 = 4;
 /// `struct nlmsghdr` and `struct unix_diag_msg`, both.
 const HEADER: usize = 16;
+/// `udiag_state` of a socket that listens, whose queues count connections.
+const TCP_LISTEN: u8 = 10;
 
 /// A socket of AF_UNIX.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,7 +24,7 @@ pub struct UnixSocket {
     pub name: Vec<u8>,
     /// Inode of the socket that it is connected to.
     pub peer: Option<u64>,
-    /// Bytes to be sent, and to be read.
+    /// Bytes to be sent, and to be read; `None` of a socket that listens.
     pub queued: Option<(u64, u64)>,
 }
 
@@ -109,6 +111,7 @@ fn parse_reply(bytes: &[u8], inode: u32) -> Option<UnixSocket> {
     if half(message, 4)? != SOCK_DIAG_BY_FAMILY || word(message, HEADER + 4)? != inode {
         return None;
     }
+    let listens = *message.get(HEADER + 2)? == TCP_LISTEN;
     let mut socket = UnixSocket::default();
     let mut rest = message.get(2 * HEADER..)?;
     while let (Some(length), Some(kind)) = (half(rest, 0), half(rest, 2)) {
@@ -116,7 +119,7 @@ fn parse_reply(bytes: &[u8], inode: u32) -> Option<UnixSocket> {
         match kind {
             UNIX_DIAG_NAME => socket.name = value.to_vec(),
             UNIX_DIAG_PEER => socket.peer = word(value, 0).filter(|inode| *inode != 0).map(u64::from),
-            UNIX_DIAG_RQLEN => {
+            UNIX_DIAG_RQLEN if !listens => {
                 socket.queued = word(value, 4).zip(word(value, 0)).map(|(write, read)| (write.into(), read.into()));
             }
             _ => {}

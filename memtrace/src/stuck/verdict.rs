@@ -178,11 +178,16 @@ fn weight(share: &Share, for_thread: bool) -> u8 {
         State::Unaccounted => 0,
         State::BlockedPoll | State::BlockedSleep => 1,
         State::BlockedFutex if for_thread => 1,
+        // How a thread waits for signals or for the end of what it has asked for: there may be nothing.
+        State::BlockedOther if matches!(share.nr.and_then(syscalls::name), Some(name) if IDLE.contains(&name)) => 1,
         State::BlockedChild | State::BlockedOther => 3,
         State::BlockedFutex | State::BlockedSemaphore | State::BlockedSocket | State::BlockedPipe => 12,
         _ => 20,
     }
 }
+
+/// Calls in which a thread that serves others waits for work.
+const IDLE: &[&str] = &["rt_sigtimedwait", "sigtimedwait", "io_uring_enter", "io_getevents", "io_pgetevents"];
 
 /// How pools of workers wait for work.
 const CONDITIONS: &[&str] =
@@ -222,7 +227,10 @@ fn ended(case: &Case<'_>) -> Option<Finding> {
         state: case.top().map(|top| top.state),
         memory: Some(false),
         sentence: format!("The process ended after {}", duration(lasted)),
-        next: vec!["memtrace -- CMD ARGS        to watch it from its first page on".to_owned()],
+        next: match case.stuck.backend {
+            Some(_) => vec!["look at the server's log: whether it was ended, and by whom".to_owned()],
+            None => vec!["memtrace -- CMD ARGS        to watch it from its first page on".to_owned()],
+        },
         ..Finding::default()
     })
 }

@@ -101,11 +101,12 @@ pub(crate) fn duration(ns: u64) -> String {
     const SECOND: u64 = 1_000_000_000;
     match ns {
         0..1_000 => format!("{ns} ns"),
-        1_000..1_000_000 => unit(ns, 1_000, "µs"),
-        1_000_000..SECOND => unit(ns, 1_000_000, "ms"),
-        _ if ns < 60 * SECOND => unit(ns, SECOND, "s"),
+        // What would be shown as a thousand is one of the next unit.
+        1_000..999_500 => unit(ns, 1_000, "µs"),
+        999_500..999_500_000 => unit(ns, 1_000_000, "ms"),
+        _ if ns < 59 * SECOND + SECOND / 2 => unit(ns, SECOND, "s"),
         _ => {
-            let seconds = ns / SECOND;
+            let seconds = ns.saturating_add(SECOND / 2) / SECOND;
             if seconds < 3_600 {
                 format!("{} min {:02} s", seconds / 60, seconds % 60)
             } else {
@@ -115,9 +116,14 @@ pub(crate) fn duration(ns: u64) -> String {
     }
 }
 
+/// To the nearest of what is shown.
 fn unit(ns: u64, unit: u64, name: &str) -> String {
-    let tenths = (u128::from(ns) * 10 / u128::from(unit)) as u64;
-    if tenths < 100 { format!("{}.{} {name}", tenths / 10, tenths % 10) } else { format!("{} {name}", tenths / 10) }
+    let tenths = (ns + unit / 20) / (unit / 10);
+    if tenths < 100 {
+        format!("{}.{} {name}", tenths / 10, tenths % 10)
+    } else {
+        format!("{} {name}", (ns + unit / 2) / unit)
+    }
 }
 
 /// `part` of `whole` in percent: `15 %`, with one decimal below ten and just below a hundred, `under 0.1 %`; `None` when
@@ -179,7 +185,14 @@ mod tests {
             (1_900, "1.9 µs"),
             (31_000_000, "31 ms"),
             (5_000_000_000, "5.0 s"),
-            (59_999_999_999, "59 s"),
+            (2_365_300_000, "2.4 s"),
+            (9_960_000, "10 ms"),
+            (999_499, "999 µs"),
+            (999_500, "1.0 ms"),
+            (999_999_999, "1.0 s"),
+            (59_499_999_999, "59 s"),
+            (59_999_999_999, "1 min 00 s"),
+            (u64::MAX, "5124095 h 34 min"),
             (312_000_000_000, "5 min 12 s"),
             (10_920_000_000_000, "3 h 02 min"),
         ] {

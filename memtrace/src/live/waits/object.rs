@@ -319,6 +319,7 @@ impl Look<'_> {
         if protocol.is_empty() {
             return link;
         }
+        let listens = queued.is_none() && peer.is_empty();
         let mut words = protocol.into_bytes();
         for (before, address) in [(&b" "[..], local), (b" to ", peer)] {
             if !address.is_empty() {
@@ -330,6 +331,9 @@ impl Look<'_> {
             words.extend_from_slice(format!(" (pid {pid} ").as_bytes());
             words.extend_from_slice(&comm);
             words.push(b')');
+        }
+        if listens {
+            words.extend_from_slice(b", listens");
         }
         let (to_send, to_read) = queued.unwrap_or_default();
         for (bytes, what) in [(to_send, "sent"), (to_read, "read")] {

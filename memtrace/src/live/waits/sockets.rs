@@ -28,7 +28,7 @@ pub struct Found {
     pub peer: Vec<u8>,
     /// Inode of the other side's socket, where it is of the same namespace.
     pub other: Option<u64>,
-    /// Bytes to be sent, and to be read.
+    /// Bytes to be sent, and to be read; `None` of a socket that listens.
     pub queued: Option<(u64, u64)>,
 }
 
@@ -97,7 +97,7 @@ impl Namespace {
             local: socket.local.to_string().into_bytes(),
             peer: if has_peer { socket.peer.to_string().into_bytes() } else { Vec::new() },
             other: self.ends.get(&(socket.peer, socket.local)).copied().filter(|_| has_peer),
-            queued: Some(socket.queued),
+            queued: Some(socket.queued).filter(|_| !socket.listens),
         })
     }
 

@@ -22,7 +22,9 @@ pub(super) fn evidence(case: &Case<'_>, found: &Finding) -> Vec<(&'static str, S
     let mut facts = super::database::facts(case);
     let has_client = facts.iter().any(|(about, _)| *about == "client");
     let mut tell = |about, fact: Option<String>| facts.extend(fact.map(|fact| (about, fact)));
-    tell("where", place(case));
+    // Where a thread waits now and then is no place of what it does on a CPU, or would do.
+    let on_cpu = [State::CpuUser, State::CpuKernel, State::Cpu, State::Runnable, State::Throttled];
+    tell("where", place(case).filter(|_| !is(&on_cpu)));
     tell("object", object(case, &states).filter(|_| !has_client));
     tell("longest", longest(case, &states));
     tell("threads", threads(case));
@@ -79,7 +81,10 @@ fn object(case: &Case<'_>, states: &[State]) -> Option<String> {
     let share = states.iter().find_map(|&state| case.share(state))?;
     match &share.object {
         WaitObject::Socket { fd, local, queued, .. } => {
-            let mut text = format!("descriptor {fd}, from {}", escape(local, 100));
+            let mut text = format!("descriptor {fd}");
+            if !local.is_empty() {
+                text.push_str(&format!(", from {}", escape(local, 100)));
+            }
             if let Some((to_send, to_read)) = queued {
                 text.push_str(&format!(
                     "; {} not taken by the other side, {} not read",

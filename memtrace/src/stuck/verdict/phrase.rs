@@ -65,6 +65,12 @@ pub(super) fn phrase(state: State, share: Option<&Share>, thread: &ThreadTimes) 
             _ => "waiting for a semaphore that another thread or process must post".to_owned(),
         },
         State::BlockedFileIo => format!("waiting for {}{in_call}", file(object, "a file")),
+        State::BlockedSocket if matches!(call.as_deref(), Some("accept" | "accept4")) => match object {
+            WaitObject::Socket { local, .. } if !local.is_empty() => {
+                format!("waiting for somebody to connect to {}{in_call}", escape(local, PATH))
+            }
+            _ => format!("waiting for somebody to connect{in_call}"),
+        },
         State::BlockedSocket => match object {
             WaitObject::Socket { protocol, peer, process, .. } => {
                 let protocol = escape(protocol.as_bytes(), 16);
@@ -183,7 +189,7 @@ fn poll(object: &WaitObject, call: &Option<String>) -> String {
         }
         WaitObject::Descriptors { of, total: 1, .. } => {
             let what = of.first().map_or(String::new(), |(fd, path)| format!(" {fd}, {}", escape(path, PATH)));
-            format!("waiting for one descriptor{what}{in_call}")
+            format!("waiting for descriptor{what}{in_call}")
         }
         WaitObject::Descriptors { total, .. } if *total > 1 => {
             format!("with nothing to do: waiting for any of {} descriptors{in_call}", count(u64::from(*total)))

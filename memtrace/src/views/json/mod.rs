@@ -84,7 +84,7 @@ impl<W: Write> View for JsonView<W> {
             (None, Report::Spans(spans)) if spans.is_empty() => return Ok(()),
             (None, _)
             | (Some(Only::Bursts | Only::Spans), Report::Meta(_))
-            | (Some(Only::Stuck), Report::Stuck(_))
+            | (Some(Only::Stuck | Only::Spans), Report::Stuck(_))
             | (Some(Only::Spans), Report::Span(_) | Report::Spans(_) | Report::Loss { .. }) => {}
             (Some(Only::Bursts), Report::Burst(burst)) => {
                 self.now_ns = burst.ts_ns;

@@ -83,7 +83,7 @@ fn the_books_of_spans_close_in_bytes() {
 }
 
 #[test]
-fn spans_only_prints_the_meta_spans_and_losses() {
+fn spans_only_prints_the_meta_spans_losses_and_the_time_that_was_asked_for() {
     let only = |reports: &[Report]| -> Vec<String> {
         let mut out = Vec::new();
         let mut view = JsonView::only(&mut out, Some(Only::Spans));
@@ -91,7 +91,7 @@ fn spans_only_prints_the_meta_spans_and_losses() {
         let value = |line: &str| serde_json::from_str::<Value>(line).expect("JSON")["type"].to_string();
         String::from_utf8(out).expect("JSON").lines().map(value).collect()
     };
-    assert_eq!(only(&sample::session()), ["\"meta\"", "\"span\"", "\"loss\"", "\"spans\""]);
+    assert_eq!(only(&sample::session()), ["\"meta\"", "\"span\"", "\"loss\"", "\"stuck\"", "\"spans\""]);
     // That there were none is an answer to who asked for them, and to nobody else.
     let none = [Report::Meta(sample::meta()), Report::Spans(Box::default())];
     assert_eq!(only(&none), ["\"meta\"", "\"spans\""]);

@@ -167,7 +167,9 @@ impl Session {
             None => true,
             Some(Only::Bursts) => matches!(report, Report::Burst(_)),
             Some(Only::Stuck) => matches!(report, Report::Stuck(_)),
-            Some(Only::Spans) => matches!(report, Report::Span(_) | Report::Spans(_) | Report::Loss { .. }),
+            Some(Only::Spans) => {
+                matches!(report, Report::Span(_) | Report::Spans(_) | Report::Stuck(_) | Report::Loss { .. })
+            }
         };
         if !wanted {
             return;

@@ -139,8 +139,9 @@ impl Session {
             let most = self.rows();
             let numbers =
                 |spans: &[Arc<Span>]| spans.iter().take(most).map(|span| span.number).collect::<BTreeSet<_>>();
-            if numbers(&spans.slowest) != numbers(&spans.largest) {
-                self.best("largest", &spans.largest);
+            let largest: Vec<_> = spans.largest.iter().filter(|span| span.weight() > 0).cloned().collect();
+            if !largest.is_empty() && numbers(&spans.slowest) != numbers(&largest) {
+                self.best("largest", &largest);
             }
         }
         self.by_thread(noun, &spans.by_thread);

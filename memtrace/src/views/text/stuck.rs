@@ -5,7 +5,7 @@ use super::{Look, Session};
 use crate::stuck::{Share, State, Stuck, ThreadTimes, waiting};
 use crate::views::columns::{columns, left, right};
 use crate::views::escape::escape;
-use crate::views::human::{count, duration, percent};
+use crate::views::human::{count, counted, duration, percent};
 use crate::views::words::{losses, stack_end_phrase};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -70,11 +70,16 @@ impl Session {
         self.fact(Look::Faint, "own cost", &cost);
         let mut missed = Vec::new();
         if own.unseen > 0 {
-            missed
-                .push(format!("threads {} times, for want of time: the next look began with them", count(own.unseen)));
+            missed.push(format!(
+                "{} at a thread were left out, for want of time: the next began with it",
+                counted(own.unseen, "look", "looks")
+            ));
         }
         if own.unsearched > 0 {
-            missed.push(format!("who is at the other end {} times, likewise", count(own.unsearched)));
+            missed.push(format!(
+                "{} for who is at the other end of a socket or pipe ran out of time",
+                counted(own.unsearched, "search", "searches")
+            ));
         }
         if !missed.is_empty() {
             self.fact(Look::Alarm, "not seen", &missed.join("; "));
@@ -111,7 +116,7 @@ impl Session {
         columns.iter().for_each(|&state| head.push_str(&right(state.name(), width(state))));
         self.sheet.line(&[(Look::Strong, &head)]);
         for thread in shown {
-            let mut row = format!("  {}", left(&format!("{} {}", thread.tid, escape(&thread.comm, 32)), NAMES));
+            let mut row = format!("  {}", left(&format!("{} {}", thread.tid, escape(name(stuck, thread), 32)), NAMES));
             columns.iter().for_each(|&state| row.push_str(&right(&cell(thread, state), width(state))));
             self.sheet.line(&[(Look::Plain, &row)]);
         }
@@ -185,6 +190,11 @@ fn states(threads: &[ThreadTimes]) -> Vec<State> {
     let mut sums: Vec<(State, u128)> = sums.into_iter().filter(|(_, ns)| ns * 1000 >= whole * LEAST).collect();
     sums.sort_by_key(|&(state, ns)| (Reverse(ns), state));
     sums.into_iter().map(|(state, _)| state).collect()
+}
+
+/// A thread that has ended says no more what it is called; the first one is called as the process was.
+fn name<'a>(stuck: &'a Stuck, thread: &'a ThreadTimes) -> &'a [u8] {
+    if thread.comm.is_empty() && thread.tid == stuck.pid { &stuck.comm } else { &thread.comm }
 }
 
 /// `94 %`, `31 % ±2`; nothing for nothing.
