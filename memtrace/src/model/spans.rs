@@ -236,7 +236,8 @@ impl Spanner {
         let over = match &edge.edge {
             Edge::Begin { text } => {
                 let text = text.as_deref().map(capped);
-                if row.current.as_ref().is_some_and(|current| current.text == text) {
+                // The same text again is the same statement told twice; without a text each begin is one of its own.
+                if text.is_some() && row.current.as_ref().is_some_and(|current| current.text == text) {
                     return;
                 }
                 row.current.replace(Current::new(edge, text, figures))
@@ -422,7 +423,7 @@ impl Row {
             mapped: mapped.saturating_sub(current.mapped),
             unmapped: unmapped.saturating_sub(current.unmapped),
         };
-        self.sums.count += 1;
+        self.sums.count = self.sums.count.saturating_add(1);
         self.sums.ns = self.sums.ns.saturating_add(span.duration_ns());
         self.sums.within.add(&span.own);
         span

@@ -3,15 +3,19 @@
 //! share like the others.
 
 mod shares;
+#[cfg(test)]
+mod tests;
+mod window;
 
 use self::shares::Shares;
+use self::window::{Key, Sum, Thread, Window};
 use super::address_space::AddressSpace;
 use super::code::CodeTable;
 use crate::event::{
-    Backend, Change, LockHold, Lost, MmOpened, Own, StackEnd, StackId, Surroundings, TimeSpan, Times, Wait, WaitObject,
+    Backend, Change, LockHold, Lost, MmOpened, Own, StackEnd, StackId, Surroundings, Times, Wait, WaitObject, Why,
 };
-use crate::statement::{Kind, MappingRef};
-use crate::stuck::{self, Look, Memory, Share, Span, State, Stuck, ThreadTimes, Verdict, Waiting};
+use crate::statement::MappingRef;
+use crate::stuck::{self, EndedThreads, LeftOut, Look, Memory, Share, Span, State, Stuck, ThreadTimes, Verdict};
 use crate::units::Amounts;
 use memtrace_common::{Cause, Doing};
 use std::cmp::Reverse;
@@ -20,16 +24,16 @@ use std::sync::Arc;
 
 /// Length of the windows that are told while a session lasts.
 const RECENT_NS: u64 = 1_000_000_000;
-/// Processes whose time is kept.
+/// Processes whose time is kept: those that ended make room for others, but for the first one. How many have no answer is
+/// told.
 const PROCESSES: usize = 1_024;
-/// Threads of a process that have sums of their own; a process of more says so by what it lacks.
+/// Threads of a process at once; the answer says how many more there were.
 const THREADS: usize = 8_192;
-/// Kinds of spans per thread; those beyond are one kind each, without their object.
-const SPANS: usize = 256;
-/// Places where a thread was seen waiting.
-const LOOKS: usize = 32;
-/// Places where a thread waits that are told.
-const WAITS: usize = 4;
+/// From this number of threads on those that ended first are added up, until half of it is left.
+const FOLDED: usize = 4_096;
+/// Kinds of spans and places of all threads in all processes; beyond, spans are without their object, and a thread has one
+/// place.
+const DETAILS: usize = 1 << 18;
 /// Holders of mmap_lock that are told.
 const HOLDS: usize = 16;
 /// Descriptors that are remembered.
@@ -39,6 +43,12 @@ const DESCRIPTORS: usize = 1_024;
 #[derive(Debug, Default)]
 pub(super) struct Timekeeper {
     processes: BTreeMap<u32, Process>,
+    /// The process that came first.
+    first: Option<u32>,
+    /// Processes that have no answer.
+    left_out: u64,
+    /// Details in all windows, as of the last report and what came since.
+    details: usize,
 }
 
 /// One process.
@@ -54,6 +64,16 @@ struct Process {
     counters: Amounts,
     moved_ns: Option<u64>,
     ended: bool,
+    /// Threads of the whole session that ended and are added up.
+    folded: Folded,
+}
+
+/// Threads that are added up.
+#[derive(Debug, Default)]
+struct Folded {
+    threads: u64,
+    total_ns: u64,
+    shares: Shares,
 }
 
 /// What was seen of a thread's begin and end.
@@ -67,65 +87,18 @@ impl Life {
     const UNSEEN: Self = Self { born_ns: 0, ended_ns: u64::MAX };
 }
 
-#[derive(Debug, Default)]
-struct Window {
-    /// Begin and end of the intervals that were added; `None` before the first one.
-    range: Option<(u64, u64)>,
-    threads: BTreeMap<u32, Thread>,
-    holds: BTreeMap<(u32, bool), LockHold>,
-    opening: Amounts,
-    memory: Memory,
-    /// The last ones before it and in it.
-    surroundings: Option<Box<(Surroundings, Surroundings)>>,
-}
-
-#[derive(Debug, Default)]
-struct Thread {
-    since_ns: u64,
-    until_ns: u64,
-    spans: BTreeMap<Key, Sum>,
-    looks: Vec<Seen>,
-    looked: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    doing: Doing,
-    cause: Option<Cause>,
-    nr: Option<u32>,
-    object: u64,
-    detail: u64,
-    before: bool,
-}
-
-#[derive(Debug, Default)]
-struct Sum {
-    ns: u64,
-    max_ns: u64,
-    count: u64,
-    samples: u64,
-    /// For a fault: the mapping and, of a file, where in it.
-    place: Option<(Arc<MappingRef>, WaitObject)>,
-}
-
 /// What samples are told apart by: state, system call, number of the mapping.
 type Sampled = (State, Option<u32>, Option<u64>);
 
-/// Looks at a thread that found it in the same place.
-#[derive(Debug)]
-struct Seen {
-    nr: Option<u32>,
-    args: [u64; 2],
-    kernel: Vec<Vec<u8>>,
-    stack: Option<StackId>,
-    object: WaitObject,
-    times: u64,
-}
-
 impl Timekeeper {
     pub(super) fn open(&mut self, opened: &MmOpened) {
+        let first = *self.first.get_or_insert(opened.pid);
         if self.processes.len() >= PROCESSES && !self.processes.contains_key(&opened.pid) {
-            return;
+            // One that executes another program was counted before.
+            self.left_out += u64::from(!matches!(opened.why, Why::Exec { .. }));
+            let ended = self.processes.iter().filter(|&(&pid, process)| process.ended && pid != first);
+            let Some((&oldest, _)) = ended.min_by_key(|(_, process)| process.whole.range) else { return };
+            self.processes.remove(&oldest);
         }
         self.processes.entry(opened.pid).or_insert_with(|| Process::new(opened.counters)).ended = false;
     }
@@ -134,7 +107,7 @@ impl Timekeeper {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let Process { whole, recent, lives, .. } = process;
         for window in [whole, recent] {
-            window.times(times, lives, space);
+            window.times(times, lives, space, &mut self.details);
         }
         lives.retain(|_, life| life.ended_ns > times.ts_ns);
     }
@@ -144,7 +117,7 @@ impl Timekeeper {
         process.learn_descriptor(&wait.object);
         for window in [&mut process.whole, &mut process.recent] {
             if let Some(thread) = window.thread(wait.tid) {
-                thread.look(wait);
+                thread.look(wait, &mut self.details);
             }
         }
     }
@@ -231,18 +204,21 @@ impl Timekeeper {
     pub(super) fn report(&mut self, whole: bool, context: &Context<'_>) -> Vec<Stuck> {
         let mut found = Vec::new();
         for (&pid, process) in &mut self.processes {
+            process.fold(context.code);
             let window = if whole { &process.whole } else { &process.recent };
             let Some((start_ns, ts_ns)) = window.range else { continue };
             if !whole && ts_ns.saturating_sub(start_ns) < RECENT_NS {
                 continue;
             }
-            found.push(process.stuck(pid, whole, (start_ns, ts_ns), context));
+            found.push(process.stuck(pid, whole, (start_ns, ts_ns), self.left_out, context));
             if !whole {
                 let last = process.recent.surroundings.take().map(|pair| pair.1);
                 let surroundings = last.map(|last| Box::new((last.clone(), last)));
                 process.recent = Window { opening: process.counters, surroundings, ..Window::default() };
             }
         }
+        let windows = self.processes.values().flat_map(|process| [&process.whole, &process.recent]);
+        self.details = windows.map(Window::details).sum();
         // The process that was asked for first.
         found.sort_by_key(|stuck| stuck.pid != context.pid);
         found
@@ -273,6 +249,7 @@ impl Process {
             counters,
             moved_ns: None,
             ended: false,
+            folded: Folded::default(),
         }
     }
 
@@ -288,7 +265,33 @@ impl Process {
         }
     }
 
-    fn stuck(&self, pid: u32, whole: bool, (start_ns, ts_ns): (u64, u64), context: &Context<'_>) -> Stuck {
+    /// Of many threads, those that ended first are added up.
+    fn fold(&mut self, code: &CodeTable) {
+        let Some((_, ts_ns)) = self.whole.range.filter(|_| self.whole.threads.len() > FOLDED) else { return };
+        let ended = self.whole.threads.iter().filter(|(_, thread)| thread.ended);
+        let mut ended: Vec<(u64, u32)> = ended.map(|(&tid, thread)| (thread.until_ns, tid)).collect();
+        ended.sort_unstable();
+        ended.truncate(self.whole.threads.len() - FOLDED / 2);
+        for (_, tid) in ended {
+            let Some(thread) = self.whole.threads.remove(&tid) else { continue };
+            let (total_ns, shares) = self.shares(&thread, &self.whole, ts_ns, code);
+            self.folded.threads += 1;
+            self.folded.total_ns = self.folded.total_ns.saturating_add(total_ns);
+            for share in shares {
+                // What it concerned was this thread's own.
+                self.folded.shares.add(Share { nr: None, object: WaitObject::Unknown, mapping: None, ..share });
+            }
+        }
+    }
+
+    fn stuck(
+        &self,
+        pid: u32,
+        whole: bool,
+        (start_ns, ts_ns): (u64, u64),
+        processes: u64,
+        context: &Context<'_>,
+    ) -> Stuck {
         let window = if whole { &self.whole } else { &self.recent };
         let mut incomplete: BTreeMap<StackEnd, BTreeSet<StackId>> = BTreeMap::new();
         let mut threads: Vec<ThreadTimes> = Vec::new();
@@ -308,6 +311,12 @@ impl Process {
         let mut holds: Vec<LockHold> = window.holds.values().cloned().collect();
         holds.sort_by_key(|hold| (Reverse(hold.ns), hold.tid));
         holds.truncate(HOLDS);
+        let Folded { threads: folded, total_ns, shares } = &self.folded;
+        let ended_threads = (whole && *folded > 0).then(|| EndedThreads {
+            threads: *folded,
+            total_ns: *total_ns,
+            shares: shares.clone().sorted(),
+        });
         let memory =
             Memory { opening: window.opening, closing: self.counters, moved_ns: self.moved_ns, ..window.memory };
         let since = i64::try_from(ts_ns.saturating_sub(context.epoch.0)).unwrap_or(i64::MAX);
@@ -325,6 +334,8 @@ impl Process {
             own: context.own,
             ended: self.ended,
             threads,
+            ended_threads,
+            left_out: LeftOut { threads: window.left_out, processes },
             verdict: Verdict::default(),
             surroundings: window.surroundings.as_deref().cloned(),
             backend: self.backend.as_deref().cloned(),
@@ -352,7 +363,8 @@ impl Process {
                 let on_cpu = if key.doing == Doing::Fault { stuck::of_fault_on_cpu(key.cause) } else { state };
                 let nr = if on_cpu == State::CpuKernel { key.nr } else { None };
                 let life = mapping.as_ref().map(|mapping| mapping.id);
-                sampled.entry((on_cpu, nr, life)).or_insert_with(|| (0, mapping.clone())).0 += sum.samples;
+                let (samples, _) = sampled.entry((on_cpu, nr, life)).or_insert_with(|| (0, mapping.clone()));
+                *samples = samples.saturating_add(sum.samples);
             }
             if sum.ns > 0 {
                 let nr = if matches!(state, State::Runnable) { None } else { key.nr };
@@ -427,160 +439,4 @@ impl Process {
         };
         (state, object)
     }
-}
-
-impl Window {
-    /// The freezer of cgroup version 2 stops threads in a sleep like any other.
-    fn is_frozen(&self) -> bool {
-        let frozen = |now: &Surroundings| now.cgroup.as_ref().is_some_and(|group| group.frozen == Some(true));
-        self.surroundings.as_deref().is_some_and(|(first, last)| frozen(first) && frozen(last))
-    }
-
-    /// Divides the time without a CPU by who withheld it.
-    fn throttle(&self, shares: &mut Shares) {
-        let Some((first, last)) = self.surroundings.as_deref() else { return };
-        let group = |now: &Surroundings| now.cgroup.as_ref().and_then(|group| group.throttled).map(|(ns, _)| ns);
-        let (Some(before), Some(after)) = (group(first), group(last)) else { return };
-        let Some(runnable) = shares.list.iter_mut().find(|share| share.state == State::Runnable) else { return };
-        let cpus = last.allowed_cpus.min(u32::try_from(self.threads.len()).unwrap_or(u32::MAX));
-        let (ns, bound_ns) = stuck::throttled(runnable.ns, after.saturating_sub(before), cpus);
-        if ns > 0 {
-            let throttled = Share { state: State::Throttled, ns, bound_ns, ..runnable.clone() };
-            runnable.ns -= ns;
-            runnable.bound_ns = bound_ns;
-            shares.list.push(throttled);
-        }
-    }
-
-    fn thread(&mut self, tid: u32) -> Option<&mut Thread> {
-        if self.threads.len() >= THREADS && !self.threads.contains_key(&tid) {
-            return None;
-        }
-        Some(self.threads.entry(tid).or_default())
-    }
-
-    fn times(&mut self, times: &Times, lives: &BTreeMap<u32, Life>, space: &mut AddressSpace) {
-        let (_, until) = self.range.get_or_insert((times.begin_ns, times.ts_ns));
-        *until = (*until).max(times.ts_ns);
-        for span in &times.spans {
-            let Some(thread) = self.thread(span.tid) else { continue };
-            let life = lives.get(&span.tid).copied().unwrap_or(Life::UNSEEN);
-            if thread.until_ns == 0 {
-                thread.since_ns = times.begin_ns.max(life.born_ns).min(times.ts_ns);
-            }
-            thread.until_ns = thread.until_ns.max(times.ts_ns.min(life.ended_ns));
-            thread.span(span, space);
-        }
-        for hold in &times.holds {
-            let known = self.holds.entry((hold.tid, hold.write)).or_insert_with(|| LockHold {
-                ns: 0,
-                max_ns: 0,
-                count: 0,
-                ..hold.clone()
-            });
-            known.ns = known.ns.saturating_add(hold.ns);
-            known.max_ns = known.max_ns.max(hold.max_ns);
-            known.count = known.count.saturating_add(hold.count);
-        }
-        if self.holds.len() > 64 * HOLDS
-            && let Some((&shortest, _)) = self.holds.iter().min_by_key(|(_, hold)| hold.ns)
-        {
-            self.holds.remove(&shortest);
-        }
-    }
-}
-
-impl Thread {
-    fn span(&mut self, span: &TimeSpan, space: &mut AddressSpace) {
-        let mut key = Key {
-            doing: span.doing,
-            cause: span.cause,
-            nr: span.nr,
-            object: span.object,
-            detail: span.detail,
-            before: span.before,
-        };
-        if self.spans.len() >= SPANS && !self.spans.contains_key(&key) {
-            key = Key { object: 0, detail: 0, before: false, ..key };
-        }
-        let sum = self.spans.entry(key).or_default();
-        sum.ns = sum.ns.saturating_add(span.ns);
-        sum.max_ns = sum.max_ns.max(span.max_ns);
-        sum.count = sum.count.saturating_add(span.count);
-        sum.samples = sum.samples.saturating_add(span.samples);
-        if span.doing == Doing::Fault {
-            let address = if span.address == 0 { span.object } else { span.address };
-            sum.place = place(address, space).or(sum.place.take());
-        }
-    }
-
-    fn look(&mut self, wait: &Wait) {
-        self.looked += 1;
-        let args = [wait.args[0], wait.args[1]];
-        let same = |seen: &&mut Seen| {
-            seen.nr == wait.nr && seen.args == args && seen.stack == wait.stack && seen.kernel == wait.kernel
-        };
-        if let Some(seen) = self.looks.iter_mut().find(same) {
-            seen.times += 1;
-            if wait.object != WaitObject::Unknown {
-                seen.object = wait.object.clone();
-            }
-            return;
-        }
-        if self.looks.len() >= LOOKS
-            && let Some(rarest) = (0..self.looks.len()).min_by_key(|&i| self.looks[i].times)
-        {
-            self.looks.remove(rarest);
-        }
-        self.looks.push(Seen {
-            nr: wait.nr,
-            args,
-            kernel: wait.kernel.clone(),
-            stack: wait.stack,
-            object: wait.object.clone(),
-            times: 1,
-        });
-    }
-
-    /// What looks say of a kind of span: one at the same call and object, else at the same call; of a fault, any at one.
-    fn seen(&self, key: &Key) -> Option<&Seen> {
-        let most = |wanted: &dyn Fn(&&Seen) -> bool| self.looks.iter().filter(wanted).max_by_key(|seen| seen.times);
-        match key.doing {
-            Doing::Fault => most(&|seen| stuck::is_memory_wait(&seen.kernel)),
-            Doing::Blocked | Doing::Uninterruptible | Doing::Stopped | Doing::Traced | Doing::Frozen => {
-                most(&|seen| seen.nr == key.nr && seen.args[0] == key.object)
-                    .or_else(|| most(&|seen| seen.nr == key.nr))
-                    .or_else(|| most(&|_| key.before && self.looks.len() == 1))
-            }
-            _ => None,
-        }
-    }
-
-    fn waits(&self, code: &CodeTable) -> Vec<Waiting> {
-        let mut waits: Vec<Waiting> = Vec::new();
-        for seen in &self.looks {
-            let stack = seen.stack.and_then(|id| code.stack(id));
-            match waits.iter_mut().find(|wait| wait.stack == stack && wait.kernel == seen.kernel) {
-                Some(wait) => wait.seen += seen.times,
-                None => {
-                    waits.push(Waiting { kernel: seen.kernel.clone(), stack, seen: seen.times, looks: self.looked });
-                }
-            }
-        }
-        waits.sort_by_key(|wait| Reverse(wait.seen));
-        waits.truncate(WAITS);
-        waits
-    }
-}
-
-fn place(address: u64, space: &mut AddressSpace) -> Option<(Arc<MappingRef>, WaitObject)> {
-    let life = space.life_at(address)?;
-    let mapping = space.mapping(life)?;
-    let page = match mapping.kind {
-        Kind::File | Kind::Program | Kind::Library | Kind::Tmpfs => {
-            WaitObject::FilePage { path: mapping.name.clone(), offset: space.file_offset(address).unwrap_or(0) }
-        }
-        _ => WaitObject::Unknown,
-    };
-    Some((mapping, page))
 }

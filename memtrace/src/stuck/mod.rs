@@ -143,6 +143,26 @@ pub struct ThreadTimes {
     pub waits: Vec<Waiting>,
 }
 
+/// Threads of a process of many that ended and have no row of their own: their time, added up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndedThreads {
+    /// How many.
+    pub threads: u64,
+    /// The time that they lived: the sum of `shares`.
+    pub total_ns: u64,
+    /// By state alone, largest first.
+    pub shares: Vec<Share>,
+}
+
+/// What the answer says nothing of, for want of room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Threads of this process, the most at once.
+    pub threads: u64,
+    /// Processes of the session.
+    pub processes: u64,
+}
+
 /// How sure and what. All text is escaped and capped: it holds names that the target chose.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Verdict {
@@ -206,6 +226,10 @@ pub struct Stuck {
     pub ended: bool,
     /// Threads, those that decided first.
     pub threads: Vec<ThreadTimes>,
+    /// Those that ended and are not among them; `None` where there are none.
+    pub ended_threads: Option<EndedThreads>,
+    /// What there was no room for.
+    pub left_out: LeftOut,
     /// The verdict.
     pub verdict: Verdict,
     /// What surrounded it at the begin and at the end.

@@ -140,6 +140,16 @@ fn parse_bind_and_execute_are_one_statement() {
 }
 
 #[test]
+fn begins_without_a_text_are_one_span_each() {
+    let mut session = Session::begun(Why::Attach);
+    for took in [0, 3, 5] {
+        session.edge_of("x", Edge::Begin { text: None }, took, took);
+    }
+    let told: Vec<_> = session.spans().iter().map(|span| (span.end, span.own.delta.anon)).collect();
+    assert_eq!(told, [(SpanEnd::Ended, 3), (SpanEnd::Ended, 5)]);
+}
+
+#[test]
 fn what_began_before_has_the_text_that_the_server_gave() {
     let mut session = Session::begun(Why::Attach);
     // 1,000 ns of wall time after the session's begin is the attach.

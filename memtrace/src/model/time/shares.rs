@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 const SHARES: usize = 24;
 
 /// Shares on their way together.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Shares {
     pub(super) list: Vec<Share>,
 }

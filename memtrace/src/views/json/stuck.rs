@@ -4,7 +4,7 @@ use super::fields::{Delta, FaultFields, FrameFields, LostFields, MappingFields, 
 use super::untrusted::{Address, Hex, Text};
 use crate::event::{Backend, Blocker, Cgroup, LockHold, Pressures, StackId, Surroundings, WaitObject};
 use crate::statement::Faults;
-use crate::stuck::{Memory, Share, Stuck, ThreadTimes, Verdict, Waiting};
+use crate::stuck::{EndedThreads, LeftOut, Memory, Share, Stuck, ThreadTimes, Verdict, Waiting};
 use crate::views::Scale;
 use crate::views::words::syscall_label;
 use serde::Serialize;
@@ -21,6 +21,10 @@ pub(super) struct StuckLine<'a> {
     ended: bool,
     verdict: VerdictFields<'a>,
     threads: Vec<ThreadFields<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_threads: Option<EndedFields>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<LeftOutFields>,
     memory: Option<MemoryFields>,
     holds: Vec<HoldFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,6 +46,9 @@ impl<'a> StuckLine<'a> {
             ended: s.ended,
             verdict: VerdictFields::of(&s.verdict),
             threads: s.threads.iter().map(ThreadFields::of).collect(),
+            ended_threads: s.ended_threads.as_ref().map(EndedFields::of),
+            left_out: (s.left_out != LeftOut::default())
+                .then_some(LeftOutFields { threads: s.left_out.threads, processes: s.left_out.processes }),
             memory: s.memory.map(|memory| MemoryFields::of(memory, scale)),
             holds: s.holds.iter().map(HoldFields::of).collect(),
             database: s.backend.as_ref().map(DatabaseFields::of),
@@ -101,6 +108,34 @@ impl<'a> VerdictFields<'a> {
 }
 
 #[derive(Serialize)]
+struct LeftOutFields {
+    threads: u64,
+    processes: u64,
+}
+
+#[derive(Serialize)]
+struct EndedFields {
+    threads: u64,
+    total_ns: u64,
+    states: BTreeMap<&'static str, u64>,
+}
+
+impl EndedFields {
+    fn of(ended: &EndedThreads) -> Self {
+        Self { threads: ended.threads, total_ns: ended.total_ns, states: states(&ended.shares) }
+    }
+}
+
+fn states(shares: &[Share]) -> BTreeMap<&'static str, u64> {
+    let mut states: BTreeMap<&'static str, u64> = BTreeMap::new();
+    for share in shares {
+        let ns = states.entry(share.state.name()).or_default();
+        *ns = ns.saturating_add(share.ns);
+    }
+    states
+}
+
+#[derive(Serialize)]
 struct ThreadFields<'a> {
     tid: u32,
     comm: Text<'a>,
@@ -116,17 +151,12 @@ struct ThreadFields<'a> {
 
 impl<'a> ThreadFields<'a> {
     fn of(thread: &'a ThreadTimes) -> Self {
-        let mut states: BTreeMap<&'static str, u64> = BTreeMap::new();
-        for share in &thread.shares {
-            let ns = states.entry(share.state.name()).or_default();
-            *ns = ns.saturating_add(share.ns);
-        }
         Self {
             tid: thread.tid,
             comm: Text(&thread.comm),
             comm_hex: Hex::twin(&thread.comm),
             total_ns: thread.total_ns,
-            states,
+            states: states(&thread.shares),
             since_attach: thread.shares.first().is_some_and(|share| share.since_attach && share.count == 0),
             shares: thread.shares.iter().map(ShareFields::of).collect(),
             waits: thread.waits.iter().map(WaitFields::of).collect(),

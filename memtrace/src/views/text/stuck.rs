@@ -117,7 +117,9 @@ impl Session {
         self.sheet.line(&[(Look::Strong, &head)]);
         for thread in shown {
             let mut row = format!("  {}", left(&format!("{} {}", thread.tid, escape(name(stuck, thread), 32)), NAMES));
-            columns.iter().for_each(|&state| row.push_str(&right(&cell(thread, state), width(state))));
+            columns
+                .iter()
+                .for_each(|&state| row.push_str(&right(&cell(&thread.shares, thread.total_ns, state), width(state))));
             self.sheet.line(&[(Look::Plain, &row)]);
         }
         let more = stuck.threads.len() - shown.len();
@@ -126,10 +128,21 @@ impl Session {
             let text = format!("  and {} more, of which no one decides{hint}", count(more as u64));
             self.sheet.line(&[(Look::Faint, &text)]);
         }
+        if let Some(ended) = &stuck.ended_threads {
+            let mut row = format!("  {}", left(&format!("{} more that ended", count(ended.threads)), NAMES));
+            let cell = |state| cell(&ended.shares, ended.total_ns, state);
+            columns.iter().for_each(|&state| row.push_str(&right(&cell(state), width(state))));
+            self.sheet.line(&[(Look::Faint, &row)]);
+        }
         let left_out = states.len() - columns.len();
         if left_out > 0 {
             let text = format!("  {} smaller states are left out", count(left_out as u64));
             self.sheet.line(&[(Look::Faint, &text)]);
+        }
+        for (n, what) in [(stuck.left_out.threads, "threads"), (stuck.left_out.processes, "processes")] {
+            if n > 0 {
+                self.fact(Look::Alarm, "left out", &format!("{} {what}: more than there is room for", count(n)));
+            }
         }
     }
 
@@ -198,17 +211,17 @@ fn name<'a>(stuck: &'a Stuck, thread: &'a ThreadTimes) -> &'a [u8] {
 }
 
 /// `94 %`, `31 % ±2`; nothing for nothing.
-fn cell(thread: &ThreadTimes, state: State) -> String {
-    let of_state = || thread.shares.iter().filter(|share| share.state == state);
+fn cell(shares: &[Share], total_ns: u64, state: State) -> String {
+    let of_state = || shares.iter().filter(|share| share.state == state);
     let sum = |of: fn(&Share) -> u64| of_state().map(of).fold(0, u64::saturating_add);
     let ns = sum(|share| share.ns);
     if ns == 0 {
         return "·".to_owned();
     }
     // A column has no room for a word.
-    let share = percent(ns, thread.total_ns).unwrap_or_default().replace("under ", "<");
+    let share = percent(ns, total_ns).unwrap_or_default().replace("under ", "<");
     // The system calls of one state are split by the same samples.
     let bound = of_state().map(|share| share.bound_ns).max().unwrap_or(0);
-    let bound = u128::from(bound) * 100 / u128::from(thread.total_ns.max(1));
+    let bound = u128::from(bound) * 100 / u128::from(total_ns.max(1));
     if bound == 0 { share } else { format!("{share} ±{bound}") }
 }

@@ -1,0 +1,72 @@
+//! Exit codes, and what is told to type.
+
+use super::*;
+
+#[test]
+fn the_codes_of_the_contract() {
+    assert_eq!(Failure::NoSuchPid { pid: 7 }.exit_code() as u8, 3);
+    assert_eq!(Failure::NotPermitted { what: "load".into(), capability: "CAP_BPF" }.exit_code() as u8, 4);
+    assert_eq!(Failure::BpfRefused { what: "x".into(), errno: 22, log: String::new() }.exit_code() as u8, 5);
+    assert_eq!(Failure::BpfRefused { what: "x".into(), errno: EPERM, log: String::new() }.exit_code() as u8, 4);
+    assert_eq!(Failure::Loss { total: 1 }.exit_code() as u8, 6);
+}
+
+#[test]
+fn an_error_names_the_line_to_type() {
+    let text = render(&Failure::NotPermitted { what: "load BPF programs".into(), capability: "CAP_BPF" });
+    assert!(text.starts_with("memtrace: not permitted to load BPF programs: CAP_BPF is missing\n  try: "), "{text}");
+    assert!(text.contains("sudo setcap cap_bpf,"), "{text}");
+    let text = render(&Failure::ThreadId { tid: 12, pid: 11 });
+    assert_eq!(text, "memtrace: 12 is a thread of process 11\n  try: memtrace --pid 11\n");
+}
+
+#[test]
+fn where_the_kernel_takes_no_probes_there_is_a_way_without() {
+    for failure in [
+        Failure::BpfRefused { what: "x".into(), errno: 22, log: String::new() },
+        Failure::NoBtf,
+        Failure::BtfShape { what: "x".into() },
+        Failure::NoTracefs,
+        Failure::PidNamespace,
+        Failure::OldKernel { release: "5.4".into(), missing: "x".into() },
+    ] {
+        assert_eq!(failure.exit_code(), ExitCode::KernelNotUsable, "{failure}");
+        assert!(render(&failure).contains("try: memtrace --no-bpf --pid N"), "{failure}");
+    }
+}
+
+#[test]
+fn who_wants_a_snapshot_is_told_how_to_get_one() {
+    let of = |failure| Failure::Snapshot(Box::new(failure));
+    let text = render(&of(Failure::ThreadId { tid: 12, pid: 11 }));
+    assert_eq!(text, "memtrace: 12 is a thread of process 11\n  try: memtrace snapshot --pid 11\n");
+    for failure in [Failure::NoSuchPid { pid: 7 }, Failure::Zombie { pid: 7 }, Failure::TargetGone { pid: 7 }] {
+        let text = render(&of(failure.clone()));
+        assert!(text.contains("try: memtrace snapshot --pid N") && !text.contains("memtrace -- "), "{text}");
+        assert_eq!(of(failure.clone()).exit_code(), failure.exit_code());
+    }
+}
+
+#[test]
+fn what_is_no_cgroup_is_told_with_those_that_are() {
+    let of = |roots: &[&str]| {
+        let roots = roots.iter().map(|root| format!("/sys/fs/cgroup/{root}")).collect();
+        render(&Failure::NotACgroup { path: "/sys/fs/cgroup".into(), roots })
+    };
+    let text = of(&["memory", "cpu"]);
+    assert!(text.contains("version 1 they are below /sys/fs/cgroup/memory, /sys/fs/cgroup/cpu\n"), "{text}");
+    assert!(text.contains("try: memtrace snapshot --cgroup /sys/fs/cgroup/memory/PATH"), "{text}");
+    assert!(of(&[]).contains("none are mounted"), "{}", of(&[]));
+}
+
+#[test]
+fn root_is_not_asked_to_become_root() {
+    let text = render(&Failure::NotPermitted { what: "see it".into(), capability: "" });
+    assert!(text.contains("memtrace doctor") && !text.contains("sudo"), "{text}");
+}
+
+#[test]
+fn names_cannot_drive_the_terminal() {
+    let failure = Failure::KernelThread { pid: 2, comm: b"a\x1b[2Jb".to_vec() };
+    assert!(!render(&failure).contains('\x1b'));
+}

@@ -1,0 +1,122 @@
+//! Many threads and many processes: sums stay exact, and what is left out is told.
+
+use super::*;
+use crate::event::TimeSpan;
+use crate::event::{Closing, End, EndReason, Event, MmId, Task, TaskWhat, Tick};
+use crate::model::Model;
+use crate::statement::Report;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn opened(mm: u32, pid: u32) -> Event {
+    Event::MmOpened(MmOpened {
+        mm: MmId(mm),
+        ts_ns: 0,
+        pid,
+        comm: b"server".to_vec(),
+        why: Why::Attach,
+        counters: Amounts::default(),
+        virt: 0,
+        start_brk: 0,
+        brk: 0,
+        start_stack: 0,
+    })
+}
+
+fn task(mm: u32, pid: u32, tid: u32, ts_ns: u64, what: TaskWhat) -> Event {
+    Event::Task(Task { mm: Some(MmId(mm)), ts_ns, pid, tid, comm: b"worker".to_vec(), what })
+}
+
+/// Each of the threads slept for so long in the second that ends then.
+fn slept(mm: u32, tids: impl Iterator<Item = u32>, ns: u64, ts_ns: u64) -> Event {
+    let span = |tid| TimeSpan {
+        tid,
+        doing: Doing::Blocked,
+        cause: None,
+        nr: Some(35),
+        object: 0,
+        detail: 0,
+        address: 0,
+        before: false,
+        open: false,
+        ns,
+        max_ns: ns,
+        count: 1,
+        samples: 0,
+    };
+    let (begin_ns, spans) = (ts_ns - SECOND, tids.map(span).collect());
+    Event::Times(Times { mm: MmId(mm), begin_ns, ts_ns, sample_ns: 0, spans, holds: Vec::new() })
+}
+
+fn tick(ts_ns: u64) -> Event {
+    let closing = Closing { mm: MmId(0), counters: Amounts::default(), virt: None };
+    Event::Tick(Tick { ts_ns, closings: vec![closing], lost: Lost::default(), own: Own::default() })
+}
+
+/// The answers for the whole session.
+fn answers(events: Vec<Event>) -> Vec<Stuck> {
+    let (mut model, mut out) = (Model::new(), Vec::new());
+    model.apply(&Event::Meta(crate::event::Meta { pid: 7, ts_ns: 0, ..crate::views::sample::meta() }), &mut out);
+    events.iter().for_each(|event| model.apply(event, &mut out));
+    let whole = |report| match report {
+        Report::Stuck(stuck) if stuck.whole => Some(*stuck),
+        _ => None,
+    };
+    out.into_iter().filter_map(whole).collect()
+}
+
+fn end(ts_ns: u64) -> Event {
+    Event::End(End::new(ts_ns, EndReason::Duration))
+}
+
+#[test]
+fn a_thread_for_each_connection_has_room_for_ever() {
+    let mut events = vec![opened(0, 7)];
+    // 20 seconds, in each of which a thousand threads live for half a second.
+    for second in 0..20_u64 {
+        let tids = 1_000 * second as u32 + 100..1_000 * second as u32 + 1_100;
+        let (begin, ts_ns) = (second * SECOND, (second + 1) * SECOND);
+        for tid in tids.clone() {
+            events.push(task(0, 7, 7, begin, TaskWhat::ThreadStarted { child: tid }));
+            events.push(task(0, 7, tid, begin + SECOND / 2, TaskWhat::ThreadExited));
+        }
+        events.push(slept(0, tids, 400_000_000, ts_ns));
+        events.push(slept(0, 7..8, SECOND, ts_ns));
+        events.push(tick(ts_ns));
+    }
+    events.push(end(20 * SECOND));
+    let [stuck] = &answers(events)[..] else { panic!("one process") };
+    assert_eq!(stuck.left_out, LeftOut::default());
+    let ended = stuck.ended_threads.as_ref().expect("twenty thousand threads have no row each");
+    assert_eq!(ended.threads + stuck.threads.len() as u64, 20_001);
+    assert_eq!(stuck.threads.iter().map(|thread| thread.total_ns).sum::<u64>() + ended.total_ns, 10_020 * SECOND);
+    let told: Vec<(State, u64)> = ended.shares.iter().map(|share| (share.state, share.ns)).collect();
+    let each = |ns| ended.threads * ns;
+    assert_eq!(told, [(State::BlockedSleep, each(400_000_000)), (State::Unaccounted, each(100_000_000))]);
+    assert!(stuck.threads.iter().any(|thread| thread.tid == 7), "it lives");
+}
+
+#[test]
+fn threads_without_room_are_counted() {
+    let many = THREADS as u32 + 100;
+    let events = vec![opened(0, 7), slept(0, 7..7 + many, SECOND, SECOND), tick(SECOND), end(SECOND)];
+    let [stuck] = &answers(events)[..] else { panic!("one process") };
+    assert_eq!((stuck.threads.len(), stuck.left_out.threads, stuck.ended_threads.as_ref()), (THREADS, 100, None));
+}
+
+#[test]
+fn processes_that_ended_make_room() {
+    let mut events = Vec::new();
+    for nth in 0..PROCESSES as u32 + 3 {
+        let (pid, ts_ns) = (7 + nth, u64::from(nth + 1) * SECOND);
+        events.extend([opened(nth, pid), slept(nth, pid..pid + 1, SECOND, ts_ns)]);
+        events.push(task(nth, pid, pid, ts_ns, TaskWhat::ProcessExited { code: 0 }));
+    }
+    events.push(end(5_000 * SECOND));
+    let found = answers(events);
+    assert!(found.iter().all(|stuck| stuck.left_out.processes == 3));
+    let pids: Vec<u32> = found.iter().map(|stuck| stuck.pid).collect();
+    assert!(
+        pids.len() == PROCESSES && pids[0] == 7 && !pids.contains(&8) && pids.contains(&(7 + PROCESSES as u32 + 2))
+    );
+}
