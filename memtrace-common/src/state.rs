@@ -164,8 +164,6 @@ pub mod thread {
     pub const MAJOR: u32 = 32;
     /// `vma_start..vma_end` is a file's or shared memory's.
     pub const VMA_HAS_OPS: u32 = 64;
-    /// Time of it stands in the thread's [`crate::Clock`].
-    pub const WAITED: u32 = 128;
 }
 
 /// One thread of a traced mm: its fault in progress (or the last one), and the VMA that it hit.
@@ -220,6 +218,9 @@ pub struct Thread {
     pub calls: u64,
     /// Value of `calls` in the mmap call that has begun to populate; `u64::MAX` for none.
     pub populating: u64,
+    /// 1: time of the fault stands in the thread's [`crate::Clock`]. Not in `state`, which the thread changes while a sample
+    /// or another CPU may set this.
+    pub waited: u64,
     /// Code paths of its last faults, by hash of `ip`: programs that fault much do so at a few places in turn.
     pub recent: [Recent; RECENT],
 }

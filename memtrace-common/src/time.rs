@@ -110,6 +110,8 @@ pub struct Clock {
     /// Time off the CPU in the fault in progress, booked under `fault_cause` in the interval that began at
     /// `fault_begin_ns`: to be moved when the fault tells another cause.
     pub fault_ns: u64,
+    /// The longest of its waits that ended.
+    pub fault_max_ns: u64,
     /// Samples likewise.
     pub fault_samples: u64,
     /// See `fault_ns`.
@@ -129,7 +131,9 @@ pub struct Clock {
     /// Process.
     pub tgid: u32,
     /// 1: between mmap_lock's `start_locking` and `acquire_returned`.
-    pub locking: u32,
+    pub locking: u16,
+    /// 1: the thread itself is at work here: a sample that comes between moves nothing of the above.
+    pub busy: u16,
     /// What the scheduler had counted of the thread's time on CPUs when it left one last.
     pub runtime_ns: u64,
     /// Changes that were begun.
@@ -146,14 +150,24 @@ pub struct HolderKey {
     pub tid: u64,
 }
 
-/// Since when.
+/// Since when. Like a [`Clock`], it is where the program finds what was not over when the interval ended.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Holder {
-    /// When it got the lock.
+    /// When it got the lock; 0: it has given it back. Written last.
     pub since_ns: u64,
+    /// When it had got the lock that it held as the interval began that began at `cut_ns`.
+    pub cut_since_ns: u64,
+    /// The interval's begin; 0 for none yet.
+    pub cut_ns: u64,
     /// 1: for writing.
-    pub write: u64,
+    pub write: u16,
+    /// Likewise at `cut_ns`.
+    pub cut_write: u16,
+    /// Slot of the mm.
+    pub slot: u32,
+    /// Name of the thread.
+    pub comm: [u8; 16],
 }
 
 /// User registers of a thread that is off the CPU, as the iterator `registers` writes them.
@@ -182,9 +196,9 @@ pub struct HoldKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct HoldValue {
-    /// Sum of the holds that ended.
+    /// Sum of the holds that ended, of each what lies in the interval.
     pub ns: u64,
-    /// The longest.
+    /// The longest, whole.
     pub max_ns: u64,
     /// How many.
     pub count: u64,

@@ -126,6 +126,7 @@ unsafe fn turn(clock: *mut Clock, now: &Now) {
             hold(clock, now);
             (*clock).fault_ns += ns;
             (*clock).fault_spans += 1;
+            (*clock).fault_max_ns = (*clock).fault_max_ns.max(now.ns.saturating_sub(since));
         }
         (*clock).since_ns = now.ns;
     }
@@ -145,6 +146,7 @@ unsafe fn hold(clock: *mut Clock, now: &Now) {
         if (*clock).fault_begin_ns != now.begin {
             (*clock).fault_begin_ns = now.begin;
             (*clock).fault_ns = 0;
+            (*clock).fault_max_ns = 0;
             (*clock).fault_samples = 0;
             (*clock).fault_spans = 0;
         }
@@ -296,11 +298,12 @@ fn fill_call(key: &mut TimeKey, task: Task, state: u32) {
 #[inline(always)]
 pub unsafe fn begin_fault(clock: *mut Clock, th: *mut Thread) {
     unsafe {
-        if (*th).state & thread::WAITED != 0 {
+        if (*th).waited != 0 {
             return;
         }
-        (*th).state |= thread::WAITED;
+        (*th).waited = 1;
         (*clock).fault_ns = 0;
+        (*clock).fault_max_ns = 0;
         (*clock).fault_samples = 0;
         (*clock).fault_spans = 0;
         let address = (*th).address;
@@ -336,40 +339,56 @@ pub fn settle(th: *mut Thread, tid: u32, cause: u8) -> i32 {
         if (*th).mm != (*clock).mm || (*clock).fault_cause == cause {
             return 0;
         }
+        (*clock).busy = 1;
+        compiler_fence(Ordering::SeqCst);
+        let _ = move_fault(clock, tid, cause, &now);
+        compiler_fence(Ordering::SeqCst);
+        (*clock).busy = 0;
+    }
+    0
+}
+
+/// Moves what is booked of the fault in progress to the records of `cause`.
+#[inline(always)]
+unsafe fn move_fault(clock: *mut Clock, tid: u32, cause: u8, now: &Now) -> Option<()> {
+    unsafe {
         // Its wait is booked before it is moved, or the next wait would be taken from where it never was.
         if (*clock).key.doing != Doing::Running as u8 {
-            arrived(clock, runtime(Task::current()).wrapping_sub((*clock).runtime_ns), &now);
+            arrived(clock, runtime(Task::current()).wrapping_sub((*clock).runtime_ns), now);
         }
         let mut key = plain(tid, (*clock).key.slot, Doing::Fault);
         fill_fault(&mut key, clock);
         (*clock).fault_cause = cause;
         if (*clock).fault_begin_ns != now.begin {
-            return 0;
+            return None;
         }
         let (ns, samples) = ((*clock).fault_ns as i64, (*clock).fault_samples as i64);
         let spans = i64::from((*clock).fault_spans);
-        let Some(from) = record(now.odd, &key) else { return 0 };
+        let from = record(now.odd, &key)?;
         add((&raw mut (*from).ns).cast(), -ns);
         add((&raw mut (*from).count).cast(), -spans);
         add((&raw mut (*from).samples).cast(), -samples);
         key.cause = cause;
-        let Some(to) = record(now.odd, &key) else { return 0 };
+        let to = record(now.odd, &key)?;
         add((&raw mut (*to).ns).cast(), ns);
         add((&raw mut (*to).count).cast(), spans);
         add((&raw mut (*to).samples).cast(), samples);
-        if ns as u64 > (*to).max_ns {
-            (*to).max_ns = ns as u64;
+        let longest = (*clock).fault_max_ns;
+        if longest > (*to).max_ns {
+            (*to).max_ns = longest;
         }
         (*to).address = (*clock).fault_address;
     }
-    0
+    Some(())
 }
 
 /// A sample of the current thread on its CPU.
 #[inline(always)]
 pub unsafe fn sample(clock: *mut Clock, task: Task, user: bool, now: &Now) {
     unsafe {
-        if (*clock).key.doing != Doing::Running as u8 {
+        // Came in the middle of the thread's own work here: what that moves must not move under it.
+        let busy = (*clock).busy != 0;
+        if (*clock).key.doing != Doing::Running as u8 && !busy {
             // The scheduler has counted up to its last tick.
             arrived(clock, runtime(task).wrapping_sub((*clock).runtime_ns), now);
         }
@@ -382,9 +401,11 @@ pub unsafe fn sample(clock: *mut Clock, task: Task, user: bool, now: &Now) {
                 key.doing = Doing::MmapLock as u8;
                 key.nr = of_regs(task).1 as i16;
             } else if let Some(th) = fault_around(task, tid) {
-                begin_fault(clock, th);
-                hold(clock, now);
-                (*clock).fault_samples += 1;
+                if !busy {
+                    begin_fault(clock, th);
+                    hold(clock, now);
+                    (*clock).fault_samples += 1;
+                }
                 fill_fault(&mut key, clock);
             } else {
                 key.doing = Doing::Kernel as u8;
@@ -440,8 +461,18 @@ pub fn start_in(task: Task, doing: u8, since: u64, before: u8, state: u32) -> i3
         }
     }
     // One of a thread that has ended may still stand here.
-    let stale = CLOCKS.get_ptr(&tid).is_some_and(|old| unsafe { (*old).ended != 0 || (*old).mm != mm });
-    let flags = if stale { 0 } else { u64::from(BPF_NOEXIST) };
+    let mut flags = u64::from(BPF_NOEXIST);
+    if let Some(old) = CLOCKS.get_ptr(&tid) {
+        unsafe {
+            if (*old).ended != 0 || (*old).mm != mm {
+                flags = 0;
+                // The interval before may still be told from it: what it did then, in another program.
+                clock.cut_key = (*old).cut_key;
+                clock.cut_since_ns = (*old).cut_since_ns;
+                clock.cut_ns = (*old).cut_ns;
+            }
+        }
+    }
     if CLOCKS.insert(tid, &clock, flags).is_err() && CLOCKS.get_ptr(&tid).is_none() {
         lose!(times);
     }
@@ -455,6 +486,7 @@ pub fn end(tid: u32) -> i32 {
     let Some(now) = Now::new() else { return 0 };
     unsafe {
         if (*clock).ended == 0 {
+            (*clock).busy = 1;
             turn(clock, &now);
             (*clock).ended = 1;
             done(clock);

@@ -64,7 +64,7 @@ pub static TIMES_0: HashMap<TimeKey, TimeValue> = HashMap::with_max_entries(3276
 /// Threads' time in odd intervals.
 #[map]
 pub static TIMES_1: HashMap<TimeKey, TimeValue> = HashMap::with_max_entries(32768, 0);
-/// Who holds mmap_lock of a traced mm. A lock that another thread gives back would stay: those not met for long make room.
+/// Who holds mmap_lock of a traced mm, or held it last. Nobody is taken out: those not met for long make room.
 #[map]
 pub static HOLDERS: LruHashMap<HolderKey, Holder> = LruHashMap::with_max_entries(1024, 0);
 /// Who held it, in even intervals.

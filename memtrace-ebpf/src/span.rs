@@ -121,7 +121,7 @@ pub fn end(tid: u32) -> i32 {
     let Some(state) = SPANS.get_ptr_mut(tid) else { return 0 };
     if unsafe { (*state).dirty != 0 || (*state).last_ns != 0 } {
         let definition = unsafe { (*state).definition };
-        let _ = tell::<0>(state, tid, &Edge { definition: definition as u16, edge: edge::CUT, argument: 0 }, &NO_TEXT);
+        pass(state, tid, &Edge { definition: definition as u16, edge: edge::CUT, argument: 0 }, &NO_TEXT);
     }
     let _ = SPANS.remove(&tid);
     0

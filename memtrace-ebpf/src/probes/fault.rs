@@ -81,6 +81,7 @@ fn start(ctx: &BtfTracePointContext, mode: u32) -> i32 {
             state |= thread::WRITE_PRESENT;
         }
         (*th).state = state;
+        (*th).waited = 0;
         (*th).pending = 1;
         // Reading the clock is a third of what this program costs.
         (*th).start_ns = 0;
@@ -166,7 +167,7 @@ pub fn page_fault_major(_ctx: PerfEventContext) -> u32 {
             key.cause = Cause::FaultFileRead as u8;
             record::shift(epoch, &from, &key, (*th).ip, (FILE, (*th).last_pages, 1));
             (*th).last_cause = u16::from(key.cause);
-            if layout!(time) != 0 && (*th).state & thread::WAITED != 0 {
+            if layout!(time) != 0 && (*th).waited != 0 {
                 clock::settle(th, key.tid, key.cause);
             }
         }

@@ -5,6 +5,8 @@ use crate::kernel::{Task, layout};
 use crate::maps::{HOLDERS, HOLDS_0, HOLDS_1, MMS, lose, maybe_traced};
 use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST, macros::btf_tracepoint, programs::BtfTracePointContext};
 use core::ffi::c_void;
+use core::ptr::write_volatile;
+use core::sync::atomic::{Ordering, compiler_fence};
 use memtrace_common::{HoldKey, HoldValue, Holder, HolderKey};
 
 /// Bit 0: the lock is taken for writing; bit 1: it was taken. `FIRST`: where the two arguments begin. A function of its
@@ -18,7 +20,7 @@ fn result<const FIRST: usize>(ctx: *mut c_void) -> u32 {
 
 /// Notes whether the current thread waits for its own mm's lock.
 #[inline(always)]
-fn locking(mm: u64, task: Task, locking: u32) {
+fn locking(mm: u64, task: Task, locking: u16) {
     if let Some(clock) = clock::of(task.pid(), mm) {
         unsafe { (*clock).locking = locking };
     }
@@ -48,12 +50,9 @@ pub fn mmap_lock_acquire_returned(ctx: BtfTracePointContext) -> i32 {
     if result & 2 == 0 {
         return 0;
     }
-    let key = HolderKey { mm, tid: u64::from(task.pid()) };
-    let Some(now) = Now::new() else { return 0 };
-    // Holds it already: it was a writer.
-    book(task, &key, &now);
-    let holder = Holder { since_ns: now.ns, write: u64::from(result & 1) };
-    let _ = HOLDERS.insert(key, holder, 0);
+    if let Some(now) = Now::new() {
+        acquired(mm, task, (result & 1) as u16, &now);
+    }
     0
 }
 
@@ -65,37 +64,86 @@ pub fn mmap_lock_released(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let task = Task::current();
-    let key = HolderKey { mm, tid: u64::from(task.pid()) };
     let Some(now) = Now::new() else { return 0 };
-    book(task, &key, &now);
-    let _ = HOLDERS.remove(&key);
+    if let Some(holder) = HOLDERS.get_ptr_mut(HolderKey { mm, tid: u64::from(task.pid()) }) {
+        book(task, holder, &now);
+        unsafe { write_volatile(&raw mut (*holder).since_ns, 0) };
+    }
     0
+}
+
+static NOBODY: Holder = unsafe { core::mem::zeroed() };
+
+/// The current thread has got the lock.
+#[inline(never)]
+fn acquired(mm: u64, task: Task, write: u16, now: &Now) -> i32 {
+    let Some(slot) = MMS.get_ptr(&mm).map(|p| unsafe { *p }) else { return 0 };
+    let key = HolderKey { mm, tid: u64::from(task.pid()) };
+    let mut found = HOLDERS.get_ptr_mut(&key);
+    if found.is_none() {
+        let _ = HOLDERS.insert(key, NOBODY, u64::from(BPF_NOEXIST));
+        found = HOLDERS.get_ptr_mut(&key);
+    }
+    let Some(holder) = found else {
+        lose!(times);
+        return 0;
+    };
+    unsafe {
+        // A writer that goes on as a reader has held it until now. Of anybody else the end has not been seen.
+        if (*holder).since_ns != 0 && (*holder).write != 0 && write == 0 {
+            book(task, holder, now);
+        }
+        write_volatile(&raw mut (*holder).since_ns, 0);
+        (*holder).write = write;
+        (*holder).slot = slot;
+        (*holder).comm = task.comm();
+        compiler_fence(Ordering::SeqCst);
+        write_volatile(&raw mut (*holder).since_ns, now.ns);
+    }
+    0
+}
+
+/// The mm goes, and the current thread with the lock held: its end is told when nobody knows the mm any more, and the next
+/// mm may lie in the same place.
+#[inline(always)]
+pub fn forget(mm: u64) {
+    let _ = HOLDERS.remove(&HolderKey { mm, tid: u64::from(Task::current().pid()) });
 }
 
 static EMPTY: HoldValue = unsafe { core::mem::zeroed() };
 
-/// Books how long the current thread has held the lock, if it does.
+/// Books how long the current thread has held the lock, if it does: what lies in this interval. What lies before stays in
+/// the holder, where the program finds it.
 #[inline(never)]
-fn book(task: Task, key: &HolderKey, now: &Now) -> i32 {
-    let Some(holder) = HOLDERS.get_ptr(key) else { return 0 };
-    let (since, write) = unsafe { ((*holder).since_ns, (*holder).write) };
-    let Some(slot) = MMS.get_ptr(&key.mm).map(|p| unsafe { *p }) else { return 0 };
-    let hold = HoldKey { tid: task.pid(), slot: slot as u16, write: write as u16 };
+fn book(task: Task, holder: *mut Holder, now: &Now) -> i32 {
+    let (since, write, slot) = unsafe { ((*holder).since_ns, (*holder).write, (*holder).slot) };
+    if since == 0 {
+        return 0;
+    }
+    if since < now.begin {
+        unsafe {
+            (*holder).cut_since_ns = since;
+            (*holder).cut_write = write;
+            (*holder).cut_ns = now.begin;
+        }
+        compiler_fence(Ordering::SeqCst);
+    }
+    let hold = HoldKey { tid: task.pid(), slot: slot as u16, write };
     let holds = if now.is_odd() { &HOLDS_1 } else { &HOLDS_0 };
     let made = holds.get_ptr(&hold).is_none() && holds.insert(hold, &EMPTY, u64::from(BPF_NOEXIST)).is_ok();
     let Some(value) = holds.get_ptr_mut(&hold) else {
         lose!(times);
         return 0;
     };
-    let ns = now.ns.saturating_sub(since);
     unsafe {
         if made {
             (*value).comm = task.comm();
         }
-        (*value).ns += ns;
+        (*value).ns += now.ns.saturating_sub(since.max(now.begin));
         (*value).count += 1;
-        if ns > (*value).max_ns {
-            (*value).max_ns = ns;
+        let whole = now.ns.saturating_sub(since);
+        if whole > (*value).max_ns {
+            (*value).max_ns = whole;
         }
     }
     0

@@ -4,6 +4,7 @@ use crate::clock;
 use crate::kernel::{Task, layout, load, peek};
 use crate::maps::{MMS, PROCESSES, RECLAIMERS, THREADS, emit, maybe_traced};
 use crate::probes::fault::book_unchanged;
+use crate::probes::lock;
 use crate::slot::{self, Opening, head};
 use crate::span;
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
@@ -164,6 +165,9 @@ pub fn exit_mmap(ctx: BtfTracePointContext) -> i32 {
         // An execve leaves the mm here, and tells later of the new one.
         if layout!(spans) != 0 {
             span::end_in(Task::current().pid(), mm);
+        }
+        if layout!(time) != 0 {
+            lock::forget(mm);
         }
         slot::close(mm);
     }

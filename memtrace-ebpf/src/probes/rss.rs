@@ -201,7 +201,7 @@ unsafe fn book_fault(change: &Change, th: *mut Thread) {
         (*th).last_place = key.place;
         (*th).last_place_kind = u16::from(key.place_kind);
         (*th).state |= thread::BOOKED;
-        if layout!(time) != 0 && (*th).state & thread::WAITED != 0 {
+        if layout!(time) != 0 && (*th).waited != 0 {
             clock::settle(th, tid, key.cause);
         }
         let Some(record) = record else { return };

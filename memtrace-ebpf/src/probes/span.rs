@@ -74,7 +74,9 @@ fn pass(ctx: &impl EbpfContext) -> u32 {
 }
 
 /// Whether this entry or return is of a call within the outermost one. Stacks grow downwards, so frames tell: even
-/// when a call was left by a jump, which no return probe sees, the next one is found to be an outermost one again.
+/// when a call was left by a jump, which no return probe sees, the next one is found to be an outermost one again, if its
+/// frame does not lie below. One that always lies below (the jump left a shallow call, and what is called from then on is
+/// called from deeper frames) counts as an inner one until the thread calls the function from as high again.
 #[inline(always)]
 unsafe fn is_within(state: *mut SpanState, point: *const SpanPoint, sp: u64) -> bool {
     unsafe {

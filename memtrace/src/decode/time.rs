@@ -2,7 +2,7 @@
 
 use super::{Decoder, name};
 use crate::event::{Event, LockHold, MmId, TimeSpan, Times};
-use memtrace_common::{CAUSE_UNKNOWN, Cause, Clock, Doing, HoldKey, HoldValue, TimeKey, TimeValue};
+use memtrace_common::{CAUSE_UNKNOWN, Cause, Clock, Doing, HoldKey, HoldValue, Holder, HolderKey, TimeKey, TimeValue};
 use std::collections::BTreeMap;
 
 /// What the probes booked in an interval that is over.
@@ -20,6 +20,8 @@ pub struct RawTimes {
     pub clocks: Vec<Clock>,
     /// Holds of mmap_lock that ended.
     pub holds: Vec<(HoldKey, HoldValue)>,
+    /// Who holds mmap_lock, read when `clocks` were.
+    pub holders: Vec<(HolderKey, Holder)>,
 }
 
 impl Decoder {
@@ -43,15 +45,26 @@ impl Decoder {
                 _ => self.undecodable += 1,
             }
         }
-        for (key, value) in &raw.holds {
+        let open = raw.holders.iter().filter_map(|(key, holder)| held_at_end(key, holder, raw));
+        for (key, value) in raw.holds.iter().copied().chain(open) {
             match self.occupants.get(&key.slot) {
-                Some(occupant) => all.entry(occupant.mm).or_default().1.push(hold(key, value)),
+                Some(occupant) => all.entry(occupant.mm).or_default().1.push(hold(&key, &value)),
                 None => self.undecodable += 1,
             }
         }
         let event = |(mm, (mut spans, mut holds)): (MmId, (Vec<TimeSpan>, Vec<LockHold>))| {
             spans.sort_by_key(|s| (s.tid, s.doing, s.cause, s.nr, s.object, s.detail, s.before, s.open));
             holds.sort_by_key(|h| (h.tid, h.write));
+            // The one that goes on, to those of the same kind that ended.
+            holds.dedup_by(|more, known| {
+                let same = (more.tid, more.write) == (known.tid, known.write);
+                if same {
+                    known.ns = known.ns.saturating_add(more.ns);
+                    known.max_ns = known.max_ns.max(more.max_ns);
+                    known.count = known.count.saturating_add(more.count);
+                }
+                same
+            });
             Event::Times(Times {
                 mm,
                 begin_ns: raw.begin_ns,
@@ -81,6 +94,26 @@ fn open_at_end(clock: &Clock, raw: &RawTimes) -> Option<(TimeKey, TimeValue)> {
         ..TimeValue::default()
     };
     Some((key, value))
+}
+
+/// The lock that a thread held as the interval ended: what lies in the interval, and no hold that ended.
+fn held_at_end(key: &HolderKey, holder: &Holder, raw: &RawTimes) -> Option<(HoldKey, HoldValue)> {
+    let (since, write) = if holder.since_ns != 0 && holder.since_ns < raw.end_ns {
+        (holder.since_ns, holder.write)
+    } else if holder.cut_ns == raw.end_ns {
+        (holder.cut_since_ns, holder.cut_write)
+    } else {
+        return None;
+    };
+    let tid = u32::try_from(key.tid).ok()?;
+    let slot = u16::try_from(holder.slot).ok()?;
+    let value = HoldValue {
+        ns: raw.end_ns.saturating_sub(since.max(raw.begin_ns)),
+        max_ns: raw.end_ns.saturating_sub(since),
+        count: 0,
+        comm: holder.comm,
+    };
+    Some((HoldKey { tid, slot, write }, value))
 }
 
 fn span(key: &TimeKey, value: &TimeValue, open: bool) -> Option<TimeSpan> {
@@ -163,6 +196,35 @@ mod tests {
             ..raw
         };
         assert_eq!(spans(&raw), [(Doing::Blocked, true, 600, 600)]);
+    }
+
+    #[test]
+    fn a_lock_that_is_held_as_the_interval_ends_has_its_holder() {
+        let held = |since_ns, write| Holder { since_ns, write, ..Holder::zeroed() };
+        let told = |holder: Holder, holds: Vec<(HoldKey, HoldValue)>| {
+            let mut decoder = Decoder::default();
+            decoder.decode_opened(&MmRecord::zeroed());
+            let holders = vec![(HolderKey { mm: 1, tid: 7 }, holder)];
+            let events =
+                decoder.decode_times(&RawTimes { begin_ns: 1000, end_ns: 2000, holders, holds, ..RawTimes::default() });
+            let holds = events.into_iter().flat_map(|event| match event {
+                Event::Times(times) => times.holds,
+                other => panic!("{other:?}"),
+            });
+            holds.map(|h| (h.tid, h.write, h.ns, h.max_ns, h.count)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(held(300, 1), vec![]), [(7, true, 1000, 1700, 0)]);
+        // It has it since the interval ended; it has none.
+        assert_eq!((told(held(2000, 1), vec![]), told(held(0, 1), vec![])), (vec![], vec![]));
+        // It gave it back after that, and has another one.
+        let left = Holder { cut_since_ns: 1400, cut_write: 1, cut_ns: 2000, ..held(2100, 0) };
+        assert_eq!(told(left, vec![]), [(7, true, 600, 600, 0)]);
+        assert_eq!(told(Holder { cut_ns: 1000, ..left }, vec![]), []);
+        // It had it three times before, in the same interval.
+        let ended = HoldValue { ns: 90, max_ns: 700, count: 3, comm: [0; 16] };
+        let key = |write| HoldKey { tid: 7, slot: 0, write };
+        let all = told(held(1500, 1), vec![(key(1), ended), (key(0), ended)]);
+        assert_eq!(all, [(7, false, 90, 700, 3), (7, true, 590, 700, 3)]);
     }
 
     #[test]

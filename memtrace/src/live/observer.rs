@@ -294,7 +294,7 @@ impl Observer {
     /// As [`Self::tick`].
     pub fn last_tick(&mut self) -> Result<Vec<Event>> {
         self.probes.flush()?;
-        self.probes.end_spans();
+        self.probes.end_spans()?;
         self.tick()
     }
 

@@ -13,8 +13,8 @@ use aya::programs::{BtfTracePoint, Iter, PerfEvent, Program, TracePoint, UProbe}
 use aya::{Btf, Ebpf, EbpfLoader};
 use bytemuck::Pod;
 use memtrace_common::{
-    Cause, Clock, Control, Cpu, KernelLayout, Losses, NO_SLOT, Overflow, SpanPoint, SpanState, StackKey, StackPath,
-    WaitingRegisters,
+    Cause, Clock, Control, Cpu, Holder, HolderKey, KernelLayout, Losses, NO_SLOT, Overflow, SpanPoint, SpanState,
+    StackKey, StackPath, WaitingRegisters,
 };
 use std::fmt;
 use std::io::Read as _;
@@ -58,6 +58,10 @@ pub struct Sizes {
     pub copies_bytes: u32,
     /// Records of threads' time per interval; without time hardly any.
     pub times: u32,
+    /// Threads whose time is booked; without time hardly any.
+    pub clocks: u32,
+    /// Threads that hold mmap_lock, and as many records of it per interval; without time hardly any.
+    pub holds: u32,
     /// Threads whose spans are summed; without spans hardly any.
     pub spans: u32,
 }
@@ -71,10 +75,10 @@ impl Sizes {
             if follow { (4096, 65536, 8 << 20, 131_072, 32 << 20) } else { (8, 32768, 4 << 20, 65536, 16 << 20) };
         // The kernel wants at least a page, and something in the table.
         let (paths, copies_bytes) = if stacks { (paths, copies_bytes) } else { (64, 4096) };
-        let times = if time { 32768 } else { 1 };
         let threads = 16384;
+        let (times, clocks, holds) = if time { (32768, threads, 4096) } else { (1, 1, 1) };
         let spans = if spans { threads } else { 1 };
-        Self { slots, threads, records, ring_bytes, paths, copies_bytes, times, spans }
+        Self { slots, threads, records, ring_bytes, paths, copies_bytes, times, clocks, holds, spans }
     }
 }
 
@@ -202,6 +206,14 @@ pub const HOOKS: &[Hook] = &{
     ]
 };
 
+/// Tracepoints that begin and end the same thing: without one of them the others would leave a thread in it for ever.
+const TOGETHER: &[&[&str]] = &[
+    &["mm_vmscan_direct_reclaim_begin", "mm_vmscan_direct_reclaim_end"],
+    &["mm_vmscan_memcg_reclaim_begin", "mm_vmscan_memcg_reclaim_end"],
+    &["mm_vmscan_node_reclaim_begin", "mm_vmscan_node_reclaim_end"],
+    &["mmap_lock_start_locking", "mmap_lock_acquire_returned", "mmap_lock_released"],
+];
+
 /// The loaded programs and their maps.
 pub struct Probes {
     ebpf: Ebpf,
@@ -233,6 +245,10 @@ pub struct Probes {
     pub times: [MapData; 2],
     /// Who held mmap_lock in even and in odd intervals.
     pub holds: [MapData; 2],
+    /// Who holds it.
+    holders: MapData,
+    /// Clocks that were never read whole.
+    torn: u64,
     /// What threads did since their last edge.
     spans: MapData,
     /// The edges' probes, by attach cookie.
@@ -280,7 +296,26 @@ impl Probes {
                 Ok(()) => {}
             }
         }
+        for names in TOGETHER {
+            probes.unhang_incomplete(names);
+        }
         Ok(probes)
+    }
+
+    /// Takes these tracepoints down if one of them is missing.
+    fn unhang_incomplete(&mut self, names: &[&str]) {
+        let is = |hook: &Hook, name: &str| hook.kind == HookKind::Tracepoint && hook.name == name;
+        let hooks = HOOKS.iter().filter(|hook| names.iter().any(|name| is(hook, name)));
+        let is_missing = |hook: &Hook| self.missing.iter().any(|(missing, _)| *missing == hook.to_string());
+        let (missing, hung): (Vec<&Hook>, Vec<&Hook>) = hooks.partition(|hook| is_missing(hook));
+        let Some(first) = missing.first() else { return };
+        for hook in hung {
+            // Where it is not loaded, nothing of it hangs.
+            if let Ok(program) = program::<BtfTracePoint>(&mut self.ebpf, hook.name) {
+                let _ = program.unload();
+            }
+            self.missing.push((hook.to_string(), format!("of no use without {first}")));
+        }
     }
 
     /// Makes the maps. Nothing hangs anywhere yet.
@@ -307,9 +342,12 @@ impl Probes {
             .map_max_entries("PROCESSES", sizes.threads)
             .map_max_entries("RECORDS_0", sizes.records)
             .map_max_entries("RECORDS_1", sizes.records)
-            .map_max_entries("CLOCKS", if options.time { sizes.threads } else { 1 })
+            .map_max_entries("CLOCKS", sizes.clocks)
             .map_max_entries("TIMES_0", sizes.times)
             .map_max_entries("TIMES_1", sizes.times)
+            .map_max_entries("HOLDERS", sizes.holds)
+            .map_max_entries("HOLDS_0", sizes.holds)
+            .map_max_entries("HOLDS_1", sizes.holds)
             .map_max_entries("SPANS", sizes.spans)
             .map_max_entries("EVENTS", sizes.ring_bytes)
             .map_max_entries("STACKS", sizes.paths)
@@ -332,6 +370,8 @@ impl Probes {
             clocks: HashMap::try_from(take("CLOCKS")?)?,
             times: [map_data(take("TIMES_0")?)?, map_data(take("TIMES_1")?)?],
             holds: [map_data(take("HOLDS_0")?)?, map_data(take("HOLDS_1")?)?],
+            holders: map_data(take("HOLDERS")?)?,
+            torn: 0,
             spans: map_data(take("SPANS")?)?,
             points: Array::try_from(take("POINTS")?)?,
             points_set: 0,
@@ -394,14 +434,17 @@ impl Probes {
                 let program: &mut PerfEvent = program(&mut self.ebpf, "cpu_clock")?;
                 program.load().with_context(refuses)?;
                 for cpu in aya::util::online_cpus().map_err(|(path, error)| anyhow!(error).context(path))? {
-                    program
-                        .attach(
-                            PerfEventConfig::Software(SoftwareEvent::CpuClock),
-                            PerfEventScope::AllProcessesOneCpu { cpu },
-                            SamplePolicy::Frequency(SAMPLES_PER_SECOND),
-                            false,
-                        )
-                        .with_context(|| format!("failed to attach to {hook} on CPU {cpu}"))?;
+                    let attached = program.attach(
+                        PerfEventConfig::Software(SoftwareEvent::CpuClock),
+                        PerfEventScope::AllProcessesOneCpu { cpu },
+                        SamplePolicy::Frequency(SAMPLES_PER_SECOND),
+                        false,
+                    );
+                    if let Err(error) = attached {
+                        // Samples of some CPUs alone would say of a thread what depends on where it ran.
+                        let _ = program.unload();
+                        return Err(error).with_context(|| format!("failed to attach to {hook} on CPU {cpu}"));
+                    }
                 }
             }
         }
@@ -456,34 +499,60 @@ impl Probes {
         self.time
     }
 
-    /// Every thread's clock. One that was written while it was read is read again.
+    /// Every thread's clock. One that was written while it was read is read again; one that is written whenever it is read
+    /// counts as lost.
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn clocks(&self) -> Result<Vec<Clock>> {
-        let mut clocks = Vec::new();
-        batch::look::<u32, Clock>(self.clocks.map(), |_, clock| clocks.push(*clock))
+    pub fn clocks(&mut self) -> Result<Vec<Clock>> {
+        let mut read = Vec::new();
+        batch::look::<u32, Clock>(self.clocks.map(), |tid, clock| read.push((*tid, *clock)))
             .context("failed to read the clocks")?;
-        for clock in &mut clocks {
-            for _ in 0..READ_AGAIN {
-                if clock.done == clock.begun {
-                    break;
-                }
-                match self.clocks.get(&clock.key.tid, 0) {
-                    Ok(Wire(read)) => *clock = read,
-                    Err(MapError::KeyNotFound) => break,
-                    Err(error) => return Err(error).context("failed to read a clock"),
-                }
+        let mut clocks = Vec::with_capacity(read.len());
+        for (tid, clock) in read {
+            let mut found = Some(clock);
+            let mut tries = 0;
+            while found.is_some_and(|clock| clock.done != clock.begun) && tries < READ_AGAIN {
+                found = self.clock(tid)?;
+                tries += 1;
+            }
+            match found {
+                Some(clock) if clock.done == clock.begun => clocks.push(clock),
+                Some(_) => self.torn += 1,
+                // The probes remove a clock themselves only when nothing of it is left to be told.
+                None => {}
             }
         }
         Ok(clocks)
     }
 
-    /// Forgets the clock of a thread that has ended.
+    fn clock(&self, tid: u32) -> Result<Option<Clock>> {
+        match self.clocks.get(&tid, 0) {
+            Ok(Wire(clock)) => Ok(Some(clock)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error).context("failed to read a clock"),
+        }
+    }
+
+    /// Who holds mmap_lock, or held it last.
     ///
     /// # Errors
-    /// The map cannot be written.
+    /// The map cannot be read.
+    pub fn holders(&self) -> Result<Vec<(HolderKey, Holder)>> {
+        let mut holders = Vec::new();
+        batch::look::<HolderKey, Holder>(&self.holders, |key, holder| holders.push((*key, *holder)))
+            .context("failed to read the holders of mmap_lock")?;
+        Ok(holders)
+    }
+
+    /// Forgets the clock of a thread that has ended, unless it has become another thread's meanwhile.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
     pub fn forget_clock(&mut self, tid: u32) -> Result<()> {
+        if self.clock(tid)?.is_none_or(|clock| clock.ended == 0) {
+            return Ok(());
+        }
         match self.clocks.remove(&tid) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(error).context("failed to remove a clock"),
@@ -575,9 +644,14 @@ impl Probes {
         Ok(())
     }
 
-    /// The interval is the last in which there are edges, and in which anything is summed between them.
-    pub const fn end_spans(&mut self) {
+    /// The interval is the last in which there are edges, and in which anything is summed between them. The probes know
+    /// before the next one begins: whoever sees that one sees this, too.
+    ///
+    /// # Errors
+    /// The control map cannot be written.
+    pub fn end_spans(&mut self) -> Result<()> {
         self.spans_until = self.epoch;
+        self.write_control(0)
     }
 
     /// What each thread did since its last edge. To be called when nothing is summed any more.
@@ -640,6 +714,7 @@ impl Probes {
             sum.stacks += cpu.stacks;
             sum.times += cpu.times;
         }
+        sum.times += self.torn;
         Ok(sum)
     }
 

@@ -37,6 +37,7 @@ pub fn take(probes: &mut Probes, ended: u32) -> Result<RawTimes> {
     for clock in clocks.iter().filter(|clock| clock.ended != 0) {
         probes.forget_clock(clock.key.tid)?;
     }
+    let holders = probes.holders()?;
     let (records, holds) = take_records(probes, parity)?;
     Ok(RawTimes {
         begin_ns: begins[parity],
@@ -45,6 +46,7 @@ pub fn take(probes: &mut Probes, ended: u32) -> Result<RawTimes> {
         records,
         clocks,
         holds,
+        holders,
     })
 }
 

@@ -66,6 +66,11 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
             Some(hold) if case.thread(hold.tid).is_none() => {
                 vec![format!("ps -o pid,comm,args -p {}        who holds the lock from outside", hold.tid)]
             }
+            None if case.stuck.holds.is_empty() => {
+                vec![format!(
+                    "cat /proc/{pid}/task/*/stack        who is in a call that maps: it has had the lock since before"
+                )]
+            }
             _ => vec![format!("memtrace --pid {pid} -v        which code maps and unmaps so often")],
         },
         (State::Runnable, _) => vec!["top -o %CPU        who has the CPUs".to_owned()],
