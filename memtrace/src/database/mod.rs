@@ -45,15 +45,24 @@ pub enum Server {
 }
 
 impl Server {
-    /// The server that a program is; `None` for any other program. `bias` is what is to be added to an address as the file
-    /// has it, `data_version` the content of `PG_VERSION` in the working directory.
+    /// The server that a program is, with addresses as the file has them; `None` for any other program. `data_version` is
+    /// the content of `PG_VERSION` in the working directory.
     #[must_use]
-    pub fn recognise(program: &Program, bias: u64, data_version: Option<&[u8]>) -> Option<Self> {
+    pub fn recognise(program: &Program, data_version: Option<&[u8]>) -> Option<Self> {
         if postgres::is_exported_by(program) {
-            return Some(Self::Postgres(Postgres::new(program, bias, data_version)));
+            return Some(Self::Postgres(Postgres::new(program, data_version)));
         }
         program.address("mysqld_port")?;
-        Some(Self::Mysql(program.address("server_version")?.wrapping_add(bias)))
+        Some(Self::Mysql(program.address("server_version")?))
+    }
+
+    /// The same where a process has loaded it: `bias` is added to each address.
+    #[must_use]
+    pub fn loaded_at(self, bias: u64) -> Self {
+        match self {
+            Self::Postgres(postgres) => Self::Postgres(postgres.map(|postgres| postgres.loaded_at(bias))),
+            Self::Mysql(version) => Self::Mysql(version.wrapping_add(bias)),
+        }
     }
 }
 

@@ -2,13 +2,13 @@
 
 use crate::stacks::Bytes;
 use object::LittleEndian as LE;
-use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};
+use object::elf::{self, ProgramHeader64, SectionHeader64, Sym64};
 use object::pod;
 use std::collections::HashMap;
 
 /// Bytes of exported symbols, and of their names. PostgreSQL has half a MiB of each, MySQL a few.
 const SYMBOLS_MAX: u64 = 16 << 20;
-/// Bytes of a segment that are searched for a text. PostgreSQL's constants are two MiB.
+/// Bytes of all segments that are searched for a text. PostgreSQL's constants are two MiB.
 const CONSTANTS_MAX: u64 = 32 << 20;
 /// Length of a name that is kept.
 const NAME_MAX: usize = 64;
@@ -27,14 +27,8 @@ impl Program {
     /// Reads what it exports. `None` for what is not a 64-bit little-endian program, or claims what cannot be.
     #[must_use]
     pub fn read(bytes: Bytes) -> Option<Self> {
-        let header = bytes.headers::<FileHeader64<LE>>(0, 1)?.pop()?;
-        let ident = &header.e_ident;
-        if ident.magic != elf::ELFMAG
-            || ident.class != elf::ELFCLASS64
-            || ident.data != elf::ELFDATA2LSB
-            || usize::from(header.e_phentsize.get(LE)) != size_of::<ProgramHeader64<LE>>()
-            || usize::from(header.e_shentsize.get(LE)) != size_of::<SectionHeader64<LE>>()
-        {
+        let header = bytes.program_header()?;
+        if usize::from(header.e_shentsize.get(LE)) != size_of::<SectionHeader64<LE>>() {
             return None;
         }
         let segments = bytes.headers(header.e_phoff.get(LE), u64::from(header.e_phnum.get(LE)))?;
@@ -79,8 +73,10 @@ impl Program {
     /// The text between `before` and the end of the line or of the text, in its constants.
     pub(super) fn constant(&self, before: &[u8]) -> Option<Vec<u8>> {
         let constants = self.loads().filter(|segment| segment.p_flags.get(LE) & elf::PF_W == 0);
+        let mut left = CONSTANTS_MAX;
         constants.into_iter().find_map(|segment| {
-            let bytes = self.bytes.read(segment.p_offset.get(LE), segment.p_filesz.get(LE), CONSTANTS_MAX)?;
+            let bytes = self.bytes.read(segment.p_offset.get(LE), segment.p_filesz.get(LE), left)?;
+            left -= bytes.len() as u64;
             let begin = memchr::memmem::find(&bytes, before)? + before.len();
             let text = bytes.get(begin..)?;
             let end = memchr::memchr2(0, b'\n', text)?;

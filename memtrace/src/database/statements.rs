@@ -25,7 +25,7 @@ pub struct Statements {
 /// # Errors
 /// It is a server, but of a version that is not known, or one that does not export what it should.
 pub fn statements(program: &Program, data_version: Option<&[u8]>) -> Result<Option<Statements>, Refusal> {
-    match Server::recognise(program, 0, data_version) {
+    match Server::recognise(program, data_version) {
         None => Ok(None),
         Some(Server::Postgres(_)) => of_postgres(program, data_version).map(Some),
         Some(Server::Mysql(_)) => of_mysql(program).map(Some),

@@ -93,7 +93,8 @@ fn program(names: &[&str], constants: &[u8]) -> Vec<u8> {
 }
 
 fn recognise(names: &[&str], constants: &[u8], data: Option<&[u8]>) -> Option<Server> {
-    Server::recognise(&Program::read(Bytes::Memory(program(names, constants)))?, BIAS, data)
+    let program = Program::read(Bytes::Memory(program(names, constants)))?;
+    Server::recognise(&program, data).map(|server| server.loaded_at(BIAS))
 }
 
 fn all() -> Vec<&'static str> {
@@ -288,7 +289,7 @@ proptest! {
         }
         file.truncate(cut.max(64));
         if let Some(program) = Program::read(Bytes::Memory(file)) {
-            let _ = Server::recognise(&program, BIAS, None);
+            let _ = Server::recognise(&program, None);
         }
     }
 }

@@ -8,10 +8,16 @@
 use crate::cli::Dsn;
 use crate::event::Blocker;
 use crate::procfs::{Directory, parse_status};
+use crate::stacks::{find_below, open_regular};
+use std::collections::HashMap;
+use std::fs::File;
 use std::future::poll_fn;
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -22,7 +28,7 @@ use tokio_postgres::{Client, Config, Error, NoTls, SimpleQueryMessage, SimpleQue
 
 /// A question and its answer take no longer than this.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Bytes of all that the server says in a session.
+/// Bytes of what the server says to one question.
 const SAID_MAX: usize = 8 << 20;
 /// Blockers that are kept.
 const BLOCKERS_MAX: usize = 64;
@@ -32,6 +38,8 @@ const WORD_MAX: usize = 64;
 const REASON_MAX: usize = 200;
 /// Bytes of `postmaster.pid`.
 const POSTMASTER_MAX: u64 = 4096;
+/// Bytes of a process's status.
+const STATUS_MAX: u64 = 64 << 10;
 /// Processes that are looked at to find one by the number that it has in a container.
 const PROCESSES_MAX: usize = 65_536;
 /// PostgreSQL's usual port.
@@ -145,6 +153,8 @@ fn work(dsn: &Dsn, questions: &Receiver<Question>, answers: &Sender<Answer>) {
 struct Server {
     client: Client,
     password: Option<Vec<u8>>,
+    /// Bytes that it may still say.
+    left: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -167,10 +177,12 @@ impl Server {
             config.dbname("postgres");
         }
         let password = config.get_password().map(<[u8]>::to_vec);
+        let left = Arc::new(AtomicUsize::new(0));
         let mut why = "no host".to_owned();
         for place in places(&config, pid) {
+            left.store(SAID_MAX, Ordering::Relaxed);
             let stream = match open(&place).await {
-                Ok(stream) => Limited { stream, left: SAID_MAX },
+                Ok(stream) => Limited { stream, left: left.clone() },
                 Err(error) => {
                     why = format!("{place}: {error}");
                     continue;
@@ -182,7 +194,7 @@ impl Server {
                     tokio::spawn(
                         async move { while let Some(Ok(_)) = poll_fn(|cx| connection.poll_message(cx)).await {} },
                     );
-                    return Ok(Self { client, password });
+                    return Ok(Self { client, password, left });
                 }
                 Err(error) => why = reason(&error),
             }
@@ -191,6 +203,7 @@ impl Server {
     }
 
     async fn ask(&self, question: Question) -> Answer {
+        self.left.store(SAID_MAX, Ordering::Relaxed);
         let told = self.rows(question.own_pid).await;
         let Told { known, started_us, blockers } =
             told.map_err(|error| without(self.password.as_deref(), &reason(&error)))?;
@@ -203,8 +216,10 @@ impl Server {
                 question.own_pid
             ));
         }
-        let own = own_numbers(question);
-        Ok(blockers.into_iter().map(|blocker| Blocker { pid: own.find(blocker.own_pid), ..blocker }).collect())
+        let wanted: Vec<u32> = blockers.iter().map(|blocker| blocker.own_pid).collect();
+        let pids = find_processes(question, &wanted);
+        let known = |blocker: Blocker| Blocker { pid: pids.get(&blocker.own_pid).copied(), ..blocker };
+        Ok(blockers.into_iter().map(known).collect())
     }
 
     async fn rows(&self, own_pid: u32) -> Result<Told, Error> {
@@ -295,6 +310,8 @@ fn without(password: Option<&[u8]>, reason: &str) -> String {
 enum Place {
     Tcp(String, u16),
     Unix(PathBuf),
+    /// At a path as this process sees it.
+    Own(u32, PathBuf),
 }
 
 impl std::fmt::Display for Place {
@@ -302,6 +319,7 @@ impl std::fmt::Display for Place {
         match self {
             Self::Tcp(host, port) => write!(f, "{host}, port {port}"),
             Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Own(pid, path) => write!(f, "{} of process {pid}", path.display()),
         }
     }
 }
@@ -327,21 +345,34 @@ fn places(config: &Config, pid: u32) -> Vec<Place> {
 }
 
 /// The socket that the server of this process wrote into its data folder that it listens on: as the process itself sees it,
-/// which may be in a container.
+/// which may be in a container. What it wrote may be anything: no link in it leads to what the process does not see.
 fn own_socket(pid: u32, port: Option<u16>) -> Option<Place> {
-    let mut bytes = Vec::new();
-    Directory::open(&format!("/proc/{pid}/cwd")).ok()?.read("postmaster.pid", POSTMASTER_MAX, &mut bytes).ok()?;
-    let text = String::from_utf8(bytes).ok()?;
+    let folder = File::open(format!("/proc/{pid}/cwd")).ok()?;
+    let found = find_below(&folder, Path::new("postmaster.pid"), BELOW).ok()?;
+    let (file, _) = open_regular(&by_descriptor(&found))?;
+    let mut text = String::new();
+    file.take(POSTMASTER_MAX).read_to_string(&mut text).ok()?;
     let mut lines = text.lines().skip(3);
     let (own_port, folder) = (lines.next()?.trim().parse().ok()?, lines.next()?.trim());
-    let folder = folder.strip_prefix('/')?;
-    Some(Place::Unix(format!("/proc/{pid}/root/{folder}/.s.PGSQL.{}", port.unwrap_or(own_port)).into()))
+    let folder = Path::new(folder).is_absolute().then_some(folder)?;
+    Some(Place::Own(pid, Path::new(folder).join(format!(".s.PGSQL.{}", port.unwrap_or(own_port)))))
+}
+
+/// Where links may lead.
+const BELOW: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+
+fn by_descriptor(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
 async fn open(place: &Place) -> io::Result<Pin<Box<dyn Duplex>>> {
     Ok(match place {
         Place::Tcp(host, port) => Box::pin(TcpStream::connect((host.as_str(), *port)).await?),
         Place::Unix(path) => Box::pin(UnixStream::connect(path).await?),
+        Place::Own(pid, path) => {
+            let found = find_below(&File::open(format!("/proc/{pid}/root"))?, path, BELOW)?;
+            Box::pin(UnixStream::connect(by_descriptor(&found)).await?)
+        }
     })
 }
 
@@ -352,15 +383,16 @@ impl<S: AsyncRead + AsyncWrite + Send> Duplex for S {}
 /// A stream that ends with an error when more is said than anybody asked for.
 struct Limited {
     stream: Pin<Box<dyn Duplex>>,
-    left: usize,
+    left: Arc<AtomicUsize>,
 }
 
 impl AsyncRead for Limited {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let polled = self.stream.as_mut().poll_read(cx, into);
-        match self.left.checked_sub(into.filled().len() - before) {
-            Some(left) => self.left = left,
+        let said = into.filled().len() - before;
+        match self.left.load(Ordering::Relaxed).checked_sub(said) {
+            Some(left) => self.left.store(left, Ordering::Relaxed),
             None => return Poll::Ready(Err(io::Error::other("the server says more than it was asked"))),
         }
         polled
@@ -381,33 +413,28 @@ impl AsyncWrite for Limited {
     }
 }
 
-/// Finds processes by the number that their server knows them by.
-struct Numbers {
-    /// Namespace of the backend that was asked about, where its server numbers processes otherwise than we do.
-    namespace: Option<Vec<u8>>,
-}
-
-fn own_numbers(question: Question) -> Numbers {
-    let namespace = (question.pid != question.own_pid).then(|| namespace(question.pid)).flatten();
-    Numbers { namespace }
+/// The processes that have these numbers where the backend lives that was asked about, by those numbers.
+fn find_processes(question: Question, wanted: &[u32]) -> HashMap<u32, u32> {
+    if question.pid == question.own_pid {
+        let lives = |pid: &u32| *pid > 0 && std::fs::exists(format!("/proc/{pid}")).unwrap_or(false);
+        return wanted.iter().copied().filter(lives).map(|pid| (pid, pid)).collect();
+    }
+    let mut found = HashMap::new();
+    let Some(theirs) = namespace(question.pid).filter(|_| !wanted.is_empty()) else { return found };
+    let pids = Directory::open("/proc").and_then(|proc| proc.read_numbers(".", PROCESSES_MAX)).unwrap_or_default();
+    let mut bytes = Vec::new();
+    for pid in pids {
+        let status = Directory::open(&format!("/proc/{pid}")).and_then(|of| of.read("status", STATUS_MAX, &mut bytes));
+        let own = status.ok().and_then(|()| parse_status(&bytes).ok()?.ns_pid.last().copied());
+        if let Some(own) = own.filter(|own| wanted.contains(own))
+            && namespace(pid).as_ref() == Some(&theirs)
+        {
+            found.insert(own, pid);
+        }
+    }
+    found
 }
 
 fn namespace(pid: u32) -> Option<Vec<u8>> {
     Directory::open(&format!("/proc/{pid}")).ok()?.read_link("ns/pid").ok()
-}
-
-impl Numbers {
-    fn find(&self, own_pid: u32) -> Option<u32> {
-        let Some(wanted) = &self.namespace else {
-            return (own_pid > 0 && std::fs::exists(format!("/proc/{own_pid}")).unwrap_or(false)).then_some(own_pid);
-        };
-        let pids = Directory::open("/proc").and_then(|proc| proc.read_numbers(".", PROCESSES_MAX)).ok()?;
-        let mut bytes = Vec::new();
-        pids.into_iter().find(|pid| {
-            let status =
-                Directory::open(&format!("/proc/{pid}")).and_then(|of| of.read("status", POSTMASTER_MAX, &mut bytes));
-            let own = status.ok().and_then(|()| parse_status(&bytes).ok()?.ns_pid.last().copied());
-            own == Some(own_pid) && namespace(*pid).as_ref() == Some(wanted)
-        })
-    }
 }

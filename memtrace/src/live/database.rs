@@ -37,6 +37,8 @@ const TEMPORARY: &[u8] = b"/pgsql_tmp/";
 const READ_MAX: u64 = 64 << 10;
 /// Bytes of `PG_VERSION`, and of MySQL's version, that are read.
 const VERSION_MAX: usize = 64;
+/// How long the end waits for a last look: longer than a server is asked. Files of a target that hangs may hang, too.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The backends of a session.
 #[derive(Debug)]
@@ -72,24 +74,39 @@ impl Backends {
         self.events.try_iter().collect()
     }
 
-    /// Ends it. What was seen since the last call, and a last look.
+    /// Ends it. What was seen since the last call, and a last look; without that where it takes more than three seconds:
+    /// whoever reads from a file system that does not answer cannot be called back.
     pub fn finish(self) -> Vec<Event> {
         let Self { wanted, events, thread } = self;
         drop(wanted);
-        // A panic there has been printed.
-        let _ = thread.join();
-        events.try_iter().collect()
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        loop {
+            match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(event) => seen.push(event),
+                Err(RecvTimeoutError::Disconnected) => {
+                    // A panic there has been printed.
+                    let _ = thread.join();
+                    return seen;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    log::warn!("a file of the target does not answer: what its server says of itself is not complete");
+                    return seen;
+                }
+            }
+        }
     }
 }
 
 /// What a database server's process says of itself now, with one look at what it waits for; `None` for any other
-/// process, and for one that is gone or may not be read.
+/// process, and for one that is gone, may not be read, or whose files do not answer within three seconds.
 #[must_use]
 pub fn read_backend(pid: u32) -> Option<Backend> {
-    let mut known = Known::default();
-    let mut process = Process::new(pid, &mut known);
-    process.sample();
-    process.tell(&mut known)
+    let seen = Backends::start(vec![pid], None).ok()?.finish();
+    seen.into_iter().find_map(|event| match event {
+        Event::Backend(backend) => Some(*backend),
+        _ => None,
+    })
 }
 
 /// Looks until nobody wants it any more.
@@ -204,26 +221,46 @@ struct Process {
     waits: HashMap<Option<(String, String)>, u64>,
 }
 
-/// Device, inode and time of change of an executable, its entry in memory, and the content of `PG_VERSION`.
-type Place = ((u64, u64), (i64, i64), u64, Option<Vec<u8>>);
+/// Device, inode, time of change and size of an executable, and the content of `PG_VERSION`.
+type Content = ((u64, u64), (i64, i64), u64, Option<Vec<u8>>);
 
-/// What executables were recognised as. Backends are forked by one process, and have the same program at the same place.
+/// What executables were recognised as, where their files have it, and their entry there.
 #[derive(Default)]
-struct Known(HashMap<Place, Option<Server>>);
+struct Known(HashMap<Content, Option<(u64, Server)>>);
 
 impl Known {
-    fn server(&mut self, exe: File, metadata: &Metadata, entry: u64, data_version: Option<Vec<u8>>) -> Option<Server> {
+    /// The server that a process is whose program begins at `entry`.
+    fn server(&mut self, pid: u32, entry: u64) -> Option<Server> {
+        let (exe, metadata) = open_regular(Path::new(&format!("/proc/{pid}/exe")))?;
+        let (mut begin, mut server) = self.recognise(&exe, &metadata, None)?;
+        // Not of any other program: its working directory may be on a file system that does not answer.
+        if matches!(server, Server::Postgres(_))
+            && let Some(version) = read_data_version(pid)
+        {
+            (begin, server) = self.recognise(&exe, &metadata, Some(version))?;
+        }
+        Some(server.loaded_at(entry.wrapping_sub(begin)))
+    }
+
+    fn recognise(&mut self, exe: &File, metadata: &Metadata, version: Option<Vec<u8>>) -> Option<(u64, Server)> {
         if self.0.len() >= KNOWN_MAX {
             self.0.clear();
         }
-        let changed = (metadata.mtime(), metadata.mtime_nsec());
-        let place = ((metadata.dev(), metadata.ino()), changed, entry, data_version);
-        let recognise = |place: &Place| {
-            let program = Program::read(Bytes::File(exe, metadata.size()))?;
-            Server::recognise(&program, entry.wrapping_sub(program.entry()), place.3.as_deref())
+        let (place, changed) = ((metadata.dev(), metadata.ino()), (metadata.mtime(), metadata.mtime_nsec()));
+        let recognise = |content: &Content| {
+            let program = Program::read(Bytes::File(exe.try_clone().ok()?, metadata.size()))?;
+            Some((program.entry(), Server::recognise(&program, content.3.as_deref())?))
         };
-        self.0.entry(place).or_insert_with_key(recognise).clone()
+        self.0.entry((place, changed, metadata.size(), version)).or_insert_with_key(recognise).clone()
     }
+}
+
+/// The content of `PG_VERSION` in the working directory of a process.
+pub(super) fn read_data_version(pid: u32) -> Option<Vec<u8>> {
+    let (file, _) = open_regular(Path::new(&format!("/proc/{pid}/cwd/PG_VERSION")))?;
+    let mut version = Vec::new();
+    file.take(VERSION_MAX as u64).read_to_end(&mut version).ok()?;
+    Some(version)
 }
 
 /// A server's process.
@@ -231,7 +268,6 @@ struct Running {
     server: Server,
     directory: Directory,
     memory: PresentMemory,
-    pid: u32,
     /// Its process id as it sees it itself.
     own_pid: u32,
 }
@@ -245,7 +281,7 @@ impl Process {
 
     /// Looks again whether it is a server, when it is another program than the last time.
     fn recognise(&mut self, known: &mut Known) {
-        let exe = std::fs::metadata(format!("/proc/{}/exe", self.pid)).ok().map(|exe| (exe.dev(), exe.ino()));
+        let exe = Directory::open(&format!("/proc/{}", self.pid)).ok().and_then(|of| of.read_identity("exe"));
         if exe != self.exe {
             self.exe = exe;
             self.backend = exe.and_then(|_| Running::open(self.pid, known));
@@ -291,16 +327,10 @@ impl Running {
         let mut bytes = Vec::new();
         directory.read("auxv", READ_MAX, &mut bytes).ok()?;
         let entry = entry(&bytes)?;
-        let (exe, metadata) = open_regular(Path::new(&format!("/proc/{pid}/exe")))?;
-        let data_version = open_regular(Path::new(&format!("/proc/{pid}/cwd/PG_VERSION"))).and_then(|(file, _)| {
-            let mut version = Vec::new();
-            file.take(VERSION_MAX as u64).read_to_end(&mut version).ok()?;
-            Some(version)
-        });
-        let server = known.server(exe, &metadata, entry, data_version)?;
+        let server = known.server(pid, entry)?;
         directory.read("status", READ_MAX, &mut bytes).ok()?;
         let own_pid = parse_status(&bytes).ok()?.ns_pid.last().copied().unwrap_or(pid);
-        Some(Self { server, directory, memory, pid, own_pid })
+        Some(Self { server, directory, memory, own_pid })
     }
 
     fn tell(&self) -> Backend {
@@ -333,7 +363,7 @@ impl Running {
             let is_temporary = |link: Vec<u8>| memchr::memmem::find(&link, TEMPORARY).is_some();
             if self.directory.read_link(&name).is_ok_and(is_temporary) {
                 // Through the descriptor: the name may be gone, or be another file's.
-                let size = std::fs::metadata(format!("/proc/{}/{name}", self.pid)).map_or(0, |file| file.len());
+                let size = self.directory.read_size(&name).unwrap_or(0);
                 spilled = (spilled.0 + 1, spilled.1.saturating_add(size));
             }
         }

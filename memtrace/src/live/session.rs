@@ -195,9 +195,12 @@ impl Session {
         } else {
             EndReason::OutputClosed
         };
-        let mut last = self.backends.take().map(Backends::finish).unwrap_or_default();
-        last.append(&mut self.source.last_tick()?);
+        // The books are closed first: a server's last answer may be waited for.
+        let mut last = self.source.last_tick()?;
         self.add_surroundings(&mut last, true);
+        let said = self.backends.take().map(Backends::finish).unwrap_or_default();
+        let tick = last.len().saturating_sub(1);
+        last.splice(tick..tick, said);
         self.note_exit(&last);
         if reason == EndReason::OutputClosed {
             return self.outcome(false);

@@ -3,27 +3,23 @@
 //! A path is the target's before it is ours: of a process in a container, its files are meant. Everything that is read
 //! here is the target's, and may be anything.
 
+use super::database::read_data_version;
 use super::probes::{PointPlace, Probes};
 use crate::cli::{SpanOptions, SpanPoint as Named};
 use crate::database::{Program, Statements, begin, end, statements};
 use crate::hints::Failure;
-use crate::procfs::{Directory, visit_maps};
-use crate::stacks::{Bytes, Functions, NoFunction, open_regular};
+use crate::procfs::{Directory, MAPS_MAX, visit_maps};
+use crate::stacks::{Bytes, Functions, NoFunction, find_below, open_regular};
 use crate::views::escape;
 use anyhow::{Context as _, Result};
 use memtrace_common::{SPAN_DEFINITIONS, SpanPoint};
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
-use std::io::{self, Read as _};
-use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-
-/// Bytes of `PG_VERSION` that are read.
-const VERSION_MAX: u64 = 64;
-/// Bytes of maps that are read: what is mapped behind them is not looked for.
-const MAPS_MAX: u64 = 16 << 20;
 
 /// Whose spans.
 pub enum Who<'a> {
@@ -123,13 +119,6 @@ fn find_in_path(program: &OsStr) -> PathBuf {
     std::env::split_paths(&paths).map(|dir| dir.join(program)).find(|path| path.is_file()).unwrap_or(plain)
 }
 
-fn read_data_version(pid: u32) -> Option<Vec<u8>> {
-    let (file, _) = open_regular(Path::new(&format!("/proc/{pid}/cwd/PG_VERSION")))?;
-    let mut version = Vec::new();
-    file.take(VERSION_MAX).read_to_end(&mut version).ok()?;
-    Some(version)
-}
-
 /// Where a named span's functions are, and what they mean.
 fn points(named: &Named, file: &File, size: u64) -> Result<Vec<(u64, bool, SpanPoint)>> {
     let path = shown(&named.path);
@@ -171,26 +160,8 @@ fn open(who: &Who<'_>, path: &Path) -> io::Result<(File, Metadata)> {
 fn open_in_root(pid: u32, path: &Path) -> io::Result<(File, Metadata)> {
     let base = if path.is_absolute() { "root" } else { "cwd" };
     let directory = File::open(format!("/proc/{pid}/{base}"))?;
-    let flags = if path.is_absolute() { libc::RESOLVE_IN_ROOT } else { 0 };
-    let name = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: all zeros is a valid open_how.
-    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
-    how.resolve = flags;
-    // SAFETY: the path ends with NUL and `how` is the kernel's struct of the size told; the descriptor is nobody else's.
-    let handle = unsafe {
-        let fd = libc::syscall(
-            libc::SYS_openat2,
-            directory.as_raw_fd(),
-            name.as_ptr(),
-            &raw const how,
-            size_of::<libc::open_how>(),
-        );
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        File::from_raw_fd(fd as i32)
-    };
+    let resolve = if path.is_absolute() { libc::RESOLVE_IN_ROOT } else { 0 };
+    let handle = find_below(&directory, path, resolve)?;
     open_regular(Path::new(&format!("/proc/self/fd/{}", handle.as_raw_fd())))
         .ok_or_else(|| io::Error::other("is not a regular file that can be read"))
 }

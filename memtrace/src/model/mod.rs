@@ -237,6 +237,9 @@ impl Model {
                 self.times.exited(task.pid, task.tid, task.ts_ns, task.what != TaskWhat::ThreadExited);
                 let context = spans::Context { meta: self.meta.as_ref(), comms: &self.comms };
                 self.spans.exited(task.tid, task.ts_ns, context, out);
+                if task.what != TaskWhat::ThreadExited {
+                    self.spans.forget(task.pid);
+                }
             }
             _ => {}
         }

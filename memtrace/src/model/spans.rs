@@ -141,7 +141,7 @@ impl Spanner {
         let threads: Vec<(u32, MmId)> = self.threads.keys().filter(|key| key.1 == mm).copied().collect();
         for key in threads {
             if let Some(thread) = self.threads.remove(&key) {
-                self.backends.remove(&thread.pid);
+                self.forget(thread.pid);
                 self.bury(key, thread, SpanEnd::Died, ts_ns, context, out);
             }
         }
@@ -166,7 +166,16 @@ impl Spanner {
         }
     }
 
+    /// The process is over: what it said is of no use to the next one with its number.
+    pub(super) fn forget(&mut self, pid: u32) {
+        self.backends.remove(&pid);
+    }
+
     pub(super) fn backend(&mut self, backend: &Backend) {
+        if !backend.refused.is_empty() {
+            // It says nothing of itself; it may have ended.
+            return self.forget(backend.pid);
+        }
         if self.backends.len() >= BACKENDS && !self.backends.contains_key(&backend.pid) {
             return;
         }

@@ -76,13 +76,31 @@ impl Directory {
     /// which might not answer.
     #[must_use]
     pub fn read_kind(&self, name: &str) -> Option<(u32, u64)> {
+        let stat = self.stat(name, libc::STATX_TYPE | libc::STATX_INO)?;
+        Some((u32::from(stat.stx_mode) & libc::S_IFMT, stat.stx_ino))
+    }
+
+    /// Device and inode of what lies behind a link, as [`Self::read_kind`] does.
+    #[must_use]
+    pub fn read_identity(&self, name: &str) -> Option<(u64, u64)> {
+        let stat = self.stat(name, libc::STATX_INO)?;
+        Some((libc::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino))
+    }
+
+    /// Bytes of the file behind a link, as [`Self::read_kind`] does.
+    #[must_use]
+    pub fn read_size(&self, name: &str) -> Option<u64> {
+        self.stat(name, libc::STATX_SIZE).map(|stat| stat.stx_size)
+    }
+
+    fn stat(&self, name: &str, mask: u32) -> Option<libc::statx> {
         let name = CString::new(name).ok()?;
         // SAFETY: all zeros is a valid statx; the descriptor is open, the string ends, the place is of the kernel's size.
         unsafe {
             let mut stat: libc::statx = std::mem::zeroed();
-            let (flags, mask) = (libc::AT_STATX_DONT_SYNC, libc::STATX_TYPE | libc::STATX_INO);
+            let flags = libc::AT_STATX_DONT_SYNC;
             let result = libc::statx(self.0.as_raw_fd(), name.as_ptr(), flags, mask, &raw mut stat);
-            (result == 0).then(|| (u32::from(stat.stx_mode) & libc::S_IFMT, stat.stx_ino))
+            (result == 0).then_some(stat)
         }
     }
 

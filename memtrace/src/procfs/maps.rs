@@ -4,6 +4,11 @@ use super::ParseReport;
 use super::scan::{Lines, after, decimal, hex, skip_blanks};
 use crate::event::{MapsLine, permission};
 
+/// Bytes of maps that are read where anybody waits: what is mapped behind them is not seen. It has room for twice as many
+/// mappings as the kernel allows a process by default.
+#[cfg(feature = "live")]
+pub const MAPS_MAX: u64 = 16 << 20;
+
 /// One line of maps, its name still as printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapsHeader<'a> {

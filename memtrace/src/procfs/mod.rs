@@ -63,6 +63,8 @@ pub use files::ProcessFiles;
 #[cfg(feature = "live")]
 pub use mapped_file::{FileSystem, NotOpened, OpenedFile, Place, open_mapped};
 #[cfg(feature = "live")]
+pub use maps::MAPS_MAX;
+#[cfg(feature = "live")]
 pub use memory::PresentMemory;
 #[cfg(feature = "live")]
 pub use page_cache::{CacheStat, read_cachestat, read_mincore};

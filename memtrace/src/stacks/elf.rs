@@ -59,6 +59,17 @@ impl Bytes {
         }
     }
 
+    /// The header of a 64-bit little-endian program or library of any machine; `None` for any other file.
+    pub(crate) fn program_header(&self) -> Option<FileHeader64<LE>> {
+        let header = self.headers::<FileHeader64<LE>>(0, 1)?.pop()?;
+        let ident = &header.e_ident;
+        let is_one = ident.magic == elf::ELFMAG
+            && ident.class == elf::ELFCLASS64
+            && ident.data == elf::ELFDATA2LSB
+            && usize::from(header.e_phentsize.get(LE)) == size_of::<ProgramHeader64<LE>>();
+        is_one.then_some(header)
+    }
+
     /// An array of headers, `count` of them from `offset` on.
     pub(crate) fn headers<T: pod::Pod + Copy>(&self, offset: u64, count: u64) -> Option<Vec<T>> {
         let bytes =
@@ -90,16 +101,7 @@ impl Image {
     /// Reads what unwinding needs. `None` for what is not a 64-bit x86 program or library, or claims what cannot be.
     #[must_use]
     pub fn read(bytes: Bytes) -> Option<Self> {
-        let header = bytes.headers::<FileHeader64<LE>>(0, 1)?.pop()?;
-        let ident = &header.e_ident;
-        if ident.magic != elf::ELFMAG
-            || ident.class != elf::ELFCLASS64
-            || ident.data != elf::ELFDATA2LSB
-            || header.e_machine.get(LE) != elf::EM_X86_64
-            || usize::from(header.e_phentsize.get(LE)) != size_of::<ProgramHeader64<LE>>()
-        {
-            return None;
-        }
+        let header = bytes.program_header().filter(|header| header.e_machine.get(LE) == elf::EM_X86_64)?;
         let programs: Vec<ProgramHeader64<LE>> =
             bytes.headers(header.e_phoff.get(LE), u64::from(header.e_phnum.get(LE)))?;
         let loads = programs

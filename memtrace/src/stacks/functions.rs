@@ -6,7 +6,7 @@
 use super::elf::Bytes;
 use super::names::shown;
 use object::LittleEndian as LE;
-use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};
+use object::elf::{self, ProgramHeader64, SectionHeader64, Sym64};
 use object::pod;
 use std::collections::BTreeMap;
 
@@ -14,6 +14,10 @@ use std::collections::BTreeMap;
 const TABLE_MAX: u64 = 256 << 20;
 /// Length of a name that is looked at.
 const NAME_MAX: usize = 4096;
+/// Bytes of the names of all functions: as many as a table of names has, in which they may overlap.
+const SPELLED_MAX: usize = TABLE_MAX as usize;
+/// Places that are kept of one name: more than one is several.
+const PLACES_MAX: usize = 2;
 /// Names that are told when one was not found.
 const NEAR_MAX: usize = 5;
 
@@ -41,35 +45,26 @@ impl Functions {
     /// Reads the tables. `None` for what is not a 64-bit x86 program or library, or claims what cannot be.
     #[must_use]
     pub fn read(bytes: &Bytes) -> Option<Self> {
-        let header = bytes.headers::<FileHeader64<LE>>(0, 1)?.pop()?;
-        let ident = &header.e_ident;
-        if ident.magic != elf::ELFMAG
-            || ident.class != elf::ELFCLASS64
-            || ident.data != elf::ELFDATA2LSB
-            || header.e_machine.get(LE) != elf::EM_X86_64
-            || usize::from(header.e_phentsize.get(LE)) != size_of::<ProgramHeader64<LE>>()
-        {
-            return None;
-        }
+        let header = bytes.program_header().filter(|header| header.e_machine.get(LE) == elf::EM_X86_64)?;
         let programs: Vec<ProgramHeader64<LE>> =
             bytes.headers(header.e_phoff.get(LE), u64::from(header.e_phnum.get(LE)))?;
         let mut functions = Self { by_name: BTreeMap::new(), whole: false };
         if usize::from(header.e_shentsize.get(LE)) == size_of::<SectionHeader64<LE>>() {
             let sections: Vec<SectionHeader64<LE>> =
                 bytes.headers(header.e_shoff.get(LE), u64::from(header.e_shnum.get(LE)))?;
-            for section in &sections {
-                let kind = section.sh_type.get(LE);
-                if kind == elf::SHT_SYMTAB || kind == elf::SHT_DYNSYM {
-                    let names = sections.get(section.sh_link.get(LE) as usize)?;
-                    functions.add(&read(bytes, section)?, &read(bytes, names)?, &programs)?;
-                    functions.whole |= kind == elf::SHT_SYMTAB;
-                }
+            let mut left = SPELLED_MAX;
+            // A file has one of each.
+            for kind in [elf::SHT_SYMTAB, elf::SHT_DYNSYM] {
+                let Some(section) = sections.iter().find(|section| section.sh_type.get(LE) == kind) else { continue };
+                let names = sections.get(section.sh_link.get(LE) as usize)?;
+                functions.add(&read(bytes, section)?, &read(bytes, names)?, &programs, &mut left)?;
+                functions.whole |= kind == elf::SHT_SYMTAB;
             }
         }
         Some(functions)
     }
 
-    fn add(&mut self, symbols: &[u8], names: &[u8], programs: &[ProgramHeader64<LE>]) -> Option<()> {
+    fn add(&mut self, symbols: &[u8], names: &[u8], programs: &[ProgramHeader64<LE>], left: &mut usize) -> Option<()> {
         for symbol in pod::slice_from_all_bytes::<Sym64<LE>>(symbols).ok()? {
             if symbol.st_info & 0xf != elf::STT_FUNC || symbol.st_shndx.get(LE) == elf::SHN_UNDEF {
                 continue;
@@ -78,8 +73,9 @@ impl Functions {
             let rest = &rest[..rest.len().min(NAME_MAX)];
             let Some(length) = memchr::memchr(0, rest).filter(|length| *length > 0) else { continue };
             let Some(offset) = offset(symbol.st_value.get(LE), programs) else { continue };
+            *left = left.checked_sub(length)?;
             let places = self.by_name.entry(rest[..length].to_vec()).or_default();
-            if !places.contains(&offset) {
+            if places.len() < PLACES_MAX && !places.contains(&offset) {
                 places.push(offset);
             }
         }

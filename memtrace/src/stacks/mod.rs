@@ -22,7 +22,7 @@ mod unwind;
 
 pub(crate) use elf::Bytes;
 pub(crate) use functions::{Functions, NoFunction};
-pub(crate) use module::open_regular;
+pub(crate) use module::{find_below, open_regular};
 use names::NewCode;
 
 use crate::decode::StackNumbers;

@@ -3,9 +3,10 @@
 use super::elf::{Bytes, Image};
 use super::names::ModuleFile;
 use crate::event::MapsLine;
+use std::ffi::CString;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::Read as _;
-use std::os::fd::AsRawFd as _;
+use std::io::{self, Read as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -253,6 +254,23 @@ pub(crate) fn open_regular(path: &Path) -> Option<(File, Metadata)> {
     }
     let file = File::open(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()?;
     Some((file, metadata))
+}
+
+/// Finds what a path leads to, and opens nothing: neither does a device act nor a pipe wait. `resolve` are openat2's flags
+/// that say where links may lead. Linux 5.6.
+pub(crate) fn find_below(directory: &File, path: &Path, resolve: u64) -> io::Result<File> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: open_how is three integers, of which zero is a valid value.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = u64::from((libc::O_PATH | libc::O_CLOEXEC).cast_unsigned());
+    how.resolve = resolve;
+    let (from, size) = (directory.as_raw_fd(), size_of_val(&how));
+    // SAFETY: the descriptor is open, the path ends with NUL, and the kernel reads `how` for the size given.
+    let descriptor = unsafe { libc::syscall(libc::SYS_openat2, from, path.as_ptr(), &raw const how, size) };
+    let descriptor = i32::try_from(descriptor).ok().filter(|&descriptor| descriptor >= 0);
+    let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
+    Ok(unsafe { File::from_raw_fd(descriptor) })
 }
 
 /// The root directory of a process, where it is another one than ours: its debugging information lies there.

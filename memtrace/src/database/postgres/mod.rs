@@ -80,7 +80,7 @@ enum Wait {
     Process(u64),
 }
 
-/// A PostgreSQL program where a process has loaded it.
+/// A PostgreSQL program: where its variables are, in its file or where a process has loaded it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Postgres {
     version: u32,
@@ -140,17 +140,16 @@ pub(super) fn states_at_rest(program: &Program, data_version: Option<&[u8]>) -> 
 }
 
 impl Postgres {
-    pub(super) fn new(program: &Program, bias: u64, data_version: Option<&[u8]>) -> Result<Self, Refusal> {
+    pub(super) fn new(program: &Program, data_version: Option<&[u8]>) -> Result<Self, Refusal> {
         let version = version(program, data_version)?;
         Names::of(version).ok_or(Refusal::Version(version))?;
-        let at = |address: u64| address.wrapping_add(bias);
-        let symbol = |name| program.address(name).map(at).ok_or(Refusal::Symbol(name));
+        let symbol = |name| program.address(name).ok_or(Refusal::Symbol(name));
         let before_14 = version < 14;
         let reported = || program.loaded_by("pgstat_report_activity", layout::REPORT_13);
         Ok(Self {
             version,
             entry: match symbol("MyBEEntry") {
-                Err(_) if before_14 => Entry::OneOf(reported().into_iter().map(at).collect()),
+                Err(_) if before_14 => Entry::OneOf(reported()),
                 address => Entry::Exported(address?),
             },
             wait: if before_14 {
@@ -167,6 +166,29 @@ impl Postgres {
             text_size: symbol("pgstat_track_activity_query_size")?,
             work_mem: symbol("work_mem").ok(),
         })
+    }
+
+    pub(super) fn loaded_at(self, bias: u64) -> Self {
+        let at = |address: u64| address.wrapping_add(bias);
+        Self {
+            version: self.version,
+            entry: match self.entry {
+                Entry::Exported(pointer) => Entry::Exported(at(pointer)),
+                Entry::OneOf(pointers) => Entry::OneOf(pointers.into_iter().map(at).collect()),
+            },
+            wait: match self.wait {
+                Wait::Pointer(pointer) => Wait::Pointer(at(pointer)),
+                Wait::Process(pointer) => Wait::Process(at(pointer)),
+            },
+            pid: at(self.pid),
+            postmaster: at(self.postmaster),
+            backend_type: at(self.backend_type),
+            started: at(self.started),
+            worker: at(self.worker),
+            statement: at(self.statement),
+            text_size: at(self.text_size),
+            work_mem: self.work_mem.map(at),
+        }
     }
 
     /// Major version.

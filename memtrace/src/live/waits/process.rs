@@ -1,8 +1,9 @@
 //! A process whose threads are looked at: its handle, and what of it is read only when a look needs it.
 
 use crate::event::MapsLine;
-use crate::procfs::{Directory, PresentMemory, ProcessFiles, Status, monotonic_ns, parse_maps, parse_status};
+use crate::procfs::{Directory, MAPS_MAX, PresentMemory, ProcessFiles, Status, monotonic_ns, parse_maps, parse_status};
 use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::io;
 
 /// After a reading of maps, none for so many times what it cost.
@@ -26,6 +27,8 @@ pub struct Process {
     maps: RefCell<Maps>,
     /// Opened when a look needs it. `None` inside: not to be touched now.
     memory: OnceCell<Option<PresentMemory>>,
+    /// Our numbers of its threads by those that they have where it lives, as they were when a look needed them.
+    numbers: OnceCell<HashMap<u32, u32>>,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +52,7 @@ impl Process {
             start_stack: 0,
             maps: RefCell::default(),
             memory: OnceCell::new(),
+            numbers: OnceCell::new(),
         };
         process.namespaced = process.read_status(process.pid).is_some_and(|status| status.ns_pid.len() > 1);
         let mut stat = Vec::new();
@@ -57,9 +61,10 @@ impl Process {
         Ok(process)
     }
 
-    /// A look begins: it opens the memory anew, if it needs it.
+    /// A look begins: it opens the memory anew, if it needs it, and asks the threads for their numbers.
     pub fn begin(&mut self) {
         self.memory = OnceCell::new();
+        self.numbers = OnceCell::new();
     }
 
     /// In this look, its memory is not read: that takes mmap_lock.
@@ -92,7 +97,7 @@ impl Process {
         if may_read && (now.saturating_sub(maps.read_ns) >= BELIEVED_NS || maps.find(address).is_none()) {
             let mut text = Vec::new();
             maps.lines.clear();
-            if self.directory.read("maps", u64::MAX, &mut text).is_ok() {
+            if self.directory.read("maps", MAPS_MAX, &mut text).is_ok() {
                 parse_maps(&text, &mut maps.lines);
             }
             maps.read_ns = monotonic_ns();
@@ -104,13 +109,17 @@ impl Process {
     /// The thread of this process that has this number where it lives; `None` when it has no such thread.
     pub fn outer_thread(&self, number: u32) -> Option<u32> {
         let number = if self.namespaced {
-            let tids = self.directory.read_numbers("task", NUMBERS_MAX).ok()?;
-            tids.into_iter().find(|tid| self.read_status(*tid).is_some_and(|s| s.ns_pid.last() == Some(&number)))?
+            *self.numbers.get_or_init(|| self.read_thread_numbers()).get(&number)?
         } else {
             number
         };
         // Of this process, not of any.
         self.read_status(number).map(|_| number)
+    }
+
+    fn read_thread_numbers(&self) -> HashMap<u32, u32> {
+        let tids = self.directory.read_numbers("task", NUMBERS_MAX).unwrap_or_default();
+        tids.into_iter().filter_map(|tid| Some((*self.read_status(tid)?.ns_pid.last()?, tid))).collect()
     }
 
     /// The child that has this number where the process lives; 0 for any stays 0, and nobody knows is `None`.

@@ -102,8 +102,9 @@ impl Search {
             self.cost_ns = 0;
         }
         let deadline = begin + TURN_NS;
+        let mut whole = true;
         while let Some(pid) = self.left.pop() {
-            self.search(pid, deadline);
+            whole = self.search(pid, deadline);
             if monotonic_ns() > deadline {
                 break;
             }
@@ -115,17 +116,18 @@ impl Search {
             let searched = std::mem::take(&mut self.searched);
             self.found.extend(searched.into_iter().map(|(link, holders)| (link, (holders, end))));
         } else {
-            self.cut += 1;
+            whole = false;
         }
+        self.cut += u64::from(!whole);
     }
 
-    fn search(&mut self, pid: u32, deadline: u64) {
-        let Ok(process) = Directory::open(&format!("/proc/{pid}")) else { return };
-        let Ok(fds) = process.read_numbers("fd", DESCRIPTORS_MAX) else { return };
+    /// False when the time was over before its descriptors were.
+    fn search(&mut self, pid: u32, deadline: u64) -> bool {
+        let Ok(process) = Directory::open(&format!("/proc/{pid}")) else { return true };
+        let Ok(fds) = process.read_numbers("fd", DESCRIPTORS_MAX) else { return true };
         for (i, fd) in fds.into_iter().enumerate() {
             if i % DESCRIPTORS_PER_CLOCK == DESCRIPTORS_PER_CLOCK - 1 && monotonic_ns() > deadline {
-                self.cut += 1;
-                return;
+                return false;
             }
             let Ok(link) = process.read_link(&format!("fd/{fd}")) else { continue };
             if let Some(holders) = self.searched.get_mut(&link)
@@ -134,6 +136,7 @@ impl Search {
                 holders.push(Holder { pid, comm: read_comm(pid).unwrap_or_default(), fd });
             }
         }
+        true
     }
 }
 

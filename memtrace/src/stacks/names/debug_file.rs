@@ -4,11 +4,12 @@
 //! has, where no link leads out of, and only regular files are opened.
 
 use super::elf::{Bytes, Parsed, parse};
+use crate::stacks::find_below;
 use object::Object;
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -89,21 +90,10 @@ pub(super) fn open_below(root: &File, path: &Path) -> io::Result<File> {
     if path.as_os_str().len() > MAX_PATH {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: open_how is three integers, of which zero is a valid value.
-    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     // A device may act and a pipe may wait when it is opened, so what the path leads to is looked at first.
-    how.flags = u64::from((libc::O_PATH | libc::O_CLOEXEC).cast_unsigned());
-    how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
-    // SAFETY: the descriptor is open, the path ends with NUL, and the kernel reads `how` for the size given.
-    let descriptor =
-        unsafe { libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, size_of_val(&how)) };
-    let descriptor = i32::try_from(descriptor).ok().filter(|&descriptor| descriptor >= 0);
-    let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
-    let found = unsafe { File::from_raw_fd(descriptor) };
+    let found = find_below(root, path, libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS)?;
     if !found.metadata()?.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    File::open(format!("/proc/self/fd/{descriptor}"))
+    File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
 }
