@@ -197,7 +197,7 @@ fn chain() -> Result<()> {
         let answer = Asked::about_with(pid, WINDOW, |command| command.args(["--pg", &dsn]))?.answer()?;
         let blockers = answer["database"]["blocked_by"].as_array().context("blocked_by")?;
         let told: Vec<_> = blockers.iter().map(|one| (one["pid"].clone(), one["indirect"].clone())).collect();
-        let expected = [(holder.into(), true.into()), (middle.into(), false.into())];
+        let expected: [(Value, Value); 2] = [(holder.into(), true.into()), (middle.into(), false.into())];
         ensure!(told == expected, "{role}: {told:?}: not {expected:?}");
         ensure!(blockers[1]["behind"] == serde_json::json!([holder]), "{}", blockers[1]);
         ensure!(blockers.iter().all(|one| one["hidden"] == !sees), "{blockers:?}");
