@@ -21,6 +21,7 @@ const TESTS: &[Test] = &[
     ("pg.own_socket", own_socket),
     ("pg.prepared", prepared),
     ("pg.several", several),
+    ("pg.chain", chain),
     ("pg.password", password),
     ("pg.no_answer", no_answer),
     ("pg.another_server", another_server),
@@ -103,7 +104,8 @@ impl Locked {
             "select json_build_object('pid', pid, 'own_pid', pid, 'state', state, 'query', query, \
              'since_ns', (extract(epoch from state_change) * 1000000)::bigint * 1000, \
              'transaction_start_ns', (extract(epoch from xact_start) * 1000000)::bigint * 1000, \
-             'wait_event_type', wait_event_type, 'wait_event', wait_event) from pg_stat_activity where pid = {}",
+             'wait_event_type', wait_event_type, 'wait_event', wait_event, \
+             'behind', pg_blocking_pids(pid), 'indirect', false, 'hidden', false) from pg_stat_activity where pid = {}",
             self.holder
         );
         let truth: Value = serde_json::from_str(&self.observer.ask(&sql)?)?;
@@ -178,6 +180,40 @@ fn several() -> Result<()> {
     Ok(())
 }
 
+/// Three in a row: the last is told of the first, who alone does not wait; and so by a role that may not see what they do,
+/// which is never told to end the one between.
+fn chain() -> Result<()> {
+    let mut locked = Locked::new(&[])?;
+    let (mut between, middle) = locked.server.session()?;
+    between.send("begin; create table others as select 1 as id; commit; begin; update others set id = 2;\n")?;
+    between.send(&format!("{STATEMENT}\n"))?;
+    locked.observer.wait_until(middle, |activity| activity["wait_event"] == "transactionid")?;
+    locked.waiter.send("update others set id = 3;\n")?;
+    locked.observer.wait_until(locked.pid, |activity| activity["wait_event"] == "transactionid")?;
+    locked.observer.ask("create role nobody_much login; select 1")?;
+    let (holder, pid) = (locked.holder, locked.pid);
+    for (role, sees) in [("postgres", true), ("nobody_much", false)] {
+        let dsn = format!("host={} user={role} dbname=postgres", locked.server.dir().display());
+        let answer = Asked::about_with(pid, WINDOW, |command| command.args(["--pg", &dsn]))?.answer()?;
+        let blockers = answer["database"]["blocked_by"].as_array().context("blocked_by")?;
+        let told: Vec<_> = blockers.iter().map(|one| (one["pid"].clone(), one["indirect"].clone())).collect();
+        let expected: [(Value, Value); 2] = [(holder.into(), true.into()), (middle.into(), false.into())];
+        ensure!(told == expected, "{role}: {told:?}: not {expected:?}");
+        ensure!(blockers[1]["behind"] == serde_json::json!([holder]), "{}", blockers[1]);
+        ensure!(blockers.iter().all(|one| one["hidden"] == !sees), "{blockers:?}");
+        let sentence = answer["verdict"]["sentence"].as_str().context("a sentence")?;
+        println!("    {sentence}");
+        ensure!(sentence.contains(&format!("behind process {middle}, which waits for process {holder}")), "{sentence}");
+        ensure!(sentence.contains("(idle in transaction for ") == sees, "{sentence}");
+        let next = answer["verdict"]["next"].to_string();
+        ensure!(next.contains(&format!("memtrace stuck --pid {holder} ")), "{next}");
+        ensure!(next.contains(&format!("pg_terminate_backend({holder})")) == sees, "{next}");
+        ensure!(!next.contains(&format!("({middle})")), "{next}");
+        ensure!(next.contains("grant pg_monitor") != sees, "{next}");
+    }
+    Ok(())
+}
+
 /// A server that wants a password: right, wrong and none. It is in no output, and on no command line when it is in the environment.
 fn password() -> Result<()> {
     let port = free_port()?;
@@ -216,22 +252,28 @@ fn password() -> Result<()> {
     let answer = asked(&locked, &with_environment("wr0ng", dsn.clone()))?;
     let why = answer["database"]["unanswered"].as_str().context("unanswered")?;
     ensure!(why.contains("password authentication failed"), "{why}");
-    for broken in
-        [format!("{dsn} password='{SECRET}"), format!("postgres://u:{SECRET}@:x/y"), format!("{dsn} {SECRET}=1")]
-    {
-        let answer = asked(&locked, &with_environment(SECRET, broken))?;
-        let why = answer["database"]["unanswered"].as_str().context("unanswered")?;
-        ensure!(why.contains("--pg is no connection string"), "{why}");
-    }
     // Nor where the line makes no sense.
     for arguments in
         [["--pg", "user=monitor", "password=s3kret-p4ssw0rd"], ["--pg", "password=s3kret-p4ssw0rd", "--nothing"]]
     {
-        let output = Command::new(binary()?).args(["stuck", "--pid", "1"]).args(arguments).output()?;
-        let said = [output.stdout, output.stderr].concat();
-        ensure!(!String::from_utf8_lossy(&said).contains(SECRET), "{}", String::from_utf8_lossy(&said));
+        makes_no_sense(&arguments)?;
+    }
+    for broken in
+        [format!("{dsn} password='{SECRET}"), format!("postgres://u:{SECRET}@:x/y"), format!("{dsn} {SECRET}=1")]
+    {
+        let said = makes_no_sense(&["--pg", &broken])?;
+        ensure!(said.contains("--pg is no connection string"), "{said}");
     }
     Ok(())
+}
+
+/// A line that is refused at once, without the password.
+fn makes_no_sense(arguments: &[&str]) -> Result<String> {
+    let output = Command::new(binary()?).args(["stuck", "--pid", "1"]).args(arguments).output()?;
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    ensure!(!said.contains(SECRET), "{said}");
+    ensure!(output.status.code() == Some(2), "{}: {said}", output.status);
+    Ok(said)
 }
 
 fn free_port() -> Result<u16> {
@@ -248,6 +290,8 @@ fn no_answer() -> Result<()> {
     ensure!(answer["database"]["blocked_by"].is_null(), "{}", answer["database"]);
     let evidence = answer["verdict"]["evidence"].to_string();
     ensure!(evidence.contains("not asked: no answer within 2 s"), "{evidence}");
+    let next = answer["verdict"]["next"].to_string();
+    ensure!(next.contains("look at what --pg says") && !next.contains("memtrace stuck"), "{next}");
     // Nobody at all.
     let answer = locked.ask(&format!("host={} port=1 user=postgres", dir.path().display()))?;
     let why = answer["database"]["unanswered"].as_str().context("unanswered")?;
@@ -279,6 +323,13 @@ fn no_database() -> Result<()> {
     ensure!(answer["database"].is_null(), "{}", answer["database"]);
     let told = std::fs::read_to_string(keepsake("stderr"))?;
     ensure!(told.contains("is no backend of a PostgreSQL server"), "{told}");
+    // One that is gone: that is said, and nothing else.
+    let output = Command::new(binary()?)
+        .args(["stuck", "--pid", &sleeper.id().to_string(), "--pg", "user=postgres"])
+        .stdin(Stdio::null())
+        .output()?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && !told.contains("no backend") && told.contains("no process"), "{told}");
     Ok(())
 }
 

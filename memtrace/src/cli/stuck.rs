@@ -19,11 +19,23 @@ pub struct StuckOptions {
     pub output: OutputOptions,
 }
 
+/// What is said of a `--pg` that makes no sense: any part of it could be the password, and nothing of it is repeated.
+pub(crate) const NO_DSN: &str = "--pg is no connection string; one is 'host=localhost user=monitor dbname=postgres'";
+
 /// A connection string of a PostgreSQL server, which may hold a password: it is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Dsn(String);
 
 impl Dsn {
+    /// Whether it can be understood; whoever cannot ask does not know.
+    fn is_sound(&self) -> bool {
+        #[cfg(feature = "pg")]
+        let sound = self.0.parse::<tokio_postgres::Config>().is_ok();
+        #[cfg(not(feature = "pg"))]
+        let sound = true;
+        sound
+    }
+
     /// As it was typed.
     #[must_use]
     pub fn expose(&self) -> &str {
@@ -77,6 +89,9 @@ impl StuckArgs {
     pub(super) fn options(self) -> Result<StuckOptions, clap::Error> {
         if self.duration < Duration::from_millis(100) {
             return Err(usage("--duration is too short to see anything: 100ms is the least"));
+        }
+        if self.pg.as_ref().is_some_and(|dsn| !dsn.is_sound()) {
+            return Err(usage(NO_DSN));
         }
         let trace = TraceOptions {
             interval: Duration::from_millis(100).min(self.duration),

@@ -282,4 +282,10 @@ fn a_password_is_never_repeated() {
         let error = stuck(more).expect_err("no sense").to_string();
         assert!(!error.contains("s3kret"), "{error}");
     }
+    #[cfg(feature = "pg")]
+    for broken in ["s3kret", "host=db password='s3kret", "postgres://u:s3kret@:x/y"] {
+        let error = stuck(&["--pg", broken]).expect_err("no connection string");
+        assert_eq!(error.exit_code(), ExitCode::Usage as i32);
+        assert!(!error.to_string().contains("s3kret"), "{error}");
+    }
 }

@@ -288,13 +288,15 @@ pub struct Backend {
     pub spilled: Option<(u64, u64)>,
     /// Whom it waits for, where the server was asked (`--pg`) and has answered.
     pub blocked_by: Option<Vec<Blocker>>,
+    /// The connection string that its server was asked with, where it may be repeated: it holds no password.
+    pub asked: Option<String>,
     /// The server was asked and gave no answer: why; else empty.
     pub unanswered: String,
     /// What could not be read, and why; empty when all is well.
     pub refused: String,
 }
 
-/// A backend that another one waits for, as the server told. Texts are the server's, and capped.
+/// A backend that another one waits for, itself or behind others, as the server told. Texts are the server's, and capped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocker {
     /// Process; `None` where there is none that we could find.
@@ -311,6 +313,20 @@ pub struct Blocker {
     pub transaction_start_ns: Option<i64>,
     /// What it waits for itself (type, name).
     pub wait: Option<(String, String)>,
+    /// Those that it waits for itself, as the server knows them.
+    pub behind: Vec<u32>,
+    /// Only others of these wait for it, not the backend that was asked about.
+    pub indirect: bool,
+    /// The role that asked may not see what it does.
+    pub hidden: bool,
+}
+
+impl Blocker {
+    /// It waits for a lock itself: it is not to blame.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        !self.behind.is_empty() || self.wait.as_ref().is_some_and(|(kind, _)| kind == "Lock")
+    }
 }
 
 mod doing_code {

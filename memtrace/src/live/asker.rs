@@ -5,7 +5,7 @@
 //! is the server's, and may be anything: so many bytes of it are read, and so many rows and letters kept. The connection
 //! string and the password leave this room for the server alone.
 
-use crate::cli::Dsn;
+use crate::cli::{Dsn, NO_DSN};
 use crate::event::Blocker;
 use crate::procfs::{Directory, parse_status};
 use crate::stacks::{find_below, open_regular};
@@ -36,6 +36,8 @@ const BLOCKERS_MAX: usize = 64;
 const QUERY_MAX: usize = 4096;
 const WORD_MAX: usize = 64;
 const REASON_MAX: usize = 200;
+/// What the server has for the statement of a session that the role may not see.
+const HIDDEN: &str = "<insufficient privilege>";
 /// Bytes of `postmaster.pid`.
 const POSTMASTER_MAX: u64 = 4096;
 /// Bytes of a process's status.
@@ -57,6 +59,12 @@ pub(super) struct Question {
     pub(super) own_pid: u32,
     /// When it began, nanoseconds since the Unix epoch, where that is known.
     pub(super) started_ns: Option<i64>,
+}
+
+/// The connection string, where it holds no password: it may be printed.
+pub(super) fn repeatable(dsn: &Dsn) -> Option<String> {
+    let config: Config = dsn.expose().parse().ok()?;
+    config.get_password().is_none().then(|| dsn.expose().to_owned())
 }
 
 /// Asks one question at a time.
@@ -160,9 +168,7 @@ struct Server {
 impl Server {
     async fn connect(dsn: &Dsn, pid: u32) -> Result<Self, String> {
         // What is wrong with it could be any part of it, as the password is: nothing of it is repeated.
-        let mut config: Config = dsn.expose().parse().map_err(|_| {
-            "--pg is no connection string; one is 'host=localhost user=monitor dbname=postgres'".to_owned()
-        })?;
+        let mut config: Config = dsn.expose().parse().map_err(|_| NO_DSN.to_owned())?;
         if config.get_password().is_none()
             && let Some(password) = std::env::var_os("PGPASSWORD")
         {
@@ -223,14 +229,22 @@ impl Server {
     }
 
     async fn rows(&self, own_pid: u32) -> Result<Told, Error> {
-        // No tables, for they may be locked; and no longer than anybody waits for it.
+        // No tables, for they may be locked; and no longer than anybody waits for it. Each of a chain is asked about once:
+        // every such question looks at all locks. Of a queue, those that do not wait come first: they may be cut off.
         let sql = format!(
             "set statement_timeout = {}; \
              select {} from pg_catalog.pg_stat_get_activity({own_pid}) a; \
-             select b.pid, a.state, {}, pg_catalog.left(a.query, {QUERY_MAX}), {}, a.wait_event_type, a.wait_event \
-             from (select distinct pid from pg_catalog.unnest(pg_catalog.pg_blocking_pids({own_pid})) pid) b \
-             left join lateral pg_catalog.pg_stat_get_activity(nullif(b.pid, 0)) a on a.pid = b.pid \
-             order by a.xact_start limit {BLOCKERS_MAX}",
+             with recursive direct(pid) as materialized \
+             (select distinct pid from pg_catalog.unnest(pg_catalog.pg_blocking_pids({own_pid})) pid), \
+             waiting(pid) as materialized (select distinct l.pid from pg_catalog.pg_lock_status() l where not l.granted), \
+             chain(pid) as ((select d.pid from direct d order by d.pid in (select w.pid from waiting w) limit {BLOCKERS_MAX}) \
+             union select b.pid from chain c, pg_catalog.unnest(pg_catalog.pg_blocking_pids(nullif(c.pid, 0))) b(pid)), \
+             kept(pid) as materialized (select c.pid from chain c limit {BLOCKERS_MAX}) \
+             select b.pid, a.state, {}, pg_catalog.left(a.query, {QUERY_MAX}), {}, a.wait_event_type, a.wait_event, \
+             pg_catalog.array_to_string(pg_catalog.pg_blocking_pids(nullif(b.pid, 0)), ' '), \
+             b.pid in (select d.pid from direct d) \
+             from kept b left join lateral pg_catalog.pg_stat_get_activity(nullif(b.pid, 0)) a on a.pid = b.pid \
+             where b.pid <> {own_pid} order by a.xact_start",
             PATIENCE.as_millis(),
             micros("backend_start"),
             micros("state_change"),
@@ -245,6 +259,8 @@ impl Server {
                 _ => {}
             }
         }
+        // Whoever waits itself is not to blame. The oldest transaction stays first among equals.
+        told.blockers.sort_by_key(|blocker| (blocker.waits(), blocker.indirect));
         Ok(told)
     }
 }
@@ -275,14 +291,21 @@ fn number<N: std::str::FromStr>(row: &SimpleQueryRow, column: usize) -> Option<N
 
 fn blocker(row: &SimpleQueryRow) -> Option<Blocker> {
     let nanos = |column| number::<i64>(row, column)?.checked_mul(1000);
+    let state = text(row, 1, WORD_MAX);
+    let query = text(row, 3, QUERY_MAX);
+    let hidden = state.is_none() && query.as_deref() == Some(HIDDEN);
+    let behind = text(row, 7, QUERY_MAX).unwrap_or_default();
     Some(Blocker {
         pid: None,
         own_pid: number(row, 0)?,
-        state: text(row, 1, WORD_MAX),
+        state,
         since_ns: nanos(2),
-        query: text(row, 3, QUERY_MAX),
+        query: query.filter(|_| !hidden),
         transaction_start_ns: nanos(4),
         wait: text(row, 5, WORD_MAX).zip(text(row, 6, WORD_MAX)),
+        behind: behind.split(' ').filter_map(|pid| pid.parse().ok()).take(BLOCKERS_MAX).collect(),
+        indirect: text(row, 8, 1).as_deref() == Some("f"),
+        hidden,
     })
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Only pages that are in memory are read, and nothing is brought in: what we read must not change what we measure.
 
-use super::asker::{Answer, Asker, Question};
+use super::asker::{Answer, Asker, Question, repeatable};
 use crate::cli::Dsn;
 use crate::database::postgres::{Refusal, Status};
 use crate::database::{Memory, Program, Server, Unread, mysql_version, read_text};
@@ -163,6 +163,8 @@ fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>, mut asked: Option<As
 struct Asked {
     pid: u32,
     asker: Asker,
+    /// What it is asked with, as far as anybody may read that.
+    with: Option<String>,
     /// When it may be asked again.
     due: Instant,
     /// The last answer.
@@ -171,7 +173,7 @@ struct Asked {
 
 impl Asked {
     fn start(pid: u32, dsn: Dsn) -> io::Result<Self> {
-        Ok(Self { pid, asker: Asker::start(dsn)?, due: Instant::now(), answer: None })
+        Ok(Self { pid, with: repeatable(&dsn), asker: Asker::start(dsn)?, due: Instant::now(), answer: None })
     }
 
     /// Asks once at the begin, and then while the process waits for a lock: to answer costs the server a look at all of
@@ -201,6 +203,7 @@ impl Asked {
     }
 
     fn tell(&self, backend: &mut Backend) {
+        backend.asked.clone_from(&self.with);
         match &self.answer {
             Some(Ok(blockers)) => backend.blocked_by = Some(blockers.clone()),
             Some(Err(why)) => backend.unanswered.clone_from(why),
@@ -392,6 +395,7 @@ fn backend(server: &str, version: Option<u32>, status: Result<Status, Refusal>) 
         work_mem: status.work_mem,
         spilled: None,
         blocked_by: None,
+        asked: None,
         unanswered: String::new(),
         refused,
     }

@@ -15,6 +15,11 @@ pub(super) struct Question {
     pub(super) started_ns: Option<i64>,
 }
 
+/// Nothing is asked with it.
+pub(super) fn repeatable(_dsn: &Dsn) -> Option<String> {
+    None
+}
+
 /// As there.
 #[derive(Debug)]
 pub(super) struct Asker(bool);

@@ -329,6 +329,7 @@ pub(crate) fn backend(kind: &str, event: &str) -> Backend {
         work_mem: Some(4 << 20),
         spilled: Some((0, 0)),
         blocked_by: None,
+        asked: None,
         unanswered: String::new(),
         refused: String::new(),
     }

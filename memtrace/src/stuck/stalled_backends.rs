@@ -18,6 +18,7 @@ fn holder(own_pid: u32, pid: Option<u32>, seconds: i64) -> Blocker {
         query: Some("UPDATE accounts\n  SET v = 1 WHERE id = 7;".into()),
         transaction_start_ns: since.map(|since| since - 2_000_000_000),
         wait: Some(("Client".into(), "ClientRead".into())),
+        ..Blocker::default()
     }
 }
 
@@ -71,11 +72,69 @@ pub(super) fn databases() -> Vec<Stall> {
             ..locked()
         }),
     );
-    let queued = Blocker { state: Some("active".into()), wait: Some(("Lock".into(), "tuple".into())), ..first };
+    // A server that tells no chain.
+    let queued = Blocker { state: Some("active".into()), wait: Some(("Lock".into(), "tuple".into())), ..first.clone() };
     stall(
         "PostgreSQL's lock, whose holder waits as well",
         poll,
-        for_lock().backend(Backend { blocked_by: Some(vec![queued]), ..locked() }),
+        for_lock().backend(Backend {
+            blocked_by: Some(vec![queued.clone()]),
+            asked: Some("host=db user='o''brien'".into()),
+            ..locked()
+        }),
+    );
+    let fellow = |own_pid, behind: &[u32], indirect| Blocker {
+        pid: Some(own_pid),
+        own_pid,
+        behind: behind.to_vec(),
+        indirect,
+        ..queued.clone()
+    };
+    let far = Blocker { indirect: true, ..first.clone() };
+    stall(
+        "PostgreSQL's lock, at the end of a chain",
+        poll,
+        for_lock().backend(Backend { blocked_by: Some(vec![far.clone(), fellow(4709, &[4710], false)]), ..locked() }),
+    );
+    stall(
+        "PostgreSQL's lock, at the end of a longer chain",
+        poll,
+        for_lock().backend(Backend {
+            blocked_by: Some(vec![
+                far,
+                fellow(4709, &[4710], true),
+                fellow(4708, &[4709], true),
+                fellow(4707, &[4708], false),
+            ]),
+            ..locked()
+        }),
+    );
+    let without = Blocker {
+        state: Some("idle".into()),
+        query: Some("select pg_advisory_lock(7)".into()),
+        transaction_start_ns: None,
+        ..first.clone()
+    };
+    stall(
+        "PostgreSQL's advisory lock, in whose queue another waits before it",
+        poll,
+        for_lock().backend(Backend {
+            blocked_by: Some(vec![fellow(4709, &[4710], false), without]),
+            ..backend("Lock", "advisory")
+        }),
+    );
+    let hidden = Blocker { pid: Some(4710), own_pid: 4710, indirect: true, hidden: true, ..Blocker::default() };
+    let hidden_fellow =
+        Blocker { pid: Some(4709), own_pid: 4709, behind: vec![4710], indirect: false, ..hidden.clone() };
+    stall(
+        "PostgreSQL's lock, asked for by a role that may see nothing",
+        poll,
+        for_lock().backend(Backend { blocked_by: Some(vec![hidden, hidden_fellow.clone()]), ..locked() }),
+    );
+    stall(
+        "PostgreSQL's lock, asked for with a password, and nobody knows who is to blame",
+        poll,
+        for_lock().backend(Backend { blocked_by: Some(vec![hidden_fellow]), ..locked() }),
     );
     stall(
         "PostgreSQL's lock, of a prepared transaction",
@@ -167,6 +226,9 @@ pub(super) fn hostile_backend(bad: &[u8]) -> Backend {
         query: Some(text.clone()),
         transaction_start_ns: Some(i64::MAX),
         wait: Some(wait.clone()),
+        behind: vec![1; 1000],
+        indirect: false,
+        hidden: true,
     };
     Backend {
         query: Some(bad.to_vec()),
@@ -175,6 +237,7 @@ pub(super) fn hostile_backend(bad: &[u8]) -> Backend {
         spilled: Some((u64::MAX, u64::MAX)),
         work_mem: Some(u64::MAX),
         blocked_by: Some(vec![blocker; 1000]),
+        asked: Some(text.clone()),
         unanswered: text.clone(),
         refused: text,
         ..backend("", "")

@@ -13,6 +13,8 @@ const QUERY: usize = 300;
 const BLOCKING: usize = 120;
 /// Blockers that are told.
 const BLOCKERS: usize = 3;
+/// Longest connection string.
+const DSN: usize = 1000;
 /// Longest reason why the server was not to be asked.
 const REASON: usize = 200;
 
@@ -99,22 +101,69 @@ fn meaning(kind: &str, event: &str) -> Option<&'static str> {
     })
 }
 
-/// Who blocks it: `process 4710 (idle in transaction for 5 min 12 s: update …)`.
-fn behind(case: &Case<'_>, backend: &Backend) -> Option<String> {
+/// Those that are looked at: no server tells of more.
+const BLOCKERS_MAX: usize = 64;
+
+fn blockers(backend: &Backend) -> Option<&[Blocker]> {
     let blockers = backend.blocked_by.as_deref()?;
-    let first = one(case, blockers.first()?, BLOCKING);
-    let more = blockers.len() - 1;
-    Some(if more > 0 { format!("{first} and {more} more") } else { first })
+    Some(&blockers[..blockers.len().min(BLOCKERS_MAX)])
+}
+
+/// Who is to blame: whoever does not wait for a lock itself, one that holds it up directly before others. Where all of
+/// them wait (for each other, or the queue has moved meanwhile), the first.
+fn root(blockers: &[Blocker]) -> Option<&Blocker> {
+    let to_blame = |blocker: &&Blocker| !blocker.waits();
+    let direct = blockers.iter().filter(to_blame).find(|blocker| !blocker.indirect);
+    direct.or_else(|| blockers.iter().find(to_blame)).or(blockers.first())
+}
+
+/// Who blocks it: `process 4710 (idle in transaction for 5 min 12 s: update …)`, or
+/// `process 4709, which waits for process 4710 (…)`.
+fn behind(case: &Case<'_>, backend: &Backend) -> Option<String> {
+    let blockers = blockers(backend)?;
+    let root = root(blockers)?;
+    let whom = one(case, root, BLOCKING);
+    if !root.indirect {
+        let more = blockers.iter().filter(|blocker| !blocker.indirect).count().saturating_sub(1);
+        return Some(if more > 0 { format!("{whom} and {more} more") } else { whom });
+    }
+    let (first, between) = way(blockers, root)?;
+    let first = process(first);
+    Some(match between {
+        0 => format!("{first}, which waits for {whom}"),
+        _ => format!("{first}, which waits behind {between} more for {whom}"),
+    })
+}
+
+/// The shortest way from one that blocks directly to the root: its begin, and how many are between.
+fn way<'a>(blockers: &'a [Blocker], root: &Blocker) -> Option<(&'a Blocker, usize)> {
+    let mut reached = vec![root.own_pid];
+    for between in 0..blockers.len() {
+        let behind = |blocker: &&Blocker| {
+            !reached.contains(&blocker.own_pid) && blocker.behind.iter().any(|pid| reached.contains(pid))
+        };
+        let next: Vec<&Blocker> = blockers.iter().filter(behind).collect();
+        if let Some(first) = next.iter().find(|blocker| !blocker.indirect) {
+            return Some((*first, between));
+        }
+        if next.is_empty() {
+            break;
+        }
+        reached.extend(next.iter().map(|blocker| blocker.own_pid));
+    }
+    None
+}
+
+fn process(blocker: &Blocker) -> String {
+    match (blocker.own_pid, blocker.pid) {
+        (0, _) => "a prepared transaction, which no process has".to_owned(),
+        (_, Some(pid)) => format!("process {pid}"),
+        (own_pid, None) => format!("the server's process {own_pid}"),
+    }
 }
 
 fn one(case: &Case<'_>, blocker: &Blocker, longest: usize) -> String {
-    if blocker.own_pid == 0 {
-        return "a prepared transaction, which no process has".to_owned();
-    }
-    let mut text = match blocker.pid {
-        Some(pid) => format!("process {pid}"),
-        None => format!("the server's process {}", blocker.own_pid),
-    };
+    let mut text = process(blocker);
     let Some(state) = &blocker.state else { return text };
     text.push_str(&format!(" ({}", escape(state.as_bytes(), NAME)));
     if let Some(ns) = blocker.since_ns.and_then(|since| ago(case, since)) {
@@ -199,6 +248,15 @@ fn blocked_by(case: &Case<'_>, blocker: &Blocker) -> String {
     if blocker.pid.is_some_and(|pid| pid != blocker.own_pid) {
         text.push_str(&format!("; the server knows it as {}", blocker.own_pid));
     }
+    if blocker.hidden {
+        text.push_str("; the role may not see what it does");
+    }
+    let behind: Vec<String> = blocker.behind.iter().take(BLOCKERS).map(ToString::to_string).collect();
+    if !behind.is_empty() {
+        let more = blocker.behind.len() - behind.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        text.push_str(&format!("; itself behind {}{more}", behind.join(", ")));
+    }
     if let Some((kind, event)) = blocker.wait.as_ref().filter(|(kind, _)| kind != "Client") {
         let (kind, event) = (escape(kind.as_bytes(), NAME), escape(event.as_bytes(), 2 * NAME));
         text.push_str(&format!("; waits for {kind}/{event} itself"));
@@ -230,39 +288,20 @@ fn ask(case: &Case<'_>, backend: &Backend, kind: &str, event: &str) -> Vec<Strin
     let pid = case.stuck.pid;
     let line = |line: &str| vec![line.to_owned()];
     match (kind, event) {
-        ("Lock", _) => match backend.blocked_by.as_deref() {
-            Some([Blocker { own_pid: 0, .. }, ..]) => line(
-                "select gid, prepared, owner from pg_prepared_xacts;        then commit or roll back the one that is left",
-            ),
-            // Whoever waits for a lock itself is not to blame: the one at the end of the queue is.
-            Some([first, ..]) if first.wait.as_ref().is_some_and(|(kind, _)| kind == "Lock") => match first.pid {
-                Some(next) => {
-                    vec![format!("memtrace stuck --pid {next} --pg …        that one waits for a lock as well: whose")]
-                }
-                None => vec![format!(
-                    "select pg_blocking_pids({});        that one waits for a lock as well: whose",
-                    first.own_pid
-                )],
-            },
-            Some([first, ..]) => {
-                let mut lines = match first.pid {
-                    Some(holder) => vec![format!("memtrace stuck --pid {holder}        why that one does not go on")],
-                    None => Vec::new(),
-                };
-                lines.push(format!(
-                    "select pg_terminate_backend({});        ends it: what its transaction did is undone",
-                    first.own_pid
-                ));
+        ("Lock", _) => match blockers(backend).and_then(root) {
+            Some(root) => free(backend, root),
+            None => {
+                let mut lines = vec![format!(
+                    "select pid, state, query from pg_stat_activity where pid = any(pg_blocking_pids({own}));        who holds it"
+                )];
+                lines.push(if backend.unanswered.is_empty() {
+                    format!("memtrace stuck --pid {pid} --pg user=postgres        the same in one answer")
+                } else {
+                    "look at what --pg says: host and port of this server, a user that may log in, PGPASSWORD if it has to"
+                        .to_owned()
+                });
                 lines
             }
-            _ => vec![
-                format!(
-                    "select pid, state, query from pg_stat_activity where pid = any(pg_blocking_pids({own}));        who holds it"
-                ),
-                format!(
-                    "memtrace stuck --pid {pid} --pg 'host=/run/postgresql user=postgres'        the same in one answer"
-                ),
-            ],
         },
         ("LWLock", "WALWrite" | "WALBufMapping") => {
             vec!["iostat -x 1        how busy the disk is that pg_wal is on".to_owned(), others()]
@@ -283,6 +322,50 @@ fn ask(case: &Case<'_>, backend: &Backend, kind: &str, event: &str) -> Vec<Strin
         ("Timeout", "PgSleep") => line("nothing, if its statement is as it should be"),
         _ => Vec::new(),
     }
+}
+
+/// What to do about whoever is to blame for a wait for a lock.
+fn free(backend: &Backend, root: &Blocker) -> Vec<String> {
+    if root.own_pid == 0 {
+        return vec![
+            "select gid, prepared, owner from pg_prepared_xacts;        then commit or roll back the one that is left"
+                .to_owned(),
+        ];
+    }
+    // Never to end one that only waits as well.
+    if root.waits() {
+        let why = "that one waits for a lock as well: whose";
+        return vec![match root.pid {
+            Some(pid) => match same_server(backend) {
+                Some(pg) => format!("memtrace stuck --pid {pid} {pg}        {why}"),
+                None => format!("memtrace stuck --pid {pid}        {why}; with --pg, typed again"),
+            },
+            None => format!("select pg_blocking_pids({});        {why}", root.own_pid),
+        }];
+    }
+    let mut lines = Vec::new();
+    if root.hidden {
+        lines.push(
+            "grant pg_monitor to the role of --pg        it may not see what other sessions do; then ask again"
+                .to_owned(),
+        );
+    }
+    lines.extend(root.pid.map(|pid| format!("memtrace stuck --pid {pid}        why that one does not go on")));
+    if !root.hidden {
+        let lost = match root.transaction_start_ns {
+            Some(_) => "ends it: what its transaction did is undone",
+            None => "ends its session, and so what that holds; it is in no transaction",
+        };
+        lines.push(format!("select pg_terminate_backend({});        {lost}", root.own_pid));
+    }
+    lines
+}
+
+/// `--pg` as it was given, for a shell; `None` for what holds a password.
+fn same_server(backend: &Backend) -> Option<String> {
+    // What moves a terminal, and what is too long, is nothing to copy from it.
+    let dsn = backend.asked.as_ref().filter(|dsn| escape(dsn.as_bytes(), DSN) == **dsn)?;
+    Some(format!("--pg '{}'", dsn.replace('\'', r"'\''")))
 }
 
 /// Nothing tells who holds an internal lock; whoever does not wait for one may.

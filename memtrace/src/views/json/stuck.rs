@@ -463,6 +463,9 @@ struct BlockerFields<'a> {
     transaction_start_ns: Option<i64>,
     wait_event_type: Option<&'a str>,
     wait_event: Option<&'a str>,
+    behind: &'a [u32],
+    indirect: bool,
+    hidden: bool,
 }
 
 impl<'a> BlockerFields<'a> {
@@ -477,6 +480,9 @@ impl<'a> BlockerFields<'a> {
             transaction_start_ns: blocker.transaction_start_ns,
             wait_event_type: wait.map(|(kind, _)| kind.as_str()),
             wait_event: wait.map(|(_, event)| event.as_str()),
+            behind: &blocker.behind,
+            indirect: blocker.indirect,
+            hidden: blocker.hidden,
         }
     }
 }
