@@ -239,7 +239,8 @@ pub struct Pressures {
 /// A process's cgroup, of whichever version; what the nearest limiting ancestor says, where the group itself says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
-    /// Its directory in the hierarchy that counts memory, or, where that is not mounted, its path within: any bytes.
+    /// Directory of the group whose memory is told: its own, or the nearest ancestor's that has a limit. Where the hierarchy is
+    /// not mounted, its own path within that. Any bytes.
     pub path: Vec<u8>,
     /// Memory in use and the limit, `None` for no limit.
     pub memory: Option<(u64, Option<u64>)>,

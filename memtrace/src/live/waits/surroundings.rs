@@ -89,14 +89,16 @@ impl Reader {
     fn read_cgroup(&self) -> Option<Cgroup> {
         let groups = self.read_of_process("cgroup")?;
         let (memory, version2) = (self.chain(&groups, "memory"), self.chain(&groups, ""));
-        let path = match (memory.as_ref().or(version2.as_ref()).and_then(Chain::own), parse_cgroup(&groups, "")) {
-            (Some(directory), _) => directory.as_os_str().as_bytes().to_vec(),
-            (None, Some(group)) => group.to_vec(),
-            (None, None) => return None,
-        };
         let found = match &memory {
             Some(memory) => memory_1(memory),
             None => version2.as_ref().and_then(memory_2),
+        };
+        let limiting = found.as_ref().map(|(.., directory)| directory.as_path());
+        let own = memory.as_ref().or(version2.as_ref()).and_then(Chain::own);
+        let path = match (limiting.or(own), parse_cgroup(&groups, "")) {
+            (Some(directory), _) => directory.as_os_str().as_bytes().to_vec(),
+            (None, Some(group)) => group.to_vec(),
+            (None, None) => return None,
         };
         // Everybody is a member of the hierarchy's root: those are not meant.
         let closed = found.as_ref().filter(|((_, limit), _, directory)| limit.is_some() || !self.is_top(directory));

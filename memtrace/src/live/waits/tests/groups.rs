@@ -21,10 +21,10 @@ fn the_surroundings_are_those_that_other_files_tell() {
     assert_eq!(found.pid, child.pid);
     assert!(found.faults.0 > 0);
     if let Some(cgroup) = found.cgroup {
-        assert!(
-            std::fs::read(format!("/proc/{}/cgroup", child.pid))
-                .is_ok_and(|text| { memchr::memmem::find(&text, &cgroup.path).is_some() })
-        );
+        use std::os::unix::ffi::OsStrExt as _;
+        // It is told by the directory, which all of its members are below.
+        let directory = std::path::Path::new(std::ffi::OsStr::from_bytes(&cgroup.path));
+        assert!(directory.join("cgroup.procs").exists(), "{}", directory.display());
         assert_ne!(cgroup.frozen, Some(true));
         assert!(cgroup.others.iter().all(|(pid, ..)| *pid != child.pid));
         assert!(cgroup.others.is_sorted_by(|a, b| a.2 >= b.2));
@@ -78,7 +78,7 @@ fn groups_of_version_1() {
         ("freezer/f/freezer.state", "FROZEN\n"),
     ]);
     let found = tree.cgroup(&["memory", "cpu", "freezer", ""]);
-    assert_eq!(found.path, b"/a/b");
+    assert!(found.path.ends_with(b"/memory/a"));
     assert_eq!((found.memory, found.limit_hits), (Some((1000, Some(4_096_000))), Some(17)));
     assert_eq!(found.throttled, Some((81_000, Some((50_000_000, 100_000_000)))));
     assert_eq!(found.frozen, Some(true));
@@ -102,7 +102,8 @@ fn groups_of_version_2() {
         ("unified/a/b/memory.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=12\nfull avg10=0.00 total=3\n"),
     ]);
     let found = tree.cgroup(&[""]);
-    assert_eq!((found.path.as_slice(), found.frozen), (&b"/a/b"[..], Some(false)));
+    assert!(found.path.ends_with(b"/unified/a"));
+    assert_eq!(found.frozen, Some(false));
     assert_eq!((found.memory, found.limit_hits), (Some((2000, Some(8192))), Some(5)));
     assert_eq!(found.throttled, Some((81_000, None)));
     assert_eq!((found.pressure.memory, found.pressure.io), (Some((12_000, 3_000)), None));
