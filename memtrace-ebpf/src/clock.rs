@@ -128,7 +128,11 @@ unsafe fn turn(clock: *mut Clock, now: &Now) {
             (*clock).fault_spans += 1;
             (*clock).fault_max_ns = (*clock).fault_max_ns.max(now.ns.saturating_sub(since));
         }
-        (*clock).since_ns = now.ns;
+        // A moment that was read before an interrupt, which turned the clock meanwhile, does not turn it back: a virtual CPU
+        // may stand still for milliseconds in between.
+        if now.ns > since {
+            (*clock).since_ns = now.ns;
+        }
     }
 }
 
