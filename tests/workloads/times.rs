@@ -268,7 +268,6 @@ fn file(stage: &mut Stage) {
         vec![Box::new(move || {
             // SAFETY: a mapping of our own of a file that stays as long; rusage is filled by the kernel.
             unsafe {
-                libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED);
                 let length = PAGES * 4096;
                 let start =
                     libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0);
@@ -276,8 +275,14 @@ fn file(stage: &mut Stage) {
                 libc::madvise(start, length, libc::MADV_RANDOM);
                 let mut before: libc::rusage = std::mem::zeroed();
                 libc::getrusage(libc::RUSAGE_THREAD, &raw mut before);
-                for page in 0..PAGES {
-                    start.cast::<u8>().add(page * 4096).read_volatile();
+                // Some intervals long on a fast disk, and once through on a slow one.
+                let end = monotonic_ns() + 800_000_000;
+                while monotonic_ns() < end {
+                    libc::madvise(start, length, libc::MADV_DONTNEED);
+                    libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED);
+                    for page in 0..PAGES {
+                        start.cast::<u8>().add(page * 4096).read_volatile();
+                    }
                 }
                 let mut after: libc::rusage = std::mem::zeroed();
                 libc::getrusage(libc::RUSAGE_THREAD, &raw mut after);

@@ -259,7 +259,8 @@ pub struct Probes {
     /// What could not be hung up, with the reason.
     pub missing: Vec<(String, String)>,
     epoch: u32,
-    /// When the latest even and the latest odd interval of threads' time begins.
+    /// When the latest even and the latest odd interval of threads' time begins; before the first one, time goes to an odd
+    /// interval that is nobody's.
     begins_ns: [u64; 2],
     follow: bool,
     stacks: bool,
@@ -378,7 +379,7 @@ impl Probes {
             spans_until: u32::MAX,
             missing: Vec::new(),
             epoch: 0,
-            begins_ns: [0; 2],
+            begins_ns: [u64::MAX, 0],
             follow: options.follow,
             stacks: options.stacks,
             time: options.time,
@@ -477,8 +478,7 @@ impl Probes {
         self.control.set(0, Wire(control), 0).context("failed to write the control map")
     }
 
-    /// Begins the first interval of threads' time, in a moment: see [`Self::begins_ns`]. Until then time goes to an odd
-    /// interval that is nobody's.
+    /// Begins the first interval of threads' time, in a moment: see [`Self::begins_ns`].
     ///
     /// # Errors
     /// The control map cannot be written.
