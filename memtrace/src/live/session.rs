@@ -47,6 +47,8 @@ pub(super) struct Session {
     budgets: HashMap<MmId, SmapsBudget>,
     /// What surrounds the target, when time is asked for; and when that was read last.
     surroundings: Option<(surroundings::Reader, u64)>,
+    /// Reads what runs already where statements are asked for, until the first interval.
+    running: Option<Backends>,
     /// Where the threads' time is asked for.
     backends: Option<Backends>,
     /// Exit code of the target, once seen.
@@ -98,6 +100,10 @@ impl Session {
             ..meta(pid, options)?
         };
         tell(&source.attach_spans(&Who::Process(pid), options)?);
+        // What runs already passed its first edge before we came: its server says what it is, and since when. It is
+        // recognised now and read when the books are open, so that little can end in between.
+        let statements = options.spans.statements.then(|| Backends::start(vec![pid], None)).transpose();
+        let running = statements.context("failed to start a thread")?;
         let found = source.attach(pid)?;
         // Opened by number twice: only when both are the same, living process are its books really open.
         if !files.exists() {
@@ -119,7 +125,7 @@ impl Session {
                 opening.push(Event::Overview(overview));
             }
         }
-        Ok(Self::new(source, options, (pid, pidfd), None, opening))
+        Ok(Self { running, ..Self::new(source, options, (pid, pidfd), None, opening) })
     }
 
     fn spawn(command: &[OsString], options: &TraceOptions) -> Result<Self> {
@@ -171,6 +177,7 @@ impl Session {
             opening,
             budgets: HashMap::new(),
             surroundings,
+            running: None,
             backends: None,
             code: None,
             told: false,
@@ -181,10 +188,9 @@ impl Session {
         // Before the first line is out: whoever reads it may send a signal at once.
         let mut signals = Signals::new()?;
         let mut opening = std::mem::take(&mut self.opening);
-        if self.options.spans.statements {
-            // What runs already passed its first edge before we came: its server says what it is, and since when.
-            let look = Backends::start(self.pids(), None).context("failed to start a thread")?;
-            opening.append(&mut look.finish());
+        if let Some(running) = self.running.take() {
+            running.watch(self.pids());
+            opening.append(&mut running.finish());
         }
         if self.options.time {
             let ask = self.options.pg.clone().map(|dsn| (self.pid, dsn));

@@ -3,16 +3,19 @@
 
 use super::checks::BOOKS;
 use super::{Blame, Check};
-use crate::event::{Change, Event, Place};
+use crate::database::{begin, end};
+use crate::event::{Change, Edge, Event, Place, SpanEdge};
 use crate::live::observer::Observer;
-use crate::procfs::{ProcessFiles, page_size};
+use crate::live::probes::{PointPlace, Probes};
+use crate::procfs::{ProcessFiles, page_size, visit_maps};
 use crate::units::Amounts;
 use anyhow::{Context as _, Result, anyhow, bail};
-use memtrace_common::Cause;
+use memtrace_common::{Cause, SpanPoint};
 use std::io;
+use std::path::Path;
 
 /// What is proved, in order.
-pub(super) const NAMES: [&str; 3] = ["task iterator", "per-CPU counters", "a known change"];
+pub(super) const NAMES: [&str; 4] = ["task iterator", "per-CPU counters", "a known change", "a known span"];
 
 /// Pages that the process touches: more than two batches of a small machine's per-CPU counters.
 const PAGES: usize = 150;
@@ -57,6 +60,38 @@ impl Drop for Region {
     }
 }
 
+/// What the process does when told: the span that is watched. Its first instruction and its return are found by its
+/// address, so it must be a function of its own.
+#[inline(never)]
+extern "C" fn touch(start: *mut u8, step: usize) {
+    for page in 0..PAGES {
+        // SAFETY: of a `Region`, which is as long.
+        unsafe { start.add(page * step).write_volatile(1) };
+    }
+}
+
+/// Where [`touch`] begins in the file of this program.
+fn offset_of_touch() -> Result<u64> {
+    let address = touch as *const () as u64;
+    let mut offset = None;
+    visit_maps(&std::fs::read("/proc/self/maps")?, |line| {
+        if (line.start..line.end).contains(&address) {
+            offset = Some(address - line.start + line.offset);
+        }
+    });
+    offset.context("this program is not in its own maps")
+}
+
+/// Hangs probes on [`touch`] in a process: its return first, or its span would have no end when it is entered in between.
+fn watch_touch(probes: &mut Probes, pid: u32) -> Result<()> {
+    let offset = offset_of_touch()?;
+    for (returns, point) in [(true, end()), (false, begin())] {
+        let place = PointPlace { file: Path::new("/proc/self/exe"), offset, returns, pid: Some(pid) };
+        probes.add_point(SpanPoint { nests: 1, ..point }, &place)?;
+    }
+    Ok(())
+}
+
 impl Subject {
     fn start() -> Result<Self> {
         let region = Region::map()?;
@@ -69,9 +104,7 @@ impl Subject {
             unsafe {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 libc::raise(libc::SIGSTOP);
-                for page in 0..PAGES {
-                    region.start.add(page * step).write_volatile(1);
-                }
+                touch(region.start, step);
                 libc::raise(libc::SIGSTOP);
                 libc::_exit(0);
             }
@@ -133,6 +166,9 @@ fn prove(mut observer: Observer, checks: &mut Vec<Check>) -> Result<()> {
         files.read_status()?.amounts(page_size()).ok_or_else(|| anyhow!("the test process has no memory"))
     };
 
+    // Before the books open: the kernel copies the page that it puts a trap into.
+    let watched = watch_touch(observer.probes_mut(), subject.pid.cast_unsigned());
+    observer.name_spans(vec!["touch".to_owned()]);
     let found = observer.attach(subject.pid.cast_unsigned())?;
     let opened = observer.opening_events().into_iter().find_map(|event| match event {
         Event::MmOpened(opened) => Some(opened),
@@ -167,6 +203,11 @@ fn prove(mut observer: Observer, checks: &mut Vec<Check>) -> Result<()> {
         .collect();
     let closing = closing.ok_or_else(|| anyhow!("no counters came at the interval's end"))?;
     checks.push(known_change(&subject.region, opened.counters, closing, &changes, counters()?));
+    let edges = events.iter().filter_map(|event| match event {
+        Event::Span(edge) => Some(&**edge),
+        _ => None,
+    });
+    checks.push(known_span(watched, edges));
     Ok(())
 }
 
@@ -231,6 +272,24 @@ fn known_change(region: &Region, opening: Amounts, closing: Amounts, changes: &[
         ),
     )
     .advise("memtrace doctor --json        and report its output")
+}
+
+/// What is booked between the two edges of [`touch`]. Without probes on functions the books are kept all the same.
+fn known_span<'a>(watched: Result<()>, edges: impl Iterator<Item = &'a SpanEdge>) -> Check {
+    if let Err(error) = watched {
+        let detail = format!("refused: {}; spans and statements cannot be watched", error.root_cause());
+        return Check::limited(BOOKS, NAMES[3], detail);
+    }
+    let told: Vec<&SpanEdge> = edges.filter(|edge| edge.edge != Edge::Cut).collect();
+    if let [SpanEdge { edge: Edge::Begin { .. }, .. }, SpanEdge { edge: Edge::End, sums, .. }] = &told[..]
+        && usize::try_from(sums.delta.anon).is_ok_and(|pages| pages == PAGES)
+    {
+        let detail = format!("{PAGES} pages between a function's entry and its return, as booked");
+        return Check::ok(BOOKS, NAMES[3], detail);
+    }
+    let pages: Vec<i64> = told.iter().map(|edge| edge.sums.delta.anon).collect();
+    let detail = format!("{PAGES} pages touched in a function; told at its entry and return: {pages:?}");
+    Check::limited(BOOKS, NAMES[3], detail).advise("memtrace doctor --json        and report its output")
 }
 
 #[cfg(test)]
