@@ -3,9 +3,13 @@
 //! Amounts are in pages, times in nanoseconds of `CLOCK_MONOTONIC` unless a field says otherwise.
 //! Everything that an output shows must come from an Event: the model has no clock, no file, no environment.
 
+mod code;
+mod mappings;
 mod span;
 mod time;
 
+pub use code::*;
+pub use mappings::*;
 pub use span::*;
 pub use time::*;
 
@@ -16,14 +20,6 @@ use serde::{Deserialize, Serialize};
 /// One address space under observation, numbered in order of appearance from 0. Never used again in a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MmId(pub u32);
-
-/// One place in code, numbered in order of appearance from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct CodeId(pub u32);
-
-/// One call stack, numbered in order of appearance from 0. Equal frames and ends have one number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct StackId(pub u32);
 
 /// One thing observed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -223,146 +219,6 @@ pub struct Task {
     pub comm: Vec<u8>,
 }
 
-/// One line of `/proc/PID/maps`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MapsLine {
-    /// First address.
-    pub start: u64,
-    /// Address after the last.
-    pub end: u64,
-    /// Readable 1, writable 2, executable 4, shared 8.
-    pub permissions: u8,
-    /// Offset in the file, bytes.
-    pub offset: u64,
-    /// Device, `major << 32 | minor`.
-    pub device: u64,
-    /// Inode, 0 for none.
-    pub inode: u64,
-    /// Name as printed, with the kernel's `\012` escapes undone.
-    pub name: Vec<u8>,
-}
-
-/// `MapsLine::permissions` bits.
-pub mod permission {
-    /// Readable.
-    pub const READ: u8 = 1;
-    /// Writable.
-    pub const WRITE: u8 = 2;
-    /// Executable.
-    pub const EXECUTE: u8 = 4;
-    /// `MAP_SHARED`.
-    pub const SHARED: u8 = 8;
-}
-
-/// A reading of `/proc/PID/maps`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Maps {
-    /// The mm.
-    pub mm: MmId,
-    /// When the reading began. Mapping events before it are contained in it.
-    pub begin_ns: u64,
-    /// When the reading was complete. A mapping event between the two may or may not be contained.
-    pub ts_ns: u64,
-    /// By address.
-    pub lines: Vec<MapsLine>,
-}
-
-/// One mapping of smaps; amounts in **kB as printed**, multiplied by 1024 (bytes).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SmapsMapping {
-    /// First address.
-    pub start: u64,
-    /// Address after the last.
-    pub end: u64,
-    /// `Rss`.
-    pub rss: u64,
-    /// `Pss`.
-    pub pss: u64,
-    /// `Shared_Clean`.
-    pub shared_clean: u64,
-    /// `Shared_Dirty`.
-    pub shared_dirty: u64,
-    /// `Private_Clean`.
-    pub private_clean: u64,
-    /// `Private_Dirty`.
-    pub private_dirty: u64,
-    /// `Anonymous`.
-    pub anonymous: u64,
-    /// `AnonHugePages`.
-    pub anon_huge: u64,
-    /// `ShmemPmdMapped`.
-    pub shmem_pmd: u64,
-    /// `FilePmdMapped`.
-    pub file_pmd: u64,
-    /// `Shared_Hugetlb` + `Private_Hugetlb`: never part of RES.
-    pub hugetlb: u64,
-    /// `Swap`.
-    pub swap: u64,
-    /// `SwapPss`.
-    pub swap_pss: u64,
-    /// `Locked`.
-    pub locked: u64,
-    /// `KSM`. Snapshots alone want this and what follows: it is in no trace.
-    #[serde(skip)]
-    pub ksm: u64,
-    /// `LazyFree`.
-    #[serde(skip)]
-    pub lazy_free: u64,
-    /// `KernelPageSize`: more than a page for hugetlbfs.
-    #[serde(skip)]
-    pub kernel_page: u64,
-}
-
-/// A reading of smaps with the counters before and after, for the audit.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Smaps {
-    /// The mm.
-    pub mm: MmId,
-    /// When it was complete.
-    pub ts_ns: u64,
-    /// What it cost.
-    pub cost_ns: u64,
-    /// Longest single read, in which the kernel may hold mmap_lock.
-    pub longest_hold_ns: u64,
-    /// What the probes' counters said before. `None` in procfs mode.
-    pub before: Option<Amounts>,
-    /// What the probes' counters said after.
-    pub after: Option<Amounts>,
-    /// No counter event of this mm happened between `before` and `after`: the comparison is exact.
-    pub quiet: bool,
-    /// `/proc/PID/statm` in the bracket (resident, of which file + shmem is `shared`) and `status`: anon, file, shmem, swap.
-    pub status: Amounts,
-    /// The mappings by address.
-    pub mappings: Vec<SmapsMapping>,
-}
-
-/// What `top` would say and what it leaves out; bytes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Overview {
-    /// The mm.
-    pub mm: MmId,
-    /// When.
-    pub ts_ns: u64,
-    /// VIRT.
-    pub virt: u64,
-    /// RssAnon.
-    pub anon: u64,
-    /// RssFile.
-    pub file: u64,
-    /// RssShmem.
-    pub shmem: u64,
-    /// VmSwap.
-    pub swap: u64,
-    /// USS: Private_Clean + Private_Dirty of smaps_rollup; `None` where that could not be read.
-    pub uss: Option<u64>,
-    /// Of USS, what is file or shmem pages that nobody else maps: USS − private anonymous; `None` where it could not be read.
-    pub private_file: Option<u64>,
-    /// Pss of smaps_rollup.
-    pub pss: Option<u64>,
-    /// HugetlbPages of status.
-    pub hugetlb: u64,
-}
-
 /// A mapping system call that returned without error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Syscall {
@@ -384,114 +240,6 @@ pub struct Syscall {
     pub ip: u64,
     /// Who called it.
     pub stack: Option<StackId>,
-}
-
-/// A name of a place in code.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Symbol {
-    /// The function, demangled. Any bytes, capped.
-    pub name: Vec<u8>,
-    /// Source file, empty where unknown.
-    pub file: Vec<u8>,
-    /// Line in it, 0 where unknown.
-    pub line: u32,
-}
-
-/// A place in code.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Code {
-    /// Its number.
-    pub id: CodeId,
-    /// The address: of the faulting instruction, of the one after a call in frames above.
-    pub ip: u64,
-    /// Path of the module as maps has it, `[vdso]`; empty when it is in none.
-    pub module: Vec<u8>,
-    /// Offset in the module's file; 0 when it is in none.
-    pub offset: u64,
-    /// The module's build-id, empty where it has none.
-    pub build_id: Vec<u8>,
-    /// Names, the innermost inlined function first, the function that holds the code last; empty where unknown.
-    pub symbols: Vec<Symbol>,
-    /// Offset of the address in the function that holds it; 0 where that is unknown.
-    pub symbol_offset: u64,
-}
-
-/// How a stack ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StackEnd {
-    /// At the thread's first frame: complete.
-    Root,
-    /// Deeper than what is copied.
-    Deep,
-    /// On a page of the stack that was not in memory.
-    Absent,
-    /// In code without unwinding information.
-    NoUnwindInfo,
-    /// Unwinding information that cannot be followed.
-    BadUnwindInfo,
-    /// In code that no file holds (a just-in-time compiler's).
-    Jit,
-    /// At an address where no code is mapped.
-    Unmapped,
-    /// In a module whose file could not be read, or is larger or stranger than is accepted.
-    NoModule,
-    /// The process ended before its mappings could be read.
-    Gone,
-    /// The copy had no room: one frame is known.
-    Lost,
-    /// In 32-bit code.
-    Foreign,
-    /// Stacks are not copied (`--no-stacks`): one frame is known.
-    Off,
-}
-
-impl StackEnd {
-    /// All, in the order of the outputs.
-    pub const ALL: [Self; 12] = [
-        Self::Root,
-        Self::Deep,
-        Self::Absent,
-        Self::NoUnwindInfo,
-        Self::BadUnwindInfo,
-        Self::Jit,
-        Self::Unmapped,
-        Self::NoModule,
-        Self::Gone,
-        Self::Lost,
-        Self::Foreign,
-        Self::Off,
-    ];
-
-    /// Name in the outputs.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Root => "root",
-            Self::Deep => "deep",
-            Self::Absent => "absent",
-            Self::NoUnwindInfo => "no_unwind_info",
-            Self::BadUnwindInfo => "bad_unwind_info",
-            Self::Jit => "jit",
-            Self::Unmapped => "unmapped",
-            Self::NoModule => "no_module",
-            Self::Gone => "gone",
-            Self::Lost => "lost",
-            Self::Foreign => "foreign",
-            Self::Off => "off",
-        }
-    }
-}
-
-/// A call stack.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stack {
-    /// Its number.
-    pub id: StackId,
-    /// Innermost first.
-    pub frames: Vec<CodeId>,
-    /// How it ends.
-    pub end: StackEnd,
 }
 
 /// When an mm took faults; times that had none are left out.
@@ -736,41 +484,6 @@ pub enum EndReason {
     OutputClosed,
     /// The trace ends here without a proper end.
     Truncated,
-}
-
-/// A module that left code without a name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unnamed {
-    /// Its path, as maps has it: any bytes.
-    pub module: Vec<u8>,
-    /// Places in it that have no name.
-    pub places: u64,
-    /// What to type to get names.
-    pub advice: String,
-}
-
-/// Why places have no names though their module could have held some. All zero is the normal case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NameFailures {
-    /// Modules, or their debugging information, that took too long to read.
-    pub timeouts: u64,
-    /// Modules, or their debugging information, that ended the process that read them.
-    pub crashes: u64,
-    /// Places at which debugging information could not be read.
-    pub unreadable: u64,
-    /// Modules that are no ELF file of the right kind, or too large.
-    pub refused: u64,
-    /// Times that no process could be started.
-    pub unstarted: u64,
-}
-
-/// How naming went.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Naming {
-    /// Modules that left code without names, in order of appearance.
-    pub unnamed: Vec<Unnamed>,
-    /// What went wrong.
-    pub failures: NameFailures,
 }
 
 /// Last event of a session.

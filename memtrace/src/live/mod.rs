@@ -11,6 +11,7 @@ mod copies;
 mod database;
 mod doctor;
 mod failure;
+mod hooks;
 mod lag;
 mod layout;
 mod namespace;

@@ -3,7 +3,8 @@
 use super::{Blame, Check, selftest};
 use crate::hints::Failure;
 use crate::live::btf::{self, Types};
-use crate::live::probes::{HOOKS, Options, Probes, Sizes, kernel_btf};
+use crate::live::hooks::HOOKS;
+use crate::live::probes::{Options, Probes, Sizes, kernel_btf};
 use crate::live::{batch, layout, observer::Observer, own};
 use aya::Btf;
 use memtrace_common::{KernelLayout, RecordKey, RecordValue};
