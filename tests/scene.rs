@@ -159,7 +159,8 @@ pub fn assert_truth(truth: &Value, books: &Books, target: u32) -> Result<()> {
                 *text = &entry.text;
             }
         }
-        let counts = |(delta, minor, major, _): &&(Pages, i64, i64, &str)| (*delta, *minor, *major) != (Pages::ZERO, 0, 0);
+        let counts =
+            |(delta, minor, major, _): &&(Pages, i64, i64, &str)| (*delta, *minor, *major) != (Pages::ZERO, 0, 0);
         if let Some((delta, minor, major, text)) = strangers.values().find(counts) {
             bail!(
                 "on that mapping, where only {causes:?} happened, is also {delta} in {minor} minor and {major} major faults: {text}"
