@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What it printed, and how it ended.
 #[derive(Debug)]
@@ -121,12 +121,34 @@ pub fn take_pid(pid: u32, extra: &[&str]) -> Result<Taken> {
 }
 
 /// Does it until it holds, three times at most. The target stands still and memtrace does, the machine does not: whoever
-/// starts in between maps the C library as well, and changes what of it is shared.
+/// starts in between maps the C library as well, and changes what of it is shared. While the kernel moves pages to other
+/// frames nobody can count them, the test neither: that is tried more often.
 ///
 /// # Errors
 /// What the last attempt says.
 pub fn still<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
-    (0..2).find_map(|_| attempt().ok()).map_or_else(attempt, Ok)
+    let mut failed = 0;
+    for _ in 0..40 {
+        let before = moved()?;
+        match attempt() {
+            Err(error) if moved()? == before => {
+                failed += 1;
+                if failed == 3 {
+                    return Err(error);
+                }
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            done => return done,
+        }
+    }
+    attempt()
+}
+
+/// Pages that the kernel has moved to other frames.
+fn moved() -> Result<u64> {
+    let vmstat = std::fs::read_to_string("/proc/vmstat")?;
+    let number = vmstat.lines().find_map(|line| line.strip_prefix("pgmigrate_success ")).unwrap_or("0");
+    Ok(number.parse()?)
 }
 
 /// A whole snapshot of a stopped process, after [`Truth::assert_sums`]. On a machine that does not come to rest for three

@@ -71,7 +71,7 @@ pub use page_cache::{CacheStat, read_cachestat, read_mincore};
 #[cfg(feature = "live")]
 pub use pages::{KernelPages, Pagemap, read_own_entry};
 #[cfg(feature = "live")]
-pub use system::{monotonic_ns, page_size, read_kernel_release};
+pub use system::{monotonic_ns, page_size, read_kernel_release, read_migrations};
 #[cfg(feature = "live")]
 pub use unix_diag::{UnixSocket, UnixSockets};
 

@@ -25,3 +25,31 @@ pub fn monotonic_ns() -> u64 {
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
+
+/// Pages that the kernel has moved to another frame since it booted, on the whole machine: `pgmigrate_success` of vmstat.
+/// `None` where it counts none, because it moves none.
+///
+/// # Errors
+/// `/proc` is not mounted or cannot be read.
+pub fn read_migrations() -> io::Result<Option<u64>> {
+    Ok(parse_migrations(&std::fs::read("/proc/vmstat")?))
+}
+
+fn parse_migrations(vmstat: &[u8]) -> Option<u64> {
+    let mut lines = vmstat.split(|byte| *byte == b'\n');
+    let number = lines.find_map(|line| line.strip_prefix(b"pgmigrate_success "))?;
+    std::str::from_utf8(number).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrations_are_those_that_succeeded() {
+        let vmstat = b"nr_free_pages 8\npgmigrate_success 7734096\npgmigrate_fail 83358\n";
+        assert_eq!(parse_migrations(vmstat), Some(7_734_096));
+        assert_eq!(parse_migrations(b"nr_free_pages 8\npgmigrate_fail 1\n"), None);
+        assert_eq!(parse_migrations(b"pgmigrate_success many\n"), None);
+    }
+}

@@ -9,7 +9,9 @@ use super::twins::address_spaces;
 use super::{Costs, frames_not_permitted, not_permitted};
 use crate::cli::ReadOptions;
 use crate::live::rights::bit;
-use crate::procfs::{KernelPages, ProcessFiles, page_size, read_kernel_release, read_own_entry};
+use crate::procfs::{
+    KernelPages, ProcessFiles, monotonic_ns, page_size, read_kernel_release, read_migrations, read_own_entry,
+};
 use crate::snapshot::sharing::{ObjectId, PAIRS_OF, Sharing};
 use crate::snapshot::{GivenUp, Group, Mapping, PageMap, Physical, Process, Reason, Source};
 use std::io;
@@ -21,6 +23,8 @@ use std::time::Duration;
 const TABLE_BYTES: usize = 1536 << 20;
 /// Processes that end or hide their pages while the group is read are left out, and the group is read again: so often.
 const ATTEMPTS: usize = 4;
+/// The group is also read again when the kernel moved pages meanwhile, unless reading it takes longer than this.
+const AGAIN_NS: u64 = 500_000_000;
 
 /// What the walks over all pages gave.
 #[derive(Debug, Default)]
@@ -133,7 +137,7 @@ fn changed(read: &[Member], members: &[usize], costs: &mut Costs) -> u64 {
 struct Readable {
     members: Vec<usize>,
     physical: Physical,
-    /// Why others were not, unless they ended or hide their pages, which they say themselves.
+    /// Why others were not, unless they ended or hide their pages, which they say themselves; and what is not sure.
     left_out: Vec<GivenUp>,
 }
 
@@ -158,8 +162,16 @@ fn read_readable(
         if readable.is_empty() {
             break;
         }
+        let (begin, before) = (monotonic_ns(), migrations());
         match read_physical(&kernel, read, &readable, options, page_maps, costs) {
-            Ok(physical) => return Ok(Readable { members: readable, physical, left_out }),
+            Ok(physical) => {
+                let moved = migrations().saturating_sub(before);
+                if moved > 0 && attempt < ATTEMPTS && monotonic_ns() - begin < AGAIN_NS {
+                    continue;
+                }
+                left_out.extend((moved > 0).then(|| was_moved(moved)));
+                return Ok(Readable { members: readable, physical, left_out });
+            }
             Err(Refused { process: Some(process), given_up }) if attempt < ATTEMPTS => {
                 // Whoever else has ended by now would cost another walk over all.
                 readable.retain(|&index| index != process && has_memory(&read[index].files));
@@ -224,6 +236,20 @@ fn read_physical(
         })
         .map_err(|error| GivenUp { source: Source::Kpage, reason: Reason::Failed { what: error.to_string() } })?;
     Ok(sharing.finish())
+}
+
+/// Where it cannot be read, none are known of.
+fn migrations() -> u64 {
+    read_migrations().ok().flatten().unwrap_or(0)
+}
+
+/// A page that was in one frame when the first process was looked at, and in another one at the second's, looks like two
+/// that nobody shares. The count is the machine's, and so a bound.
+fn was_moved(pages: u64) -> GivenUp {
+    let what = format!(
+        "the kernel moved {pages} pages of this machine to other frames meanwhile: what is shared may be more by as many"
+    );
+    GivenUp { source: Source::Pagemap, reason: Reason::Failed { what } }
 }
 
 fn has_memory(files: &ProcessFiles) -> bool {
