@@ -14,6 +14,7 @@ mod failure;
 mod hooks;
 mod lag;
 mod layout;
+mod mmap_lock;
 mod namespace;
 mod observer;
 mod own;

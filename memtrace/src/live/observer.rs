@@ -3,6 +3,7 @@
 
 use super::batch;
 use super::copies::{Copies, Cost};
+use super::mmap_lock::MmapLock;
 use super::own;
 use super::probes::{Options, Probes, Wire};
 use super::reading;
@@ -52,6 +53,7 @@ pub struct Observer {
     waits: Waits,
     /// What was seen of threads that wait, in the interval that is not over.
     looks: Vec<Wait>,
+    lock: MmapLock,
 }
 
 impl Observer {
@@ -85,6 +87,7 @@ impl Observer {
             reader,
             waits: Waits::default(),
             looks: Vec::new(),
+            lock: MmapLock::default(),
         })
     }
 
@@ -124,6 +127,11 @@ impl Observer {
 
     fn begin_times(&mut self) -> Result<()> {
         if self.probes.books_time() { times::begin(&mut self.probes) } else { Ok(()) }
+    }
+
+    /// What takes this lock is left out while it is held.
+    pub fn mind(&mut self, lock: &MmapLock) {
+        self.lock = lock.clone();
     }
 
     /// Something waits in the rings for which they will not become readable.
@@ -211,7 +219,7 @@ impl Observer {
                 .inspect_err(|error| log::info!("registers of threads cannot be had: {error:#}"))
                 .unwrap_or_default()
         };
-        self.looks.extend(self.waits.look(processes, &mut registers, stacks));
+        self.looks.extend(self.waits.look(processes, &self.lock, &mut registers, stacks));
     }
 
     /// Ends an interval: everything that happened in it, the readings that it calls for, and the tick.
@@ -493,7 +501,8 @@ impl Observer {
             .collect();
         for (mm, process) in &mut self.processes {
             let begin_ns = monotonic_ns();
-            if !process.wants_maps || begin_ns < process.maps_due_ns || closed.contains(mm) {
+            let hangs = self.lock.hangs(process.files.pid());
+            if !process.wants_maps || hangs || begin_ns < process.maps_due_ns || closed.contains(mm) {
                 continue;
             }
             process.wants_maps = false;

@@ -2,6 +2,7 @@
 
 use super::database::Backends;
 use super::failure::recognise;
+use super::mmap_lock::MmapLock;
 use super::own;
 use super::source::Source;
 use super::spans::Who;
@@ -47,6 +48,8 @@ pub(super) struct Session {
     budgets: HashMap<MmId, SmapsBudget>,
     /// What surrounds the target, when time is asked for; and when that was read last.
     surroundings: Option<(surroundings::Reader, u64)>,
+    /// Whether the target's own lock lets anybody read what is mapped.
+    lock: MmapLock,
     /// Reads what runs already where statements are asked for, until the first interval.
     running: Option<Backends>,
     /// Where the threads' time is asked for.
@@ -93,10 +96,19 @@ impl Session {
         let files = ProcessFiles::open(pid)?;
         let pidfd = open_pidfd(pid).map_err(|_| Failure::TargetGone { pid })?;
         let mut source = Source::new(options)?;
+        let reader = ProcessFiles::open(pid)?;
+        let (cmdline, lock) =
+            MmapLock::try_with(pid, move || reader.read_cmdline()).context("failed to start a thread")?;
+        if lock.hangs(pid) {
+            tell(&[format!(
+                "the lock on the address space of process {pid} (mmap_lock) is held: what is mapped cannot be read until it is free"
+            )]);
+        }
+        source.mind(&lock);
         let meta = Meta {
             comm: files.read_comm()?,
             exe: files.read_exe().unwrap_or_default(),
-            cmdline: files.read_cmdline().unwrap_or_default(),
+            cmdline: cmdline.and_then(Result::ok).unwrap_or_default(),
             ..meta(pid, options)?
         };
         tell(&source.attach_spans(&Who::Process(pid), options)?);
@@ -117,7 +129,7 @@ impl Session {
         }
         let mut opening = vec![Event::Meta(meta)];
         opening.append(&mut source.opening_events());
-        if let Some(mm) = source.mm_of(pid) {
+        if let Some(mm) = source.mm_of(pid).filter(|_| !lock.hangs(pid)) {
             let may_read_smaps = files
                 .read_size(&mut Vec::new())
                 .is_ok_and(|size| new_budget(options).check(monotonic_ns(), &size).is_ok());
@@ -125,7 +137,7 @@ impl Session {
                 opening.push(Event::Overview(overview));
             }
         }
-        Ok(Self { running, ..Self::new(source, options, (pid, pidfd), None, opening) })
+        Ok(Self { running, lock, ..Self::new(source, options, (pid, pidfd), None, opening) })
     }
 
     fn spawn(command: &[OsString], options: &TraceOptions) -> Result<Self> {
@@ -178,6 +190,7 @@ impl Session {
             budgets: HashMap::new(),
             surroundings,
             running: None,
+            lock: MmapLock::default(),
             backends: None,
             code: None,
             told: false,
@@ -213,7 +226,7 @@ impl Session {
         }
         let exited = matches!(reason, EndReason::Exited { .. });
         let outcome = self.outcome(exited)?;
-        if let Some(mm) = self.source.mm_of(self.pid).filter(|_| !exited) {
+        if let Some(mm) = self.source.mm_of(self.pid).filter(|_| !exited && !self.lock.hangs(self.pid)) {
             let overview = self.source.files(mm).and_then(|files| files.read_overview(mm, false).ok());
             last.extend(overview.map(Event::Overview));
         }
@@ -368,8 +381,10 @@ impl Session {
         let now = monotonic_ns();
         let mms = self.source.open_mms();
         self.budgets.retain(|mm, _| mms.contains(mm));
+        let hung = self.source.mm_of(self.pid).filter(|_| self.lock.hangs(self.pid));
         let due = mms
             .into_iter()
+            .filter(|mm| hung != Some(*mm))
             .map(|mm| (self.budgets.get(&mm).map_or(0, SmapsBudget::due_ns), mm))
             .filter(|(due, _)| *due <= now)
             .min();

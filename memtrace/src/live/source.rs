@@ -1,5 +1,6 @@
 //! Where a session's events come from: probes, or /proc alone. A session asks and does not know which.
 
+use super::mmap_lock::MmapLock;
 use super::observer::Observer;
 use super::poller::Poller;
 use super::probes::Options;
@@ -44,6 +45,13 @@ impl Source {
             start_probe_log(&mut observer);
         }
         Ok(Self::Probes(Box::new(observer)))
+    }
+
+    /// What takes this lock is left out while it is held.
+    pub fn mind(&mut self, lock: &MmapLock) {
+        if let Self::Probes(observer) = self {
+            observer.mind(lock);
+        }
     }
 
     /// Opens the books of a running process. False when it has no memory (any more).

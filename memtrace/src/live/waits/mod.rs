@@ -14,6 +14,7 @@ mod tests;
 
 pub use stack::Registers;
 
+use super::mmap_lock::MmapLock;
 use crate::event::{MmId, Wait, WaitObject};
 use crate::procfs::{
     CurrentCall, ProcessFiles, counts_runs, monotonic_ns, parse_kernel_stack, parse_stat, parse_syscall, parse_wchan,
@@ -93,16 +94,17 @@ impl Draft {
 }
 
 impl Waits {
-    /// Looks at the threads of these processes. `registers` tells those of threads that wait, where that can be had.
+    /// Looks at the threads of these processes; memory that takes `lock` is left alone while it is held. `registers` tells those of threads that wait, where that can be had.
     /// `stacks`: where their stacks are numbered, if that is wanted; what is new there is to be told before these waits.
     pub fn look<'a>(
         &mut self,
         processes: impl Iterator<Item = (MmId, &'a ProcessFiles)>,
+        lock: &MmapLock,
         registers: &mut dyn FnMut() -> Vec<(u32, Registers)>,
         mut stacks: Option<&mut Stacks>,
     ) -> Vec<Wait> {
         let begin = monotonic_ns();
-        self.look_begins(processes);
+        self.look_begins(processes, lock);
         let chosen = self.choose();
         let mut drafts = Vec::new();
         let mut waits = Vec::new();
@@ -159,10 +161,10 @@ impl Waits {
         self.cost
     }
 
-    fn look_begins<'a>(&mut self, processes: impl Iterator<Item = (MmId, &'a ProcessFiles)>) {
+    fn look_begins<'a>(&mut self, processes: impl Iterator<Item = (MmId, &'a ProcessFiles)>, lock: &MmapLock) {
         let mut known = std::mem::take(&mut self.processes);
         for (mm, files) in processes {
-            let process = match known.remove(&mm) {
+            let mut process = match known.remove(&mm) {
                 Some(mut process) => {
                     process.begin();
                     process
@@ -172,6 +174,9 @@ impl Waits {
                     Err(_) => continue,
                 },
             };
+            if lock.hangs(files.pid()) {
+                process.leave_memory_alone();
+            }
             self.processes.insert(mm, process);
         }
     }

@@ -86,7 +86,7 @@ impl Drop for Child {
 fn look(waits: &mut Waits, files: &ProcessFiles) -> Vec<Wait> {
     // A search may need several turns where there are many processes.
     for _ in 0..100 {
-        let seen = waits.look([(MM, files)].into_iter(), &mut Vec::new, None);
+        let seen = waits.look([(MM, files)].into_iter(), &MmapLock::default(), &mut Vec::new, None);
         if !waits.threads.values().any(|seen| seen.read_ns == 0) {
             return seen;
         }

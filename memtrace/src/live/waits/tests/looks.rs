@@ -57,7 +57,10 @@ fn looking_brings_nothing_in() {
     let mut whole = 0;
     for _ in 0..200 {
         let mut waits = Waits::default();
-        let seen = waits.look([(MM, &files)].into_iter(), &mut Vec::new, Some(&mut stacks)).pop().expect("it waits");
+        let seen = waits
+            .look([(MM, &files)].into_iter(), &MmapLock::default(), &mut Vec::new, Some(&mut stacks))
+            .pop()
+            .expect("it waits");
         let absent = WaitObject::Descriptors { of: Vec::new(), total: 1, timeout_ns: None };
         // On a machine that is busy, a look may be over before it has come to the object.
         assert!(seen.object == absent || seen.object == WaitObject::Unknown, "{seen:?}");
@@ -84,7 +87,8 @@ fn the_stack_is_followed_without_all_registers() {
         std::thread::yield_now();
     }
     let mut stacks = Stacks::new();
-    let seen = Waits::default().look([(MM, &files)].into_iter(), &mut Vec::new, Some(&mut stacks));
+    let seen =
+        Waits::default().look([(MM, &files)].into_iter(), &MmapLock::default(), &mut Vec::new, Some(&mut stacks));
     let events = stacks.take_events();
     child.kill().unwrap();
     child.wait().unwrap();
