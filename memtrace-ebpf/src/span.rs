@@ -4,7 +4,7 @@
 //! edge takes what is there by exchange. An edge that finds no room in the ring takes nothing: the next one has it.
 //! Nothing here is reached unless spans are asked for.
 
-use crate::kernel::{add as add_to, exchange};
+use crate::kernel::{Task, add as add_to, exchange};
 use crate::maps::{CONTROL, EVENTS, SLOTS, SPANS, epoch, is_for_lives_only, lose, wakeup};
 use crate::slot::head;
 use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_probe_read_user_str};
@@ -55,6 +55,10 @@ pub fn add(epoch: u32, key: &RecordKey, member: usize, pages: i64, faults: i32) 
             return 0;
         }
         add_to(&raw mut (*sums).causes[key.cause as usize & (SPAN_CAUSES - 1)], pages);
+        // The thread alone moves its peak: another CPU's handler might write what an edge has just taken.
+        if pages < 0 || Task::current().pid() != key.tid {
+            return 0;
+        }
         let delta = &raw const (*sums).delta;
         let resident = read_volatile(&raw const (*delta)[FILE])
             + read_volatile(&raw const (*delta)[ANON])

@@ -97,14 +97,15 @@ fn beside() -> Result<()> {
     let (told, more) = play("spans.beside", Some(END))?;
     let edges = told.of(u32::try_from(number(&more, "tid")?)?);
     let spans = more["spans"].as_array().context("spans")?;
-    ensure!(edges.len() >= 2 * spans.len(), "{} edges of {} spans", edges.len(), spans.len());
-    let mut others = 0;
+    ensure!(!spans.is_empty() && edges.len() >= 2 * spans.len(), "{} edges of {} spans", edges.len(), spans.len());
+    let mut others = 0_usize;
     for (span, pair) in spans.iter().zip(edges.chunks(2)) {
         let end = pair[1];
         ensure!(end.edge == Edge::End && end.sums.faults == number(span, "faults")?, "{span}: {end:?}");
         let moved = end.counters - pair[0].counters - end.sums.delta;
-        others += i64::from(!moved.is_zero());
+        others += usize::from(!moved.is_zero());
     }
+    ensure!(others == spans.len(), "something happened beside in {others} of {} spans: {more}", spans.len());
     println!("{} touched beside, seen in {others} of {} spans", more["others"], spans.len());
     Ok(())
 }
@@ -114,7 +115,12 @@ fn nested() -> Result<()> {
     let (told, more) = play("spans.nested", None)?;
     let edges = told.of(u32::try_from(number(&more, "tid")?)?);
     let spans = more["spans"].as_array().context("spans")?;
-    ensure!(edges.len() >= 2 * spans.len(), "{} edges of {} spans: {edges:#?}", edges.len(), spans.len());
+    ensure!(
+        !spans.is_empty() && edges.len() >= 2 * spans.len(),
+        "{} of {} spans: {edges:#?}",
+        edges.len(),
+        spans.len()
+    );
     for (span, pair) in spans.iter().zip(edges.chunks(2)) {
         ensure!(is_begin(pair[0]) && pair[1].edge == Edge::End, "{pair:?}");
         ensure!(pair[0].counters == pages(&span["before"])?, "{span}: {pair:?}");

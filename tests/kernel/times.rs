@@ -158,6 +158,7 @@ fn record(scene: &str) -> Result<(Told, Vec<Thread>)> {
     recording.finish()?;
     let stolen_ns = stolen_ns()? - stolen;
     let threads = truth["more"]["threads"].as_array().context("threads")?;
+    ensure!(!threads.is_empty(), "nobody did anything: {truth}");
     let threads = threads.iter().map(|thread| {
         Ok(Thread {
             tid: u32::try_from(number(thread, "tid")?)?,

@@ -71,8 +71,8 @@ struct Truth {
     faults: i64,
 }
 
-/// Spans that touch pages and give some back, with other pages between them.
-fn play(region: &Region) -> [Truth; TOUCHED.len()] {
+/// Spans that touch pages and give some back and do `more`, with other pages between them.
+fn play(region: &Region, mut more: impl FnMut()) -> [Truth; TOUCHED.len()] {
     let mut truths = [Truth::default(); TOUCHED.len()];
     let mut page = 0;
     for (pages, truth) in TOUCHED.iter().zip(&mut truths) {
@@ -86,6 +86,7 @@ fn play(region: &Region) -> [Truth; TOUCHED.len()] {
             region.part(page, page + pages.div_ceil(2)).advise(libc::MADV_DONTNEED);
         }
         page += pages;
+        more();
         truth.after = counters();
         truth.faults = faults() - before;
         workload_span_end(*pages);
@@ -119,14 +120,14 @@ fn alone(stage: &mut Stage) {
     stage.begin();
     region.part(0, 3).write();
     workload_span_end(usize::MAX);
-    let truths = play(&region.part(3, region.pages()));
+    let truths = play(&region.part(3, region.pages()), || {});
     workload_span_begin(usize::MAX);
     region.part(region.pages() - 11, region.pages()).write();
     let more = json!({"tid": gettid(), "spans": tell(&truths), "first": 3, "last": 11});
     stage.finish_with(Check::Nothing, &[], more);
 }
 
-/// The same while another thread maps, touches and unmaps all the time.
+/// The same while another thread maps and touches all the time, and unmaps half of it: some of that in each span.
 fn beside(stage: &mut Stage) {
     static OVER: AtomicBool = AtomicBool::new(false);
     static TOUCHES: AtomicI64 = AtomicI64::new(0);
@@ -136,8 +137,9 @@ fn beside(stage: &mut Stage) {
         while !OVER.load(Ordering::Relaxed) {
             let region = Region::anon(64);
             region.write();
-            region.unmap();
-            TOUCHES.fetch_add(64, Ordering::Relaxed);
+            if TOUCHES.fetch_add(64, Ordering::Relaxed) & 64 != 0 {
+                region.unmap();
+            }
         }
     });
     stage.settle();
@@ -147,7 +149,12 @@ fn beside(stage: &mut Stage) {
     while TOUCHES.load(Ordering::Relaxed) == 0 {
         std::thread::yield_now();
     }
-    let truths = play(&region);
+    let truths = play(&region, || {
+        let before = TOUCHES.load(Ordering::Relaxed);
+        while TOUCHES.load(Ordering::Relaxed) < before + 256 {
+            std::thread::yield_now();
+        }
+    });
     OVER.store(true, Ordering::Relaxed);
     other.join().expect("the other thread ends");
     let more = json!({"tid": gettid(), "spans": tell(&truths), "others": TOUCHES.load(Ordering::Relaxed)});

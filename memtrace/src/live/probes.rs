@@ -28,8 +28,9 @@ const BPF_EXIST: u64 = 2;
 
 /// How often what runs on a CPU is looked at: not in step with timers that run a thousand times a second.
 pub const SAMPLES_PER_SECOND: u64 = 997;
-/// An interval of threads' time begins so much later than is decided, and all probes agree when.
-const LEAD_NS: u64 = 200_000;
+/// An interval of threads' time begins so much later than is decided, and all probes agree when: long enough for us to be
+/// held up in between.
+const LEAD_NS: u64 = 2_000_000;
 /// Tries to read a clock that is being written.
 const READ_AGAIN: u32 = 8;
 
@@ -138,7 +139,7 @@ pub struct Probes {
     pub holds: [MapData; 2],
     /// Who holds it.
     holders: MapData,
-    /// Clocks that were never read whole.
+    /// Clocks that were never read whole, and intervals that began before the probes knew.
     torn: u64,
     /// What threads did since their last edge.
     spans: MapData,
@@ -508,7 +509,10 @@ impl Probes {
         if self.time {
             self.begins_ns[(self.epoch & 1) as usize] = monotonic_ns() + LEAD_NS;
         }
-        self.write_control(0)
+        self.write_control(0)?;
+        // We were held up: what came meanwhile is in the interval before, beyond its end.
+        self.torn += u64::from(self.time && monotonic_ns() > self.begins_ns[(self.epoch & 1) as usize]);
+        Ok(())
     }
 
     /// Hangs the probe of an edge on an instruction of a file: in one process, or wherever the file is mapped. Who is not
