@@ -81,7 +81,7 @@ pub struct SpanState {
     pub tgid: u32,
     /// Definition of the last edge.
     pub definition: u32,
-    /// 1: something was booked since the last edge.
+    /// 1: something was booked since the last edge. Written after what was booked.
     pub dirty: u64,
     /// What was booked.
     pub sums: SpanSums,
@@ -107,8 +107,8 @@ pub const SPAN_NO_TEXT: u32 = u32::MAX;
 /// Bytes for which a short text has room: most have.
 pub const SPAN_TEXT_SHORT: usize = 192;
 
-/// An edge. [`SpanRecord::text`] bytes of text follow (the record ends with room for [`SPAN_TEXT`],
-/// [`SPAN_TEXT_SHORT`] or none).
+/// An edge. [`SpanSums`] follow if [`SpanRecord::sums`] says so: what the thread was booked for since the last edge, which
+/// for most is nothing. Then [`SpanRecord::text`] bytes of text (with room for [`SPAN_TEXT`], [`SPAN_TEXT_SHORT`] or none).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct SpanRecord {
@@ -126,6 +126,6 @@ pub struct SpanRecord {
     pub since_ns: u64,
     /// The mm's counters at this edge, exact.
     pub counters: [i64; MEMBERS],
-    /// What the thread was booked for since the last edge.
-    pub sums: SpanSums,
+    /// 1: the sums follow; 0: they are all zero.
+    pub sums: u64,
 }

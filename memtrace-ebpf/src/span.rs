@@ -6,11 +6,12 @@
 
 use crate::kernel::{Task, add as add_to, exchange};
 use crate::maps::{CONTROL, EVENTS, SLOTS, SPANS, epoch, is_for_lives_only, lose, wakeup};
-use crate::slot::head;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_probe_read_user_str};
-use core::ptr::read_volatile;
+use core::ptr::{read_volatile, write_volatile};
+use core::sync::atomic::{Ordering, compiler_fence};
 use memtrace_common::{
-    ANON, Cause, FILE, MEMBERS, RecordKey, SHMEM, SPAN_CAUSES, SPAN_NO_TEXT, SPAN_TEXT, SPAN_TEXT_SHORT, SWAP,
+    ANON, Cause, FILE, Head, MEMBERS, RecordKey, SHMEM, SPAN_CAUSES, SPAN_NO_TEXT, SPAN_TEXT, SPAN_TEXT_SHORT, SWAP,
     SpanRecord, SpanState, SpanSums, edge, kind,
 };
 
@@ -22,11 +23,14 @@ static NEW: SpanState = unsafe { core::mem::zeroed() };
 fn of(epoch: u32, key: &RecordKey) -> Option<*mut SpanState> {
     let state = SPANS.get_ptr_mut(key.tid)?;
     let ends = key.cause == Cause::Exit as u8 || key.cause == Cause::Exec as u8;
-    if unsafe { (*state).slot } != u32::from(key.slot) || ends || is_over(epoch) {
-        return None;
-    }
-    unsafe { (*state).dirty = 1 };
-    Some(state)
+    if unsafe { (*state).slot } != u32::from(key.slot) || ends || is_over(epoch) { None } else { Some(state) }
+}
+
+/// Something has been added. After it: an edge that comes between leaves it to the next one, which must see this.
+#[inline(always)]
+unsafe fn is_dirty(state: *mut SpanState) {
+    compiler_fence(Ordering::SeqCst);
+    unsafe { write_volatile(&raw mut (*state).dirty, 1) };
 }
 
 /// The session's last interval is over: what is booked now is in no ledger.
@@ -43,21 +47,30 @@ pub fn is_over(epoch: u32) -> bool {
 pub fn add(epoch: u32, key: &RecordKey, member: usize, pages: i64, faults: i32) -> i32 {
     let Some(state) = of(epoch, key) else { return 0 };
     unsafe {
+        sum(state, key, member, pages, faults);
+        is_dirty(state);
+    }
+    0
+}
+
+#[inline(always)]
+unsafe fn sum(state: *mut SpanState, key: &RecordKey, member: usize, pages: i64, faults: i32) {
+    unsafe {
         let sums = &raw mut (*state).sums;
         if faults != 0 {
             add_to(&raw mut (*sums).faults, i64::from(faults));
         }
         if pages == 0 {
-            return 0;
+            return;
         }
         add_to(&raw mut (*sums).delta[member & 3], pages);
         if member & 3 == SWAP {
-            return 0;
+            return;
         }
         add_to(&raw mut (*sums).causes[key.cause as usize & (SPAN_CAUSES - 1)], pages);
         // The thread alone moves its peak: another CPU's handler might write what an edge has just taken.
         if pages < 0 || Task::current().pid() != key.tid {
-            return 0;
+            return;
         }
         let delta = &raw const (*sums).delta;
         let resident = read_volatile(&raw const (*delta)[FILE])
@@ -67,7 +80,6 @@ pub fn add(epoch: u32, key: &RecordKey, member: usize, pages: i64, faults: i32) 
             (*sums).peak = resident;
         }
     }
-    0
 }
 
 /// Adds a sampled latency, or takes it back. The largest stays, as it does in a record.
@@ -81,6 +93,7 @@ pub fn time(epoch: u32, key: &RecordKey, latency_ns: i64, samples: i64) -> i32 {
         if latency_ns > 0 && latency_ns as u64 > (*sums).latency_max_ns {
             (*sums).latency_max_ns = latency_ns as u64;
         }
+        is_dirty(state);
     }
     0
 }
@@ -89,7 +102,10 @@ pub fn time(epoch: u32, key: &RecordKey, latency_ns: i64, samples: i64) -> i32 {
 #[inline(never)]
 pub fn major(epoch: u32, key: &RecordKey) -> i32 {
     let Some(state) = of(epoch, key) else { return 0 };
-    unsafe { add_to(&raw mut (*state).sums.major, 1) };
+    unsafe {
+        add_to(&raw mut (*state).sums.major, 1);
+        is_dirty(state);
+    }
     0
 }
 
@@ -158,34 +174,48 @@ pub const TERMINATED: u32 = u32::MAX;
 
 pub const NO_TEXT: Text = Text { address: 0, length: TERMINATED };
 
+/// Words of [`SpanSums`].
+const SUMS: usize = size_of::<SpanSums>() / 8;
+const _: () = assert!(size_of::<SpanSums>().is_multiple_of(8));
+
 /// [`SpanRecord`] and what follows it.
 #[repr(C)]
-struct Told<const TEXT: usize> {
+struct Told<const WORDS: usize, const TEXT: usize> {
     record: SpanRecord,
+    sums: [i64; WORDS],
     text: [u8; TEXT],
 }
 
-/// Tells an edge with as much room as its text needs.
+/// Tells an edge with as much room as it needs: what goes through the ring is most of what an edge costs besides its trap.
 #[inline(always)]
 pub fn pass(state: *mut SpanState, tid: u32, edge: &Edge, text: &Text) {
     if is_for_lives_only() {
         lose!(ring);
         return;
     }
+    if unsafe { read_volatile(&raw const (*state).dirty) } == 0 {
+        with::<0>(state, tid, edge, text);
+    } else {
+        with::<SUMS>(state, tid, edge, text);
+    }
+}
+
+#[inline(always)]
+fn with<const WORDS: usize>(state: *mut SpanState, tid: u32, edge: &Edge, text: &Text) {
     if text.address == 0 {
-        let _ = tell::<0>(state, tid, edge, text);
+        let _ = tell::<WORDS, 0>(state, tid, edge, text);
     } else if (text.length != TERMINATED && text.length > SPAN_TEXT_SHORT as u32)
-        || !tell::<SPAN_TEXT_SHORT>(state, tid, edge, text)
+        || !tell::<WORDS, SPAN_TEXT_SHORT>(state, tid, edge, text)
     {
-        let _ = tell::<SPAN_TEXT>(state, tid, edge, text);
+        let _ = tell::<WORDS, SPAN_TEXT>(state, tid, edge, text);
     }
 }
 
 /// False when a text that ends with NUL is longer than there is room: then nothing has been told, unless there is no
 /// more room than this.
 #[inline(always)]
-fn tell<const TEXT: usize>(state: *mut SpanState, tid: u32, edge: &Edge, text: &Text) -> bool {
-    let Some(mut entry) = EVENTS.reserve::<Told<TEXT>>(0) else {
+fn tell<const WORDS: usize, const TEXT: usize>(state: *mut SpanState, tid: u32, edge: &Edge, text: &Text) -> bool {
+    let Some(mut entry) = EVENTS.reserve::<Told<WORDS, TEXT>>(0) else {
         lose!(ring);
         return true;
     };
@@ -212,24 +242,25 @@ fn tell<const TEXT: usize>(state: *mut SpanState, tid: u32, edge: &Edge, text: &
         }
         let record = &raw mut (*told).record;
         let slot = (*state).slot;
-        (*record).head = head(kind::SPAN, slot, tid, (*state).tgid);
-        (*record).head.generation = (*state).generation;
+        let (tgid, generation) = ((*state).tgid, (*state).generation);
+        let ts_ns = bpf_ktime_get_ns();
+        (*record).head = Head { kind: kind::SPAN, slot: slot as u16, tid, ts_ns, tgid, generation };
         (*record).definition = edge.definition;
         (*record).edge = edge.edge;
         (*record).text = bytes;
         (*record).argument = edge.argument;
         (*record).since_ns = (*state).last_ns;
-        let mut m = 0;
-        while m < MEMBERS {
-            (*record).counters[m] = match SLOTS.get_ptr(slot) {
-                Some(slot) => read_volatile(&raw const (*slot).totals[m]),
-                None => 0,
-            };
-            m += 1;
+        (*record).counters = match SLOTS.get_ptr(slot) {
+            Some(slot) => read_volatile(&raw const (*slot).totals),
+            None => [0; MEMBERS],
+        };
+        (*record).sums = u64::from(WORDS != 0);
+        if WORDS != 0 {
+            write_volatile(&raw mut (*state).dirty, 0);
+            compiler_fence(Ordering::SeqCst);
+            take(&raw mut (*state).sums, (&raw mut (*told).sums).cast());
         }
-        take(&raw mut (*state).sums, &raw mut (*record).sums);
-        (*state).dirty = 0;
-        (*state).last_ns = (*record).head.ts_ns;
+        (*state).last_ns = ts_ns;
         (*state).definition = u32::from(edge.definition);
     }
     entry.submit(wakeup(&EVENTS));
@@ -246,12 +277,12 @@ fn bounded(length: u32, most: u32) -> u32 {
 
 /// Moves the sums, whoever adds to them meanwhile.
 #[inline(always)]
-unsafe fn take(from: *mut SpanSums, to: *mut SpanSums) {
+unsafe fn take(from: *mut SpanSums, to: *mut i64) {
     unsafe {
         // One at a time, not as a copy: what is added between two instructions is the next segment's.
-        let (from, to) = (from.cast::<i64>(), to.cast::<i64>());
+        let from = from.cast::<i64>();
         let mut i = 0;
-        while i < size_of::<SpanSums>() / 8 {
+        while i < SUMS {
             let cell = from.wrapping_add(i);
             let value = if read_volatile(cell) == 0 { 0 } else { exchange(cell, 0) };
             to.wrapping_add(i).write_volatile(value);
@@ -259,4 +290,3 @@ unsafe fn take(from: *mut SpanSums, to: *mut SpanSums) {
         }
     }
 }
-const _: () = assert!(size_of::<SpanSums>().is_multiple_of(8));

@@ -9,19 +9,26 @@ use memtrace_common::{Cause, Head, SPAN_NO_TEXT, SPAN_TEXT, SpanRecord, SpanStat
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawSpan {
     pub(super) record: SpanRecord,
+    sums: Sums,
     text: Option<Vec<u8>>,
 }
 
-/// Reads an edge with the text that follows it. `None` for one that says what cannot be.
+/// Reads an edge with the sums and the text that follow it. `None` for one that says what cannot be.
 pub(super) fn parse(bytes: &[u8]) -> Option<RawSpan> {
     let record = read::<SpanRecord>(bytes)?;
+    let rest = bytes.get(size_of::<SpanRecord>()..)?;
+    let (sums, rest) = match record.sums {
+        0 => (Sums::default(), rest),
+        1 => (read::<Sums>(rest)?, rest.get(size_of::<Sums>()..)?),
+        _ => return None,
+    };
     let text = if record.text == SPAN_NO_TEXT {
         None
     } else {
         let length = usize::try_from(record.text).ok().filter(|length| *length <= SPAN_TEXT)?;
-        Some(bytes.get(size_of::<SpanRecord>()..)?.get(..length)?.to_vec())
+        Some(rest.get(..length)?.to_vec())
     };
-    matches!(record.edge, edge::BEGIN | edge::END | edge::CUT).then_some(RawSpan { record, text })
+    matches!(record.edge, edge::BEGIN | edge::END | edge::CUT).then_some(RawSpan { record, sums, text })
 }
 
 impl Decoder {
@@ -38,7 +45,7 @@ impl Decoder {
             _ => Edge::End,
         };
         let counters = Amounts::from_members(record.counters);
-        self.span(&record.head, usize::from(record.definition), edge, counters, &record.sums)
+        self.span(&record.head, usize::from(record.definition), edge, counters, &raw.sums)
     }
 
     /// How far a thread has come when the session ends; `None` when there is nothing to say of it. `counters` are its mm's.
@@ -101,14 +108,15 @@ mod tests {
     use memtrace_common::MmRecord;
 
     fn bytes(record: &SpanRecord, text: &[u8]) -> Vec<u8> {
-        [bytemuck::bytes_of(record), text].concat()
+        let mut sums = Sums::zeroed();
+        sums.causes[Cause::FaultAnon as usize] = 3;
+        sums.causes[Cause::Munmap as usize] = -1;
+        [bytemuck::bytes_of(record), bytemuck::bytes_of(&sums), text].concat()
     }
 
     fn record() -> SpanRecord {
-        let mut record = SpanRecord { edge: edge::BEGIN, text: 8, ..SpanRecord::zeroed() };
+        let mut record = SpanRecord { edge: edge::BEGIN, text: 8, sums: 1, ..SpanRecord::zeroed() };
         record.head.kind = kind::SPAN;
-        record.sums.causes[Cause::FaultAnon as usize] = 3;
-        record.sums.causes[Cause::Munmap as usize] = -1;
         record
     }
 
@@ -128,6 +136,11 @@ mod tests {
         assert_eq!((span.name.as_str(), &span.edge), ("postgresql", &Edge::Begin { text: Some(b"select 1".to_vec()) }));
         let causes: Vec<_> = span.sums.causes.iter().map(|cause| (cause.cause, cause.pages)).collect();
         assert_eq!(causes, [(Cause::FaultAnon, 3), (Cause::Munmap, -1)]);
+        // Nothing was booked since the last edge, and the text stands where the sums would.
+        let raw = [bytemuck::bytes_of(&SpanRecord { sums: 0, ..record() }), b"select 1"].concat();
+        let raw = decoder.parse_ring(&raw).unwrap();
+        let Some(Event::Span(bare)) = decoder.decode_ring(&raw, &mut ()) else { panic!("{raw:?}") };
+        assert_eq!((&bare.edge, &bare.sums), (&span.edge, &SpanSums::default()));
     }
 
     #[test]
@@ -137,12 +150,13 @@ mod tests {
             SpanRecord { text: SPAN_TEXT as u32 + 1, ..record() },
             SpanRecord { text: 9, ..record() },
             SpanRecord { edge: 7, ..record() },
+            SpanRecord { sums: 2, ..record() },
         ] {
             assert_eq!(decoder.parse_ring(&bytes(&record, b"8 bytes!")), None);
         }
         let raw = decoder.parse_ring(&bytes(&SpanRecord { definition: 1, ..record() }, b"8 bytes!")).unwrap();
         assert!(matches!(raw, Raw::Span(_)));
-        assert_eq!((decoder.decode_ring(&raw, &mut ()), decoder.undecodable()), (None, 4));
+        assert_eq!((decoder.decode_ring(&raw, &mut ()), decoder.undecodable()), (None, 5));
     }
 
     #[test]
