@@ -1,11 +1,13 @@
 //! Staged stalls, each with a workload that knows what it is in: the class, whether memory is the cause, how much of the time, and
 //! the object it is about, from outside, attached before and after the stall began. Which it took for which is printed at the end.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use memtrace_tests::machine::{Cgroup, LoopMount, Swap, TempDir};
 use memtrace_tests::runner::{self, Test, skip};
-use memtrace_tests::stuck::{Begun, play, tell_confusion};
-use std::process::ExitCode;
+use memtrace_tests::stuck::{Asked, Begun, play, tell_confusion};
+use memtrace_tests::target::Target;
+use serde_json::Value;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 /// Two tests of each: begun before the tool came, and under its eyes.
@@ -44,6 +46,7 @@ const STILL: &[Test] = both! {
 const BUSY: &[Test] = both! {
     "stall.file.read" => slow_disk;
     "stall.fsync" => slow_writes;
+    "stall.futex.contended" => alone;
     "stall.cpu.user" => alone;
     "stall.cpu.kernel" => alone;
     "stall.cpu.starved" => alone;
@@ -59,11 +62,17 @@ const BUSY: &[Test] = both! {
     "stall.reclaim.direct" => direct;
 };
 
+/// They do not outlive their window.
+const ENDS: &[Test] = &[("end.oom_kill", oom_killed), ("end.killed", killed)];
+
+/// Longer than they live.
+const LONG: Duration = Duration::from_secs(120);
+
 /// So many at once: starting the tool takes a CPU for a second, waiting does not.
 const AT_ONCE: usize = 3;
 
 fn main() -> ExitCode {
-    let code = runner::run_groups(&[(AT_ONCE, STILL), (1, BUSY)]);
+    let code = runner::run_groups(&[(AT_ONCE, STILL), (1, BUSY), (1, ENDS)]);
     tell_confusion("stuck");
     code
 }
@@ -131,7 +140,7 @@ fn swapin(scene: &str, begun: Begun) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(30);
         while memory.read("memory.usage_in_bytes")?.trim().parse::<u64>().context("a number")? > 8 << 20 {
             let _ = memory.write("memory.force_empty", "0");
-            anyhow::ensure!(Instant::now() < deadline, "the cgroup is not emptied");
+            ensure!(Instant::now() < deadline, "the cgroup is not emptied");
         }
         Ok(())
     })
@@ -145,4 +154,39 @@ fn direct(scene: &str, begun: Begun) -> Result<()> {
         skip("this kernel has no /sys/devices/system/node/node0/reclaim (6.17 on)")?;
     }
     alone(scene, begun)
+}
+
+/// It fills its cgroup until the OOM killer ends it, under the tool's eyes.
+fn oom_killed() -> Result<()> {
+    let (group, dir) = (Cgroup::memory()?, TempDir::new()?);
+    let paths = [("--dir", dir.path()), ("--cgroup", group.path())];
+    let options: Vec<String> =
+        paths.iter().flat_map(|(name, path)| [(*name).to_owned(), path.display().to_string()]).collect();
+    let mut target = Target::workload("oom_kill", &options)?;
+    group.write("memory.limit_in_bytes", &(32_u64 << 20).to_string())?;
+    let mut asked = Asked::about(target.pid(), LONG)?;
+    asked.wait_until_it_watches()?;
+    target.send("x")?;
+    target.wait()?;
+    let verdict = ended(&asked.answer()?)?;
+    ensure!(verdict["memory"] == true, "memory is no cause of it: {verdict}");
+    ensure!(verdict["sentence"].as_str().is_some_and(|text| text.contains("OOM killer")), "not named: {verdict}");
+    Ok(())
+}
+
+/// Somebody kills it: nothing says that memory has or has not to do with it.
+fn killed() -> Result<()> {
+    let mut sleeper = Command::new("sleep").arg("600").spawn()?;
+    let watched = Asked::about(sleeper.id(), LONG).and_then(|mut asked| asked.wait_until_it_watches().map(|()| asked));
+    sleeper.kill()?;
+    sleeper.wait()?;
+    let verdict = ended(&watched?.answer()?)?;
+    ensure!(verdict["memory"].is_null(), "memory is {}: {verdict}", verdict["memory"]);
+    Ok(())
+}
+
+/// The verdict on what ended.
+fn ended(answer: &Value) -> Result<Value> {
+    ensure!(answer["ended"] == true, "it says nothing of the end: {answer}");
+    Ok(answer["verdict"].clone())
 }

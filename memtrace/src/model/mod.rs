@@ -241,6 +241,7 @@ impl Model {
                     self.spans.forget(task.pid);
                 }
             }
+            TaskWhat::OomVictim => self.times.oom_victim(task.pid),
             _ => {}
         }
         match task.what {

@@ -14,14 +14,14 @@ use crate::statement::{Report, Span, SpanEnd, SpanThread, Spans};
 use crate::syscalls;
 use crate::units::Amounts;
 use memtrace_common::SPAN_TEXT;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Spans that are remembered by length, and by size.
 const BEST: usize = 100;
 /// Threads with sums of their own in the answer; of those that are over the ones with least time are folded.
 const ROWS: usize = 1_000;
-/// Threads whose edges are followed; what those beyond do is summed.
+/// Threads whose edges are followed; what those beyond do is summed, and so many of them are told apart for each name.
 const THREADS: usize = 16_384;
 /// Kinds of spans that one thread may pass; edges of those beyond end a segment, and no more.
 const KINDS: usize = 32;
@@ -42,6 +42,8 @@ pub(super) struct Spanner {
     /// Threads that are over.
     over: Vec<SpanThread>,
     folded: BTreeMap<String, SpanThread>,
+    /// Of each row that is folded, the living threads in it that have none of their own.
+    strangers: BTreeMap<String, BTreeSet<(u32, MmId)>>,
 }
 
 /// How an mm was when its books were opened.
@@ -122,6 +124,7 @@ impl Default for Spanner {
             largest: Best::new(BEST),
             over: Vec::new(),
             folded: BTreeMap::new(),
+            strangers: BTreeMap::new(),
         }
     }
 }
@@ -137,6 +140,9 @@ impl Spanner {
     pub(super) fn close(&mut self, mm: MmId, ts_ns: u64, context: Context<'_>, out: &mut Vec<Report>) {
         if self.mms.remove(&mm).is_none() {
             return;
+        }
+        for strangers in self.strangers.values_mut() {
+            strangers.retain(|key| key.1 != mm);
         }
         let threads: Vec<(u32, MmId)> = self.threads.keys().filter(|key| key.1 == mm).copied().collect();
         for key in threads {
@@ -157,8 +163,11 @@ impl Spanner {
 
     /// A thread ended.
     pub(super) fn exited(&mut self, tid: u32, ts_ns: u64, context: Context<'_>, out: &mut Vec<Report>) {
-        let keys: Vec<(u32, MmId)> =
-            self.threads.range((tid, MmId(0))..=(tid, MmId(u32::MAX))).map(|(key, _)| *key).collect();
+        let of_thread = (tid, MmId(0))..=(tid, MmId(u32::MAX));
+        for strangers in self.strangers.values_mut() {
+            strangers.extract_if(of_thread.clone(), |_| true).for_each(drop);
+        }
+        let keys: Vec<(u32, MmId)> = self.threads.range(of_thread).map(|(key, _)| *key).collect();
         for key in keys {
             if let Some(thread) = self.threads.remove(&key) {
                 self.bury(key, thread, SpanEnd::Died, ts_ns, context, out);
@@ -219,9 +228,13 @@ impl Spanner {
         let Some(thread) = self.thread(key) else {
             // Nothing is known of it but its sums.
             let row = self.folded(&edge.name);
-            row.folded = row.folded.max(1);
             row.booked += edge.sums.delta;
             row.between.add(&edge.sums);
+            let name = row.name.clone();
+            let strangers = self.strangers.entry(name).or_default();
+            if strangers.len() < THREADS && strangers.insert(key) {
+                self.folded(&edge.name).folded += 1;
+            }
             return;
         };
         thread.pid = edge.pid;

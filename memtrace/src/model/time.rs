@@ -8,7 +8,7 @@ mod tests;
 mod window;
 
 use self::shares::Shares;
-use self::window::{Key, Sum, Thread, Window};
+use self::window::{Key, NO_OBJECT, Sum, Thread, Window};
 use super::address_space::AddressSpace;
 use super::code::CodeTable;
 use crate::event::{
@@ -38,6 +38,8 @@ const DETAILS: usize = 1 << 18;
 const HOLDS: usize = 16;
 /// Descriptors that are remembered.
 const DESCRIPTORS: usize = 1_024;
+/// So long before and after a look a descriptor's number is believed to be of the same file.
+const BELIEVED_NS: u64 = 2_000_000_000;
 
 /// All processes of a session.
 #[derive(Debug, Default)]
@@ -57,13 +59,15 @@ struct Process {
     whole: Window,
     recent: Window,
     backend: Option<Box<Backend>>,
-    /// What descriptors are that some thread was seen waiting on.
-    descriptors: BTreeMap<u64, WaitObject>,
+    /// What descriptors are that some thread was seen waiting on, and when it last was.
+    descriptors: BTreeMap<u64, (u64, WaitObject)>,
     /// When each thread began and ended, where that was seen.
     lives: BTreeMap<u32, Life>,
     counters: Amounts,
     moved_ns: Option<u64>,
     ended: bool,
+    /// The OOM killer chose it.
+    oom_victim: bool,
     /// Threads of the whole session that ended and are added up.
     folded: Folded,
 }
@@ -100,7 +104,10 @@ impl Timekeeper {
             let Some((&oldest, _)) = ended.min_by_key(|(_, process)| process.whole.range) else { return };
             self.processes.remove(&oldest);
         }
-        self.processes.entry(opened.pid).or_insert_with(|| Process::new(opened.counters)).ended = false;
+        let process = self.processes.entry(opened.pid).or_insert_with(|| Process::new(opened.counters));
+        (process.ended, process.oom_victim) = (false, false);
+        // Another program: what it opens has the numbers of what was closed.
+        process.descriptors.clear();
     }
 
     pub(super) fn times(&mut self, pid: u32, times: &Times, space: &mut AddressSpace) {
@@ -114,7 +121,7 @@ impl Timekeeper {
 
     pub(super) fn wait(&mut self, wait: &Wait) {
         let Some(process) = self.processes.get_mut(&wait.pid) else { return };
-        process.learn_descriptor(&wait.object);
+        process.learn_descriptor(&wait.object, wait.ts_ns);
         for window in [&mut process.whole, &mut process.recent] {
             if let Some(thread) = window.thread(wait.tid) {
                 thread.look(wait, &mut self.details);
@@ -200,6 +207,13 @@ impl Timekeeper {
         }
     }
 
+    /// The OOM killer chose it.
+    pub(super) fn oom_victim(&mut self, pid: u32) {
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.oom_victim = true;
+        }
+    }
+
     /// What there is to say of windows that are full, or, at the session's end, of all of it.
     pub(super) fn report(&mut self, whole: bool, context: &Context<'_>) -> Vec<Stuck> {
         let mut found = Vec::new();
@@ -249,11 +263,12 @@ impl Process {
             counters,
             moved_ns: None,
             ended: false,
+            oom_victim: false,
             folded: Folded::default(),
         }
     }
 
-    fn learn_descriptor(&mut self, object: &WaitObject) {
+    fn learn_descriptor(&mut self, object: &WaitObject, ts_ns: u64) {
         let fd = match object {
             WaitObject::File { fd, .. } | WaitObject::Socket { fd, .. } | WaitObject::Pipe { fd, .. } => *fd,
             _ => return,
@@ -261,8 +276,16 @@ impl Process {
         if let Ok(fd) = u64::try_from(fd)
             && (self.descriptors.len() < DESCRIPTORS || self.descriptors.contains_key(&fd))
         {
-            self.descriptors.insert(fd, object.clone());
+            self.descriptors.insert(fd, (ts_ns, object.clone()));
         }
+    }
+
+    /// What another look found the descriptor to be, about the time of the span: its number may have been another file's
+    /// before, and become another's since.
+    fn descriptor(&self, fd: u64, sum: &Sum) -> Option<&WaitObject> {
+        let (seen_ns, object) = self.descriptors.get(&fd)?;
+        let near = sum.since_ns.saturating_sub(BELIEVED_NS)..=sum.until_ns.saturating_add(BELIEVED_NS);
+        near.contains(seen_ns).then_some(object)
     }
 
     /// Of many threads, those that ended first are added up.
@@ -333,6 +356,7 @@ impl Process {
             lost: context.lost,
             own: context.own,
             ended: self.ended,
+            oom_victim: self.oom_victim,
             threads,
             ended_threads,
             left_out: LeftOut { threads: window.left_out, processes },
@@ -379,6 +403,7 @@ impl Process {
                     count,
                     max_ns,
                     since_attach: key.before,
+                    open: sum.open_ns.is_some() && sum.open_ns == window.range.map(|(_, end_ns)| end_ns),
                 });
             }
         }
@@ -393,6 +418,7 @@ impl Process {
             count: 0,
             max_ns: 0,
             since_attach: false,
+            open: false,
         };
         match stuck::split(running_ns, &samples) {
             Some(parts) => {
@@ -424,7 +450,7 @@ impl Process {
         let place = sum.place.as_ref();
         let fd = match key.doing {
             Doing::Fault => place.map(|(_, page)| page),
-            _ if stuck::takes_descriptor(key.nr) => self.descriptors.get(&key.object),
+            _ if stuck::takes_descriptor(key.nr) => self.descriptor(key.object, sum),
             _ => None,
         };
         let (state, object) = stuck::state_of(span, look.as_ref(), fd, place.map(|(mapping, _)| mapping.kind));
@@ -432,7 +458,9 @@ impl Process {
             return (State::Frozen, WaitObject::Unknown);
         }
         let object = match (state, object) {
-            (State::BlockedFutex | State::BlockedSemaphore, WaitObject::Unknown) if key.object != 0 => {
+            (State::BlockedFutex | State::BlockedSemaphore, WaitObject::Unknown)
+                if ![0, NO_OBJECT].contains(&key.object) =>
+            {
                 WaitObject::Futex { address: key.object, mapping: Vec::new(), owner: None }
             }
             (_, object) => object,

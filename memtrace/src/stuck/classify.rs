@@ -129,17 +129,19 @@ pub(super) fn of_kernel(kernel: &[Vec<u8>]) -> Option<State> {
     None
 }
 
-/// The state of a span, and the object that it waits for. `fd` is what its descriptor is, where that is known from another
-/// look; `kind` the mapping of a fault.
+/// The state of a span, and the object that it waits for. `known` is what its descriptor is, where that is known from another
+/// look, or for a fault the page; `kind` the fault's mapping.
 #[must_use]
 pub(crate) fn state_of(
     span: Span,
     look: Option<&Look<'_>>,
-    fd: Option<&WaitObject>,
+    known: Option<&WaitObject>,
     kind: Option<Kind>,
 ) -> (State, WaitObject) {
     let kernel = look.and_then(|look| of_kernel(look.kernel));
-    let object = look.map(|look| look.object).filter(|object| **object != WaitObject::Unknown).or(fd);
+    let looked = look.map(|look| look.object).filter(|object| **object != WaitObject::Unknown);
+    // A look at a thread that faults below a system call sees what the call is about.
+    let object = if span.doing == Doing::Fault { known } else { looked.or(known) };
     let object = || object.cloned().unwrap_or_default();
     match span.doing {
         // Running is split by its samples, which come here as the others.
@@ -157,10 +159,7 @@ pub(crate) fn state_of(
         Doing::Blocked | Doing::Uninterruptible => match kernel {
             Some(state @ (State::Frozen | State::Stopped | State::Traced)) => (state, object()),
             // A fault or a lock that the probes would have bracketed, had it begun in their time.
-            Some(state) if span.before || span.nr.is_none() => match state {
-                State::FaultFileRead | State::FaultSwapin => (state, object()),
-                state => (state, WaitObject::Unknown),
-            },
+            Some(state) if span.before || span.nr.is_none() => (state, WaitObject::Unknown),
             _ => of_call(span, look, object()),
         },
     }
@@ -219,6 +218,13 @@ fn of_descriptor(object: &WaitObject) -> Option<State> {
 #[must_use]
 pub(crate) fn is_memory_wait(kernel: &[Vec<u8>]) -> bool {
     of_kernel(kernel).is_some_and(State::is_memory)
+}
+
+/// What the call waits for is named by its first argument: a look at one with another argument was at another object.
+#[must_use]
+pub(crate) fn is_about_its_argument(nr: Option<u32>) -> bool {
+    let futex = |name| matches!(name, "futex" | "futex_wait" | "futex_waitv");
+    takes_descriptor(nr) || nr.and_then(syscalls::name).is_some_and(futex)
 }
 
 /// The call's first argument is a descriptor.

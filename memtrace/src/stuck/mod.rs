@@ -13,7 +13,9 @@ pub(crate) mod stalls;
 mod tests;
 mod verdict;
 
-pub(crate) use classify::{Look, Span, is_memory_wait, of_fault_on_cpu, state_of, takes_descriptor, throttled};
+pub(crate) use classify::{
+    Look, Span, is_about_its_argument, is_memory_wait, of_fault_on_cpu, state_of, takes_descriptor, throttled,
+};
 pub(crate) use sampling::split;
 pub(crate) use verdict::order;
 pub use verdict::verdict;
@@ -113,6 +115,8 @@ pub struct Share {
     pub max_ns: u64,
     /// It has lasted since before the window.
     pub since_attach: bool,
+    /// One of them went on when the window ended.
+    pub open: bool,
 }
 
 /// Where a thread was seen waiting.
@@ -224,6 +228,8 @@ pub struct Stuck {
     pub own: Own,
     /// The process ended within the window.
     pub ended: bool,
+    /// The OOM killer chose it.
+    pub oom_victim: bool,
     /// Threads, those that decided first.
     pub threads: Vec<ThreadTimes>,
     /// Those that ended and are not among them; `None` where there are none.

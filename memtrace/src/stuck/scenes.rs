@@ -51,6 +51,12 @@ pub(crate) fn span(tid: u32, doing: Doing, ms: u64) -> TimeSpan {
     }
 }
 
+/// The span as of the second with this number: what never ends grows.
+fn lasting(span: &TimeSpan, second: u64) -> TimeSpan {
+    let lasts = span.open && span.count == 0;
+    TimeSpan { max_ns: if lasts { span.ns * (second + 1) } else { span.max_ns }, ..span.clone() }
+}
+
 /// Samples on a CPU, a second.
 pub(crate) fn samples(tid: u32, doing: Doing, n: u64) -> TimeSpan {
     TimeSpan { samples: n, count: 0, max_ns: 0, ..span(tid, doing, 0) }
@@ -259,7 +265,7 @@ impl Scene {
                 begin_ns,
                 ts_ns,
                 sample_ns: 1_003_009,
-                spans: self.spans.iter().chain(last).cloned().collect(),
+                spans: self.spans.iter().chain(last).map(|span| lasting(span, second)).collect(),
                 holds: self.holds.clone(),
             }));
             let closings = vec![Closing { mm: MM, counters, virt: Some(100_000) }];

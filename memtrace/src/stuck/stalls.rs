@@ -195,6 +195,30 @@ pub(super) fn stalls() -> Vec<Stall> {
                 &["__lll_lock_wait", "pthread_mutex_lock", "transfer"],
             ),
     );
+    // Whoever looks sees each of them wait for another one, and the last look at each makes a circle of all three.
+    let turns = |tid| {
+        let waits = TimeSpan {
+            before: false,
+            count: 330,
+            max_ns: 7 * MS,
+            open: false,
+            ns: 655 * MS,
+            ..blocked(tid, "futex", 0x1000)
+        };
+        let goes_on = TimeSpan { open: true, count: 0, max_ns: 2 * MS, ns: 2 * MS, ..waits.clone() };
+        [waits, goes_on, span(tid, Doing::Running, 343), samples(tid, Doing::User, 340)]
+    };
+    let owned = |owner| WaitObject::Futex { address: 0x1000, mapping: b"[heap]".to_vec(), owner: Some(owner) };
+    let locks = ["__lll_lock_wait", "pthread_mutex_lock", "work"];
+    stall(
+        "a mutex that three threads take turns with",
+        some(State::BlockedFutex, false),
+        Scene::default()
+            .spans([PID, WORKER, OTHER].into_iter().flat_map(turns))
+            .wait(PID, "futex", &[0x1000], owned(WORKER), &["futex_wait_queue"], &locks)
+            .wait(WORKER, "futex", &[0x1000], owned(OTHER), &["futex_wait_queue"], &locks)
+            .wait(OTHER, "futex", &[0x1000], owned(PID), &["futex_wait_queue"], &locks),
+    );
     stall(
         "none is left to wake them",
         some(State::BlockedSemaphore, false),

@@ -3,6 +3,7 @@
 use super::scenes::*;
 use super::stalls::*;
 use super::*;
+use crate::event::TimeSpan;
 use crate::statement::Report;
 use crate::views::sample::{BEGIN, MM, MS, PID};
 use crate::views::{JsonView, TextOptions, TextView, View};
@@ -98,20 +99,24 @@ fn a_thread_has_the_time_that_it_lived() {
 #[test]
 fn an_end_is_told() {
     use crate::event::{Event, Task, TaskWhat};
-    let what = TaskWhat::ProcessExited { code: 0 };
-    let scene = Scene::default().spans([blocked(PID, "pause", 0)]).event(Event::Task(Task {
-        mm: Some(MM),
-        ts_ns: BEGIN + 4_900 * MS,
-        pid: PID,
-        tid: PID,
-        what,
-        comm: b"server".to_vec(),
-    }));
-    let verdict = scene.stuck().verdict;
+    let task = |what| {
+        let ts_ns = BEGIN + 4_900 * MS;
+        Event::Task(Task { mm: Some(MM), ts_ns, pid: PID, tid: PID, what, comm: b"server".to_vec() })
+    };
+    let exited = task(TaskWhat::ProcessExited { code: 9 });
+    let scene = Scene::default().spans([blocked(PID, "pause", 0)]);
+    let verdict = scene.clone().event(exited.clone()).stuck().verdict;
     assert_eq!(
-        (verdict.state, verdict.sentence.as_str()),
-        (Some(State::BlockedOther), "The process ended after 5.0 s")
+        (verdict.state, verdict.memory, verdict.sentence.as_str()),
+        (Some(State::BlockedOther), None, "The process ended after 5.0 s"),
+        "why is not known"
     );
+    let scene = scene.event(task(TaskWhat::OomVictim)).event(exited);
+    let verdict = scene.stuck().verdict;
+    assert_eq!(verdict.memory, Some(true));
+    assert!(verdict.sentence.starts_with("The OOM killer ended the process after 5.0 s"), "{}", verdict.sentence);
+    let said = text(&scene.reports(), TextOptions::default());
+    assert!(said.contains("Memory. The OOM killer") && !said.contains("Not memory"), "{said}");
 }
 
 #[test]
@@ -133,4 +138,31 @@ fn hostile_names_are_text() {
     let value: serde_json::Value = serde_json::from_str(&line).expect("one object");
     assert_eq!((&value["type"], &value["pid"]), (&"stuck".into(), &PID.into()));
     assert_eq!(value["threads"][0]["states"].as_object().map(serde_json::Map::len), Some(1));
+}
+
+#[test]
+fn only_waits_that_last_are_a_deadlock() {
+    // Each holds what the other one wants, as the last looks had it: in waits that end, or that have ended.
+    let scene = |count, max_ms, open| {
+        let waits = |tid, address| TimeSpan {
+            count,
+            max_ns: max_ms * MS,
+            open,
+            before: false,
+            ..blocked(tid, "futex", address)
+        };
+        let owned = |address, owner| WaitObject::Futex { address, mapping: Vec::new(), owner: Some(owner) };
+        Scene::default()
+            .spans([waits(PID, 0x1000), waits(WORKER, 0x2000)])
+            .wait(PID, "futex", &[0x1000], owned(0x1000, WORKER), &[], &[])
+            .wait(WORKER, "futex", &[0x2000], owned(0x2000, PID), &[], &[])
+            .stuck()
+            .verdict
+    };
+    assert!(scene(0, 0, true).sentence.starts_with("Deadlock: thread "));
+    for verdict in [scene(300, 9, true), scene(1, 5_000, false)] {
+        assert_eq!(verdict.state, Some(State::BlockedFutex));
+        assert!(!verdict.sentence.contains("eadlock"), "{}", verdict.sentence);
+        assert!(verdict.sentence.contains("last seen held by"), "{}", verdict.sentence);
+    }
 }

@@ -15,7 +15,7 @@ use crate::syscalls;
 use crate::views::escape;
 use crate::views::human::{duration, percent};
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A thread that is in one state for this part of its time, in per cent, is in it.
 const MOST: u64 = 50;
@@ -220,12 +220,25 @@ fn unobserved(case: &Case<'_>) -> Option<Finding> {
     })
 }
 
-/// It is gone: what it was in is no reason any more.
+/// It is gone: what it was in is no reason any more. Of its end only the OOM killer's choice is known.
 fn ended(case: &Case<'_>) -> Option<Finding> {
     let lasted = case.stuck.ts_ns.saturating_sub(case.stuck.start_ns);
+    let state = case.top().map(|top| top.state);
+    if case.stuck.ended && case.stuck.oom_victim {
+        return Some(Finding {
+            state,
+            memory: Some(true),
+            sentence: format!(
+                "The OOM killer ended the process after {}: its cgroup or the machine had no memory left",
+                duration(lasted)
+            ),
+            next: vec!["dmesg | grep -i oom        for what it counted".to_owned()],
+            ..Finding::default()
+        });
+    }
     case.stuck.ended.then(|| Finding {
-        state: case.top().map(|top| top.state),
-        memory: Some(false),
+        state,
+        memory: None,
         sentence: format!("The process ended after {}", duration(lasted)),
         next: match case.stuck.backend {
             Some(_) => vec!["look at the server's log: whether it was ended, and by whom".to_owned()],
@@ -235,19 +248,31 @@ fn ended(case: &Case<'_>) -> Option<Finding> {
     })
 }
 
-/// The mutex's owner that a thread waits for most of its time.
-fn waits_for(thread: &ThreadTimes) -> Option<u32> {
+/// The mutex that a thread waits for most of its time, and its owner, as the last look saw it.
+fn mutex(thread: &ThreadTimes) -> Option<(&Share, u64, u32)> {
     thread.shares.iter().find_map(|share| match share.object {
-        WaitObject::Futex { owner: Some(owner), .. } if is_most(share.ns, thread.total_ns) => Some(owner),
+        WaitObject::Futex { address, owner: Some(owner), .. } if is_most(share.ns, thread.total_ns) => {
+            Some((share, address, owner))
+        }
         _ => None,
     })
 }
 
-/// Threads that wait for each other's mutexes.
+/// The mutex that a thread waits for in one wait, which takes most of its time and has not ended, and its owner.
+fn waits_on(thread: &ThreadTimes) -> Option<(u64, u32)> {
+    let (share, address, owner) = mutex(thread)?;
+    (share.open && is_most(share.max_ns.min(share.ns), thread.total_ns)).then_some((address, owner))
+}
+
+/// Threads that wait for each other's mutexes. Those that take turns with one have been seen with each other as its owner
+/// too: it is not one mutex that they wait for, and no wait that ends.
 fn deadlock(case: &Case<'_>) -> Option<Finding> {
     let cycle = case.stuck.threads.iter().find_map(|thread| {
-        let mut chain = vec![thread];
-        while let Some(owner) = chain.last().and_then(|last| waits_for(last)) {
+        let (mut chain, mut mutexes) = (vec![thread], BTreeSet::new());
+        while let Some((address, owner)) = chain.last().and_then(|last| waits_on(last)) {
+            if !mutexes.insert(address) {
+                return None;
+            }
             if owner == thread.tid {
                 return Some(chain);
             }
@@ -285,20 +310,57 @@ fn deadlock(case: &Case<'_>) -> Option<Finding> {
 /// The deciding thread waits for a mutex whose owner is known: why that one does not let go is the reason.
 fn held(case: &Case<'_>) -> Option<Finding> {
     let top = case.top().filter(|top| top.state == State::BlockedFutex && is_most(top.ns, case.lead.total_ns))?;
-    let owner = case.thread(waits_for(case.lead)?)?;
-    let reason = families(owner).first().copied()?;
+    let (wait, address, owner) = mutex(case.lead)?;
+    let owner = case.thread(owner)?;
     let share = percent(top.ns, case.lead.total_ns)?;
+    let of_it = |thread: &&ThreadTimes| mutex(thread).is_some_and(|(_, other, _)| other == address);
+    if wait.count > 0 && of_it(&owner) {
+        return Some(contended(case, &share, &case.stuck.threads.iter().filter(of_it).collect::<Vec<_>>()));
+    }
+    let held = if wait.count == 0 { "held" } else { "last seen held" };
+    let reason = families(owner).first().copied()?;
     let doing = phrase::phrase(reason.state, owner.shares.iter().find(|share| share.state == reason.state), owner);
     Some(Finding {
         state: Some(State::BlockedFutex),
         memory: Some(reason.state.is_memory()),
         sentence: format!(
-            "Blocked {share} of {} waiting for a mutex held by thread {}, which was {doing}",
+            "Blocked {share} of {} waiting for a mutex {held} by thread {}, which was {doing}",
             case.window(),
             named(owner.tid, &owner.comm)
         ),
         ..Finding::default()
     })
+}
+
+/// Threads take turns with a mutex: none of them is to blame, but how long it is held each time. What they do beside waiting
+/// for it is that, or at most that.
+fn contended(case: &Case<'_>, share: &str, threads: &[&ThreadTimes]) -> Finding {
+    let mut sums: BTreeMap<State, u64> = BTreeMap::new();
+    for sum in threads.iter().flat_map(|thread| families(thread)) {
+        let known = sums.entry(sum.state).or_default();
+        *known = known.saturating_add(sum.ns);
+    }
+    sums.retain(|state, _| !matches!(state, State::BlockedFutex | State::Unaccounted));
+    let besides = sums.into_iter().max_by_key(|&(state, ns)| (ns, Reverse(state))).map(|(state, _)| state);
+    let thread = threads.iter().max_by_key(|thread| {
+        let of_state = thread.shares.iter().filter(|share| Some(share.state) == besides);
+        of_state.map(|share| share.ns).fold(0, u64::saturating_add)
+    });
+    let doing = besides.zip(thread).map_or(String::new(), |(state, thread)| {
+        let share = thread.shares.iter().find(|share| share.state == state);
+        format!("; otherwise they were mostly {}", phrase::phrase(state, share, thread))
+    });
+    Finding {
+        state: Some(State::BlockedFutex),
+        // Whether they have it while they are in that is not known.
+        memory: besides.is_none_or(|state| !state.is_memory()).then_some(false),
+        sentence: format!(
+            "Blocked {share} of {} waiting for a mutex that {} threads take turns with{doing}",
+            case.window(),
+            threads.len()
+        ),
+        ..Finding::default()
+    }
 }
 
 /// Several threads, and each of them waits without end for another one.

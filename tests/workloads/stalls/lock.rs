@@ -1,6 +1,6 @@
 //! Waiting for a lock: mutexes, semaphores, locks on files.
 
-use super::{Ledger, Measure, Stall, Stand, direct, no_object, nothing};
+use super::{Ledger, Measure, Stall, Stand, direct, goes_first, no_object, nothing};
 use crate::Scene;
 use crate::stage::{Stage, gettid};
 use serde_json::json;
@@ -8,9 +8,11 @@ use std::cell::UnsafeCell;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 pub const SCENES: &[(&str, Scene)] = &[
     ("stall.futex", futex),
+    ("stall.futex.contended", contended),
     ("stall.semaphore.posix", semaphore_posix),
     ("stall.semaphore.sysv", semaphore_sysv),
     ("stall.flock", flock),
@@ -35,6 +37,10 @@ impl Mutex {
     fn lock(&self) {
         // SAFETY: initialised, and never moved: it is static.
         unsafe { libc::pthread_mutex_lock(self.0.get()) };
+    }
+    fn unlock(&self) {
+        // SAFETY: as above; the caller has it.
+        unsafe { libc::pthread_mutex_unlock(self.0.get()) };
     }
 }
 
@@ -65,6 +71,47 @@ fn futex(stage: &mut Stage) {
         },
         nothing,
         |ledger| json!({"kind": "futex", "owner": ledger.other(), "address": format!("{address:#x}")}),
+    );
+}
+
+/// So many threads have the mutex in turn, each for so long, and pause after that, so that another one gets it.
+const TURNS: usize = 8;
+const HELD: Duration = Duration::from_millis(4);
+const PAUSE: Duration = Duration::from_micros(500);
+
+/// Threads that all want one mutex, again and again: each waits most of the time, and all of them go on.
+fn contended(stage: &mut Stage) {
+    static HOT: Mutex = Mutex::new();
+    let address = HOT.0.get() as usize;
+    let turn = |lock: &dyn Fn()| {
+        lock();
+        std::thread::sleep(HELD);
+        HOT.unlock();
+        std::thread::sleep(PAUSE);
+    };
+    let stall = Stall { measure: Measure::ActWaiting, stand: None, ..waits(&["blocked.futex"], libc::SYS_futex) };
+    direct(
+        stage,
+        &stall,
+        |ledger| {
+            goes_first();
+            std::thread::scope(|scope| {
+                for _ in 1..TURNS {
+                    scope.spawn(|| {
+                        ledger.released();
+                        loop {
+                            turn(&|| HOT.lock());
+                        }
+                    });
+                }
+                ledger.await_go();
+                loop {
+                    turn(&|| ledger.within(|| HOT.lock()));
+                }
+            });
+        },
+        nothing,
+        |_| json!({"kind": "futex", "address": format!("{address:#x}")}),
     );
 }
 

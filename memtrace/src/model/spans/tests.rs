@@ -340,3 +340,32 @@ fn short_lived_threads_are_folded() {
     assert!(last.closes());
     assert_eq!(all.by_thread[0].pid, 3_000, "those with most time stay");
 }
+
+#[test]
+fn threads_without_room_are_counted() {
+    let mut spanner = Spanner::default();
+    let (comms, mut out) = (BTreeMap::new(), Vec::new());
+    let context = Context { meta: None, comms: &comms };
+    spanner.mms.insert(MmId(1), Mm { attached: false, ts_ns: 0, counters: anon(0) });
+    let edge = |tid| SpanEdge {
+        mm: MmId(1),
+        ts_ns: 1,
+        pid: 1,
+        tid,
+        name: "request".into(),
+        edge: begin("q"),
+        counters: anon(0),
+        sums: SpanSums { delta: anon(1), ..SpanSums::default() },
+    };
+    let most = THREADS as u32;
+    for tid in (0..most + 500).chain(most..most + 500) {
+        spanner.edge(&edge(tid), context, &mut out);
+    }
+    // One ends, and another one has its number.
+    spanner.exited(most + 7, 2, context, &mut out);
+    spanner.edge(&edge(most + 7), context, &mut out);
+    let all = spanner.end(0, 10, context, &mut out);
+    let last = all.by_thread.last().expect("a row for those without room");
+    let of_threads = all.by_thread.iter().filter(|row| row.folded == 0).count() as u64;
+    assert_eq!((last.folded + of_threads, last.booked.anon), (u64::from(most) + 501, last.between.delta.anon));
+}

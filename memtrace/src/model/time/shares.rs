@@ -70,6 +70,7 @@ fn join(known: &mut Share, more: &Share) {
     known.count = known.count.saturating_add(more.count);
     known.max_ns = known.max_ns.max(more.max_ns);
     known.since_attach |= more.since_attach;
+    known.open |= more.open;
 }
 
 /// The same object, wherever in it.

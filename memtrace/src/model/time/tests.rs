@@ -1,7 +1,7 @@
 //! Many threads and many processes: sums stay exact, and what is left out is told.
 
 use super::*;
-use crate::event::TimeSpan;
+use crate::event::{Cgroup, TimeSpan};
 use crate::event::{Closing, End, EndReason, Event, MmId, Task, TaskWhat, Tick};
 use crate::model::Model;
 use crate::statement::Report;
@@ -119,4 +119,117 @@ fn processes_that_ended_make_room() {
     assert!(
         pids.len() == PROCESSES && pids[0] == 7 && !pids.contains(&8) && pids.contains(&(7 + PROCESSES as u32 + 2))
     );
+}
+
+/// Each waited for so long in this call on this object.
+fn waited(doing: Doing, call: &str, object: u64, ns: u64) -> TimeSpan {
+    TimeSpan {
+        tid: 7,
+        doing,
+        cause: None,
+        nr: crate::syscalls::number(call),
+        object,
+        detail: 0,
+        address: 0,
+        before: false,
+        open: false,
+        ns,
+        max_ns: ns / 10,
+        count: 10,
+        samples: 0,
+    }
+}
+
+/// The second that ends then.
+fn second(spans: Vec<TimeSpan>, ts_ns: u64) -> Event {
+    Event::Times(Times { mm: MmId(0), begin_ns: ts_ns - SECOND, ts_ns, sample_ns: 0, spans, holds: Vec::new() })
+}
+
+fn look(tid: u32, call: &str, argument: u64, object: WaitObject, ts_ns: u64) -> Event {
+    Event::Wait(Wait {
+        mm: MmId(0),
+        ts_ns,
+        pid: 7,
+        tid,
+        comm: b"server".to_vec(),
+        state: b'S',
+        nr: crate::syscalls::number(call),
+        args: [argument, 0, 0, 0, 0, 0],
+        object,
+        kernel: Vec::new(),
+        stack: None,
+        at_attach: false,
+    })
+}
+
+fn pipe(fd: i32) -> WaitObject {
+    WaitObject::Pipe { fd, inode: 991, others: Vec::new() }
+}
+
+/// State and object of the main thread's shares.
+fn told(events: Vec<Event>) -> Vec<(State, WaitObject)> {
+    let [stuck] = &answers(events)[..] else { panic!("one process") };
+    let thread = stuck.threads.iter().find(|thread| thread.tid == 7).expect("the main thread");
+    thread.shares.iter().map(|share| (share.state, share.object.clone())).collect()
+}
+
+#[test]
+fn a_look_at_another_object_says_nothing() {
+    let futex = |address| WaitObject::Futex { address, mapping: Vec::new(), owner: Some(8) };
+    let spans = vec![
+        waited(Doing::Uninterruptible, "read", 7, SECOND / 2),
+        waited(Doing::Blocked, "futex", 0x2000, SECOND / 3),
+        waited(Doing::Blocked, "read", 5, SECOND / 8),
+    ];
+    let events = vec![
+        opened(0, 7),
+        look(7, "read", 5, pipe(5), 1),
+        look(7, "futex", 0x1000, futex(0x1000), 2),
+        second(spans, SECOND),
+        tick(SECOND),
+        end(SECOND),
+    ];
+    let found = told(events);
+    assert_eq!(found[0], (State::BlockedFileIo, WaitObject::Unknown));
+    let unlooked = WaitObject::Futex { address: 0x2000, mapping: Vec::new(), owner: None };
+    assert_eq!(found[1], (State::BlockedFutex, unlooked));
+    assert_eq!(found[2], (State::BlockedPipe, pipe(5)));
+}
+
+#[test]
+fn a_descriptor_is_believed_for_a_while() {
+    // Another thread was seen at the descriptor; this one reads from it in one second of ten.
+    let session = |seen_ns, read_second: u64, between: Vec<Event>| {
+        let mut events = vec![opened(0, 7), look(8, "read", 5, pipe(5), seen_ns)];
+        events.extend(between);
+        for nth in 0..10 {
+            let doing = if nth == read_second { Doing::Blocked } else { Doing::Runnable };
+            events.push(second(vec![waited(doing, "read", 5, SECOND)], (nth + 1) * SECOND));
+        }
+        events.push(end(10 * SECOND));
+        told(events).into_iter().find(|(state, _)| *state != State::Runnable).expect("the wait")
+    };
+    assert_eq!(session(SECOND, 2, Vec::new()), (State::BlockedPipe, pipe(5)));
+    assert_eq!(session(SECOND, 8, Vec::new()), (State::BlockedOther, WaitObject::Unknown));
+    let Event::MmOpened(first) = opened(0, 7) else { panic!("that event") };
+    let program = MmOpened { mm: MmId(1), why: Why::Exec { left: Some(MmId(0)) }, ..first };
+    let found = session(SECOND, 2, vec![Event::MmOpened(program)]);
+    assert_eq!(found, (State::BlockedOther, WaitObject::Unknown), "another program's");
+}
+
+#[test]
+fn a_groups_throttling_is_not_surely_this_process() {
+    // Two of eight CPUs, one thread, and a group in which others may run.
+    let around = |throttled_ns| {
+        let cgroup = Cgroup { throttled: Some((throttled_ns, None)), ..Cgroup::default() };
+        let now = Surroundings { pid: 7, cpus: 8, allowed_cpus: 2, cgroup: Some(cgroup), ..Surroundings::default() };
+        Event::Surroundings(Box::new(now))
+    };
+    let spans = vec![TimeSpan { nr: None, ..waited(Doing::Runnable, "", 0, SECOND) }];
+    let events = vec![opened(0, 7), around(0), around(SECOND / 10 * 8), second(spans, SECOND), end(SECOND)];
+    let [stuck] = &answers(events)[..] else { panic!("one process") };
+    let share = |state| stuck.threads[0].shares.iter().find(|share| share.state == state).expect("a share");
+    let (throttled, runnable) = (share(State::Throttled), share(State::Runnable));
+    assert_eq!((throttled.ns, throttled.bound_ns), (SECOND / 10 * 8, SECOND / 10 * 7));
+    assert_eq!((throttled.count, throttled.max_ns, runnable.count, runnable.max_ns), (10, SECOND / 10, 0, 0));
 }

@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 /// Kinds of spans per thread; those beyond are one kind each, without their object.
 const SPANS: usize = 256;
+/// Object of spans without theirs: no descriptor, and no address.
+pub(super) const NO_OBJECT: u64 = u64::MAX;
 /// Places where a thread was seen waiting.
 const LOOKS: usize = 32;
 /// Places where a thread waits that are told.
@@ -61,6 +63,11 @@ pub(super) struct Sum {
     pub(super) max_ns: u64,
     pub(super) count: u64,
     pub(super) samples: u64,
+    /// Begin of the first interval with such a span and end of the last one.
+    pub(super) since_ns: u64,
+    pub(super) until_ns: u64,
+    /// End of the last interval in which one went on.
+    pub(super) open_ns: Option<u64>,
     /// For a fault: the mapping and, of a file, where in it.
     pub(super) place: Option<(Arc<MappingRef>, WaitObject)>,
 }
@@ -89,12 +96,16 @@ impl Window {
         let group = |now: &Surroundings| now.cgroup.as_ref().and_then(|group| group.throttled).map(|(ns, _)| ns);
         let (Some(before), Some(after)) = (group(first), group(last)) else { return };
         let Some(runnable) = shares.list.iter_mut().find(|share| share.state == State::Runnable) else { return };
-        let cpus = last.allowed_cpus.min(u32::try_from(self.threads.len()).unwrap_or(u32::MAX));
+        // Not this process's CPUs or threads: the group's others wait in its queues too.
+        let cpus = last.cpus.max(last.allowed_cpus);
         let (ns, bound_ns) = stuck::throttled(runnable.ns, after.saturating_sub(before), cpus);
         if ns > 0 {
-            let throttled = Share { state: State::Throttled, ns, bound_ns, ..runnable.clone() };
+            let mut throttled = Share { state: State::Throttled, ns, bound_ns, ..runnable.clone() };
             runnable.ns -= ns;
             runnable.bound_ns = bound_ns;
+            // Which of its waits these were is not known: they are counted once, where most of them are.
+            let other = if throttled.ns > runnable.ns { &mut *runnable } else { &mut throttled };
+            (other.count, other.max_ns) = (0, 0);
             shares.list.push(throttled);
         }
     }
@@ -132,7 +143,7 @@ impl Window {
             }
             thread.until_ns = thread.until_ns.max(times.ts_ns.min(life.ended_ns));
             thread.ended = life.ended_ns <= times.ts_ns;
-            thread.span(span, space, details);
+            thread.span(span, times, space, details);
         }
         self.left_out = self.left_out.max(left_out.len() as u64);
         for hold in &times.holds {
@@ -155,7 +166,7 @@ impl Window {
 }
 
 impl Thread {
-    fn span(&mut self, span: &TimeSpan, space: &mut AddressSpace, details: &mut usize) {
+    fn span(&mut self, span: &TimeSpan, times: &Times, space: &mut AddressSpace, details: &mut usize) {
         let mut key = Key {
             doing: span.doing,
             cause: span.cause,
@@ -168,11 +179,14 @@ impl Thread {
             if self.spans.len() >= SPANS || *details >= DETAILS {
                 // A trace may name any number of system calls.
                 let nr = key.nr.filter(|_| self.spans.len() < 2 * SPANS);
-                key = Key { nr, object: 0, detail: 0, before: false, ..key };
+                key = Key { nr, object: NO_OBJECT, detail: 0, before: false, ..key };
             }
             *details += 1;
         }
-        let sum = self.spans.entry(key).or_default();
+        let fresh = || Sum { since_ns: times.begin_ns, ..Sum::default() };
+        let sum = self.spans.entry(key).or_insert_with(fresh);
+        sum.until_ns = times.ts_ns;
+        sum.open_ns = span.open.then_some(times.ts_ns).or(sum.open_ns);
         sum.ns = sum.ns.saturating_add(span.ns);
         sum.max_ns = sum.max_ns.max(span.max_ns);
         sum.count = sum.count.saturating_add(span.count);
@@ -212,13 +226,18 @@ impl Thread {
         });
     }
 
-    /// What looks say of a kind of span: one at the same call and object, else at the same call; of a fault, any at one.
+    /// What looks say of a kind of span: one at the same call and object, else at the same call, where that does not matter;
+    /// of a fault, any at one.
     pub(super) fn seen(&self, key: &Key) -> Option<&Seen> {
         let most = |wanted: &dyn Fn(&&Seen) -> bool| self.looks.iter().filter(wanted).max_by_key(|seen| seen.times);
         match key.doing {
             Doing::Fault => most(&|seen| stuck::is_memory_wait(&seen.kernel)),
             Doing::Blocked | Doing::Uninterruptible | Doing::Stopped | Doing::Traced | Doing::Frozen => {
-                most(&|seen| seen.nr == key.nr && seen.args[0] == key.object)
+                let exact = most(&|seen| seen.nr == key.nr && seen.args[0] == key.object);
+                if stuck::is_about_its_argument(key.nr) {
+                    return exact;
+                }
+                exact
                     .or_else(|| most(&|seen| seen.nr == key.nr))
                     .or_else(|| most(&|_| key.before && self.looks.len() == 1))
             }

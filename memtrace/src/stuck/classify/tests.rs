@@ -141,3 +141,24 @@ fn throttling_takes_no_more_than_there_was() {
     assert_eq!(throttled(100, 400, 2), (100, 0));
     assert_eq!(throttled(100, 0, 0), (0, 0));
 }
+
+#[test]
+fn a_fault_below_a_system_call_is_about_its_own_page() {
+    // In write(3, buffer), where the buffer is of another file.
+    let kernel = kernel(&["folio_wait_bit_common", "filemap_fault", "__do_fault", "exc_page_fault"]);
+    let called = WaitObject::File { fd: 3, path: b"/srv/out".to_vec(), offset: None };
+    let page = WaitObject::FilePage { path: b"/srv/in".to_vec(), offset: 4096 };
+    let look = Look { kernel: &kernel, object: &called, in_semaphore: false };
+    let write = blocked("write", Doing::Fault);
+    for (cause, known, expected) in [
+        (Some(Cause::FaultFileRead), Some(&page), &page),
+        (None, Some(&page), &page),
+        (Some(Cause::FaultFileRead), None, &WaitObject::Unknown),
+    ] {
+        let found = state_of(Span { cause, ..write }, Some(&look), known, Some(Kind::File));
+        assert_eq!(found, (State::FaultFileRead, expected.clone()));
+    }
+    // The same since before the probes looked: no page is known.
+    let before = Span { before: true, ..blocked("write", Doing::Uninterruptible) };
+    assert_eq!(state_of(before, Some(&look), None, None), (State::FaultFileRead, WaitObject::Unknown));
+}

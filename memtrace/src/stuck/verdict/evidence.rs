@@ -3,7 +3,7 @@
 
 use super::{Case, Finding, named};
 use crate::event::{Pressures, WaitObject};
-use crate::stuck::{State, Waiting};
+use crate::stuck::{State, ThreadTimes, Waiting};
 use crate::syscalls;
 use crate::units::Amounts;
 use crate::views::escape;
@@ -130,7 +130,8 @@ fn threads(case: &Case<'_>) -> Option<String> {
 
 /// Threads that wait for a mutex of the deciding one.
 fn kept(case: &Case<'_>) -> Option<String> {
-    let waiters = case.stuck.threads.iter().filter(|thread| super::waits_for(thread) == Some(case.lead.tid));
+    let for_it = |thread: &ThreadTimes| super::waits_on(thread).is_some_and(|(_, owner)| owner == case.lead.tid);
+    let waiters = case.stuck.threads.iter().filter(|thread| for_it(thread));
     let names: Vec<String> = waiters.map(|thread| named(thread.tid, &thread.comm)).collect();
     let shown = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
     let more = names.len().saturating_sub(3);

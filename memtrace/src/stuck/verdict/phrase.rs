@@ -47,13 +47,23 @@ pub(super) fn phrase(state: State, share: Option<&Share>, thread: &ThreadTimes) 
         State::ReclaimDirect => "reclaiming memory itself, because the machine has none left".to_owned(),
         State::ReclaimMemcg => "reclaiming memory itself, because its cgroup is at its limit".to_owned(),
         State::Runnable => "ready to run, without a CPU to run on".to_owned(),
-        State::Throttled => "kept from the CPU: its cgroup had used up its CPU time".to_owned(),
+        State::Throttled => {
+            let told = "kept from the CPU: its cgroup had used up its CPU time";
+            match share.filter(|share| share.bound_ns > 0) {
+                Some(share) => format!("{told}, {} of it surely", duration(share.ns.saturating_sub(share.bound_ns))),
+                None => told.to_owned(),
+            }
+        }
         State::BlockedFutex if is_below(thread, JOINS) => "waiting for another thread's end".to_owned(),
         State::BlockedFutex if is_below(thread, CONDITIONS) => {
             "waiting for a condition that another thread must signal".to_owned()
         }
         State::BlockedFutex => match object {
-            WaitObject::Futex { owner: Some(owner), .. } => format!("waiting for a mutex held by thread {owner}"),
+            WaitObject::Futex { owner: Some(owner), .. } => {
+                // Waits that ended may have been for others.
+                let held = if share.is_some_and(|share| share.count == 0) { "held" } else { "last seen held" };
+                format!("waiting for a mutex {held} by thread {owner}")
+            }
             WaitObject::Futex { address, mapping, .. } if !mapping.is_empty() => {
                 format!("waiting for a mutex or condition at {address:#x} in {}", escape(mapping, PATH))
             }
