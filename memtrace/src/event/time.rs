@@ -297,6 +297,10 @@ pub struct Backend {
     pub spilled: Option<(u64, u64)>,
     /// Whom it waits for, where the server was asked (`--pg`) and has answered.
     pub blocked_by: Option<Vec<Blocker>>,
+    /// When it was asked that; `None` where `blocked_by` is.
+    pub asked_ns: Option<u64>,
+    /// Every look since then found it waiting for a lock: what the server said may still hold.
+    pub in_lock: bool,
     /// The connection string that its server was asked with, where it may be repeated: it holds no password.
     pub asked: Option<String>,
     /// The server was asked and gave no answer: why; else empty.

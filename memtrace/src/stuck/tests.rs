@@ -3,7 +3,7 @@
 use super::scenes::*;
 use super::stalls::*;
 use super::*;
-use crate::event::Cgroup;
+use crate::event::{Backend, Cgroup};
 use crate::statement::Report;
 use crate::views::sample::{BEGIN, MM, MS, PID};
 use crate::views::{JsonView, TextOptions, TextView, View};
@@ -203,4 +203,36 @@ fn no_name_of_a_cgroup_is_a_command() {
         assert!(!frozen.contains("/sys/fs/cgroup") && frozen.starts_with("cat /proc/"), "{frozen}");
         assert!(!throttled.contains("/sys/fs/cgroup") && !swapping.contains("--cgroup"), "{throttled} {swapping}");
     }
+}
+
+#[test]
+fn a_session_that_no_longer_blocks_is_not_to_be_ended() {
+    let verdict = |change: &dyn Fn(&mut Backend)| {
+        let mut scene = stall("PostgreSQL's lock, whose holder it names");
+        let end = BEGIN + 5_000 * MS;
+        let backend = scene.backend.as_mut().expect("it is one");
+        (backend.ts_ns, backend.asked_ns) = (end, Some(end - 1_000 * MS));
+        change(backend);
+        scene.stuck().verdict
+    };
+    let held = verdict(&|_| {});
+    assert!(held.sentence.contains(" behind process 4710 (idle in transaction for 5 min 12 s"), "{}", held.sentence);
+    assert!(held.next.iter().any(|line| line.contains("pg_terminate_backend(4710)")), "{:?}", held.next);
+    assert!(!fact(&held, "blocked by").is_empty());
+
+    // It goes on, and so does whoever kept it. What is told of that one is as of the answer: a second ago.
+    let over = verdict(&|backend| backend.in_lock = false);
+    let said = "; it was blocked by process 4710 (idle in transaction for 5 min 11 s";
+    assert!(over.sentence.contains(said) && over.sentence.contains("), which is over"), "{}", over.sentence);
+    // Nobody knows whether it still is the same one.
+    let stale = verdict(&|backend| backend.asked_ns = Some(backend.ts_ns - 2_001 * MS));
+    assert!(stale.sentence.contains("; it was blocked by process 4710"), "{}", stale.sentence);
+    assert!(stale.next[0].contains("pg_blocking_pids"), "{:?}", stale.next);
+    for was in [&over, &stale] {
+        assert!(!was.next.iter().any(|line| line.contains("terminate") || line.contains("4710")), "{:?}", was.next);
+        assert!(fact(was, "blocked by").is_empty() && !fact(was, "was blocked by").is_empty(), "{:?}", was.evidence);
+    }
+    // Of another time altogether.
+    let old = verdict(&|backend| (backend.asked_ns, backend.in_lock) = (Some(BEGIN - 3_000 * MS), false));
+    assert!(!old.sentence.contains("4710") && fact(&old, "was blocked by").is_empty(), "{}", old.sentence);
 }

@@ -288,6 +288,8 @@ struct DatabaseFields<'a> {
     temporary_files: Option<u64>,
     temporary_bytes: Option<u64>,
     blocked_by: Option<Vec<BlockerFields<'a>>>,
+    asked_ns: Option<u64>,
+    in_lock: Option<bool>,
     unanswered: Option<&'a str>,
     refused: Option<&'a str>,
 }
@@ -325,6 +327,8 @@ impl<'a> DatabaseFields<'a> {
             temporary_files: backend.spilled.map(|(files, _)| files),
             temporary_bytes: backend.spilled.map(|(_, bytes)| bytes),
             blocked_by: backend.blocked_by.as_deref().map(|them| them.iter().map(BlockerFields::of).collect()),
+            asked_ns: backend.asked_ns.filter(|_| backend.blocked_by.is_some()),
+            in_lock: backend.blocked_by.as_ref().map(|_| backend.in_lock),
             unanswered: Some(backend.unanswered.as_str()).filter(|why| !why.is_empty()),
             refused: Some(backend.refused.as_str()).filter(|refused| !refused.is_empty()),
         }
