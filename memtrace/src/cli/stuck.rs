@@ -20,6 +20,7 @@ pub struct StuckOptions {
 }
 
 /// What is said of a `--pg` that makes no sense: any part of it could be the password, and nothing of it is repeated.
+#[cfg(feature = "pg")]
 const NO_DSN: &str = "--pg is no connection string; one is 'host=localhost user=monitor dbname=postgres'";
 /// The first one ends the password: what follows would be taken for the host, and hosts are named.
 const ONE_AT: &str = "--pg has more than one @, and the first one ends user and password: write any other as %40";
