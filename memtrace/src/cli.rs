@@ -17,8 +17,6 @@ use snapshot::SnapshotArgs;
 pub use snapshot::{By, Format, PictureScale, ReadOptions, ShowOptions, SnapshotOptions, Sort, Subject, Typed};
 use spans::SpanArgs;
 pub use spans::{SpanOptions, SpanPoint};
-#[cfg(feature = "pg")]
-pub(crate) use stuck::NO_DSN;
 use stuck::StuckArgs;
 pub use stuck::{Dsn, StuckOptions};
 use values::{parse_bytes, parse_duration, parse_interval};

@@ -1,9 +1,12 @@
 //! All advice in one place: known failures with what to type, and what a cause tells a reader to look at.
 
 use crate::cli::ExitCode;
+use crate::views::shell_word;
 use memtrace_common::Cause;
 use std::fmt;
 
+/// Longest path or name in a line to type.
+const WORD: usize = 1000;
 /// What is left where the kernel takes no probes.
 const WITHOUT_PROBES: &str = "memtrace --no-bpf --pid N        how RES changes, without the causes";
 
@@ -144,6 +147,15 @@ pub enum Failure {
         /// The program has only the names that it exports.
         stripped: bool,
     },
+    /// What begins a span and what ends it are one function: the linker or the compiler has put what was the same into one.
+    SpanWithoutEnd {
+        /// The path.
+        path: String,
+        /// The function that begins it.
+        begin: String,
+        /// The one that ends it.
+        end: String,
+    },
     /// Statements were asked of a program that has none.
     NoKnownServer {
         /// The program.
@@ -218,6 +230,7 @@ impl Failure {
             | Self::NoSpanFile { .. }
             | Self::NotAProgram { .. }
             | Self::NoSpanFunction { .. }
+            | Self::SpanWithoutEnd { .. }
             | Self::NoKnownServer { .. }
             | Self::ServerRefused { .. } => ExitCode::NoSuchTarget,
             Self::OwnPid { .. } | Self::TooManySpans { .. } => ExitCode::Usage,
@@ -289,14 +302,16 @@ impl Failure {
             ],
             Self::NotACgroup { roots, .. } => {
                 let mut advice = Vec::new();
-                if let Some(root) = roots.first() {
+                if let Some(root) = roots.first().and_then(|root| shell_word(root.as_bytes(), WORD)) {
                     advice.push(format!("memtrace snapshot --cgroup {root}/PATH        or {root} for all processes"));
                 }
                 advice.push("cat /proc/PID/cgroup        to see a process's cgroup".to_owned());
                 advice
             }
             Self::NoneInCgroup { path } => {
-                vec![format!("find {path} -name cgroup.procs -exec cat {{}} +        to see who is in it now")]
+                let path = shell_word(path.as_bytes(), WORD);
+                let line = |path| format!("find {path} -name cgroup.procs -exec cat {{}} +        to see who is in it now");
+                path.map(line).into_iter().collect()
             }
             Self::OwnPid { .. } => vec!["memtrace -- memtrace --pid N        to watch another memtrace".to_owned()],
             Self::NotPermitted { capability, .. } => {
@@ -315,9 +330,9 @@ impl Failure {
                 advice.push("memtrace doctor        to see what this machine allows".to_owned());
                 advice
             }
-            Self::CommandNotStarted { command, errno } => match *errno {
-                ENOENT => vec![format!("command -v {command}        to see whether it is in PATH")],
-                EACCES => vec![format!("ls -l {command}        to see whether it may be executed")],
+            Self::CommandNotStarted { command, errno } => match (*errno, shell_word(command.as_bytes(), WORD)) {
+                (ENOENT, Some(command)) => vec![format!("command -v {command}        to see whether it is in PATH")],
+                (EACCES, Some(command)) => vec![format!("ls -l {command}        to see whether it may be executed")],
                 _ => Vec::new(),
             },
             Self::BpfRefused { errno, .. } => {
@@ -357,10 +372,15 @@ impl Failure {
                 "grep r-xp /proc/PID/maps        to see the programs and libraries that a process has".to_owned(),
             ],
             Self::NoSpanFunction { path, function, near, several, stripped } => {
+                // Names of a file that anybody may have made. Those that no shell takes, and no --span, are left out.
+                let is_name = |name: &&String| !name.contains(|c: char| c == ',' || c.is_whitespace());
                 let mut advice: Vec<String> =
-                    near.iter().map(|name| format!("--span NAME={path}:{name}")).collect();
+                    near.iter().filter(is_name).filter_map(|name| span(path, name)).collect();
                 let word = function.rsplit(|c: char| !(c.is_alphanumeric() || c == '_')).find(|word| !word.is_empty());
-                if let Some(word) = word.filter(|_| near.is_empty() && !several) {
+                if let Some(word) = word.filter(|_| near.is_empty() && !several)
+                    && let (Some(path), Some(word)) =
+                        (shell_word(path.as_bytes(), WORD), shell_word(word.as_bytes(), WORD))
+                {
                     let table = if *stripped { "-D " } else { "" };
                     advice.push(format!("nm -C {table}{path} | grep -i {word}        to see what it has"));
                 }
@@ -369,11 +389,18 @@ impl Failure {
                 }
                 advice
             }
+            Self::SpanWithoutEnd { path, begin, .. } => {
+                let line = span(path, begin).map(|span| format!("{span}        each call of it is a span, until it returns"));
+                line.into_iter().chain(["or another function that only one of the two calls".to_owned()]).collect()
+            }
             Self::NoKnownServer { .. } | Self::ServerRefused { .. } => {
                 vec!["--span NAME=/path/to/program:function        to see the memory of any program's function".to_owned()]
             }
             Self::TooManySpans { .. } => vec!["watch it twice, some spans each time".to_owned()],
-            Self::FileExists { path } => vec![format!("add --force to overwrite it, or remove it: rm {path}")],
+            Self::FileExists { path } => match shell_word(path.as_bytes(), WORD) {
+                Some(path) => vec![format!("add --force to overwrite it, or remove it: rm {path}")],
+                None => vec!["add --force to overwrite it, or remove it".to_owned()],
+            },
             Self::NotATrace { .. } => vec!["memtrace record -o FILE --pid N        makes one".to_owned()],
             Self::NotASnapshot { .. } => {
                 vec!["memtrace snapshot --pid N --json -o FILE        makes one".to_owned()]
@@ -387,6 +414,11 @@ impl Failure {
             }
         }
     }
+}
+
+/// What to type for a span that is one function.
+fn span(path: &str, function: &str) -> Option<String> {
+    shell_word(format!("NAME={path}:{function}").as_bytes(), WORD).map(|word| format!("--span {word}"))
 }
 
 #[cfg(feature = "live")]
@@ -482,6 +514,13 @@ impl fmt::Display for Failure {
             Self::NoSpanFunction { path, function, .. } => {
                 write!(f, "{} has no function named {}", text(path), text(function))
             }
+            Self::SpanWithoutEnd { path, begin, end } => write!(
+                f,
+                "{} and {} are the same code in {}: every call of it would begin the span and end it",
+                text(begin),
+                text(end),
+                text(path)
+            ),
             Self::NoKnownServer { program } => {
                 write!(f, "{} is neither PostgreSQL nor MariaDB or MySQL: its statements are not known", text(program))
             }

@@ -13,11 +13,12 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const TESTS: &[Test] = &[
     ("pg.blocker.before", || blocker(Begun::Before)),
     ("pg.blocker.after", || blocker(Begun::After)),
+    ("pg.no_longer", no_longer),
     ("pg.own_socket", own_socket),
     ("pg.prepared", prepared),
     ("pg.several", several),
@@ -138,6 +139,35 @@ fn blocker(begun: Begun) -> Result<()> {
         answer
     };
     locked.is_named(&answer)
+}
+
+/// Whoever blocked it has gone on to other work before the window ends: that is told as what was, and nobody is to end it.
+fn no_longer() -> Result<()> {
+    let mut locked = Locked::waiting()?;
+    let dsn = locked.dsn();
+    let asked = Asked::about_with(locked.pid, Duration::from_secs(6), |command| command.args(["--pg", &dsn]))?;
+    let deadline = Instant::now() + PATIENCE;
+    let of_memtrace = "select coalesce(max(pid), 0) from pg_stat_activity where application_name = 'memtrace'";
+    let connection = loop {
+        match locked.observer.ask(of_memtrace)?.parse()? {
+            0 => ensure!(Instant::now() < deadline, "it does not ask"),
+            pid => break pid,
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    locked.observer.wait_until(connection, |activity| activity["state"] == "idle" && activity["query"] != "")?;
+    locked._holder.send("commit; begin; select 'other work';\n")?;
+    locked.observer.wait_until(locked.pid, |activity| activity["state"] == "idle")?;
+    let answer = asked.answer()?;
+    let (sentence, next) = (answer["verdict"]["sentence"].to_string(), answer["verdict"]["next"].to_string());
+    println!("    {sentence}");
+    let database = &answer["database"];
+    ensure!(database["blocked_by"][0]["pid"] == locked.holder && database["in_lock"] == false, "{database}");
+    ensure!(!sentence.contains(" behind process"), "{sentence}");
+    ensure!(!next.contains("terminate") && !next.contains(&locked.holder.to_string()), "{next}");
+    let evidence = answer["verdict"]["evidence"].to_string();
+    ensure!(evidence.contains(&format!("was blocked by: process {} (", locked.holder)), "{evidence}");
+    Ok(())
 }
 
 /// Without a host it is the server of the process itself.
@@ -264,6 +294,8 @@ fn password() -> Result<()> {
         let said = makes_no_sense(&["--pg", &broken])?;
         ensure!(said.contains("--pg is no connection string"), "{said}");
     }
+    let said = makes_no_sense(&["--pg", &format!("postgresql://u:x9@{SECRET}@127.0.0.1:1/db")])?;
+    ensure!(said.contains("%40"), "{said}");
     Ok(())
 }
 

@@ -20,20 +20,24 @@ pub struct StuckOptions {
 }
 
 /// What is said of a `--pg` that makes no sense: any part of it could be the password, and nothing of it is repeated.
-pub(crate) const NO_DSN: &str = "--pg is no connection string; one is 'host=localhost user=monitor dbname=postgres'";
+#[cfg(feature = "pg")]
+const NO_DSN: &str = "--pg is no connection string; one is 'host=localhost user=monitor dbname=postgres'";
+/// The first one ends the password: what follows would be taken for the host, and hosts are named.
+const ONE_AT: &str = "--pg has more than one @, and the first one ends user and password: write any other as %40";
 
 /// A connection string of a PostgreSQL server, which may hold a password: it is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Dsn(String);
 
 impl Dsn {
-    /// Whether it can be understood; whoever cannot ask does not know.
-    fn is_sound(&self) -> bool {
+    /// What is wrong with it, as far as anybody knows who cannot ask.
+    pub(crate) fn flaw(&self) -> Option<&'static str> {
         #[cfg(feature = "pg")]
-        let sound = self.0.parse::<tokio_postgres::Config>().is_ok();
-        #[cfg(not(feature = "pg"))]
-        let sound = true;
-        sound
+        if self.0.parse::<tokio_postgres::Config>().is_err() {
+            return Some(NO_DSN);
+        }
+        let is_url = ["postgres://", "postgresql://"].iter().any(|begin| self.0.starts_with(begin));
+        (is_url && self.0.bytes().filter(|&byte| byte == b'@').count() > 1).then_some(ONE_AT)
     }
 
     /// As it was typed.
@@ -90,8 +94,8 @@ impl StuckArgs {
         if self.duration < Duration::from_millis(100) {
             return Err(usage("--duration is too short to see anything: 100ms is the least"));
         }
-        if self.pg.as_ref().is_some_and(|dsn| !dsn.is_sound()) {
-            return Err(usage(NO_DSN));
+        if let Some(flaw) = self.pg.as_ref().and_then(Dsn::flaw) {
+            return Err(usage(flaw));
         }
         let trace = TraceOptions {
             interval: Duration::from_millis(100).min(self.duration),

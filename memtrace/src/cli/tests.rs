@@ -282,6 +282,13 @@ fn a_password_is_never_repeated() {
         let error = stuck(more).expect_err("no sense").to_string();
         assert!(!error.contains("s3kret"), "{error}");
     }
+    // The first @ ends the password: the rest of it would be a host, and hosts are named.
+    for ambiguous in ["postgresql://u:x@s3kret@host/db", "postgres://u:s3kret@more@host"] {
+        let error = stuck(&["--pg", ambiguous]).expect_err("which is the host?").to_string();
+        assert!(!error.contains("s3kret") && error.contains("%40"), "{error}");
+    }
+    assert!(stuck(&["--pg", "postgresql://u:x%40y@host/db"]).is_ok());
+    assert!(stuck(&["--pg", "host=db user=a@b password=x@y"]).is_ok());
     #[cfg(feature = "pg")]
     for broken in ["s3kret", "host=db password='s3kret", "postgres://u:s3kret@:x/y"] {
         let error = stuck(&["--pg", broken]).expect_err("no connection string");

@@ -237,6 +237,7 @@ pub struct Pressures {
 }
 
 /// A process's cgroup, of whichever version; what the nearest limiting ancestor says, where the group itself says nothing.
+/// That need not be the same one for memory, CPU time and the freezer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
     /// Directory of the group whose memory is told: its own, or the nearest ancestor's that has a limit. Where the hierarchy is
@@ -246,10 +247,17 @@ pub struct Cgroup {
     pub memory: Option<(u64, Option<u64>)>,
     /// How often the limit was hit (`memory.failcnt`, `memory.events: max`).
     pub limit_hits: Option<u64>,
-    /// Time that its processes were kept from the CPU, and CPU time allowed per period, where limited.
+    /// Time that its processes were kept from the CPU, and CPU time allowed per period, where limited: of the nearest group
+    /// with a quota, else its own.
     pub throttled: Option<(u64, Option<(u64, u64)>)>,
-    /// It is frozen.
+    /// The file that has that quota (`…/cpu.max`, version 1: `…/cpu.cfs_quota_us`); any bytes. Empty where `throttled` is
+    /// `None`.
+    pub quota_file: Vec<u8>,
+    /// It is frozen, itself or with a group above it.
     pub frozen: Option<bool>,
+    /// The files that freeze it (`…/cgroup.freeze`, version 1: `…/freezer.state`), of the nearest group first: each of these
+    /// groups was frozen itself. Any bytes.
+    pub frozen_by: Vec<Vec<u8>>,
     /// Other processes in the group, the largest by RES first: pid, name, RES; capped.
     pub others: Vec<(u32, Vec<u8>, u64)>,
     /// Pressure in the group.
@@ -289,6 +297,10 @@ pub struct Backend {
     pub spilled: Option<(u64, u64)>,
     /// Whom it waits for, where the server was asked (`--pg`) and has answered.
     pub blocked_by: Option<Vec<Blocker>>,
+    /// When it was asked that; `None` where `blocked_by` is.
+    pub asked_ns: Option<u64>,
+    /// Every look since then found it waiting for a lock: what the server said may still hold.
+    pub in_lock: bool,
     /// The connection string that its server was asked with, where it may be repeated: it holds no password.
     pub asked: Option<String>,
     /// The server was asked and gave no answer: why; else empty.

@@ -70,3 +70,48 @@ fn names_cannot_drive_the_terminal() {
     let failure = Failure::KernelThread { pid: 2, comm: b"a\x1b[2Jb".to_vec() };
     assert!(!render(&failure).contains('\x1b'));
 }
+
+#[test]
+fn lines_to_type_are_words_of_a_shell() {
+    let (path, bad) = ("/srv/a;curl x|sh", "f\u{1b}[2J");
+    let missing = |near: &[&str], function: &str, path: &str| Failure::NoSpanFunction {
+        path: path.into(),
+        function: function.into(),
+        near: near.iter().map(|&name| name.to_owned()).collect(),
+        several: false,
+        stripped: false,
+    };
+    let advice = missing(&["work", bad, "a,b", "f\u{202e}", "`id`"], "wrok", "/bin/x").advice();
+    assert_eq!(advice, ["--span NAME=/bin/x:work", "--span 'NAME=/bin/x:`id`'"]);
+    assert_eq!(missing(&["work"], "wrok", path).advice(), ["--span 'NAME=/srv/a;curl x|sh:work'"]);
+    assert_eq!(missing(&["work"], "wrok", bad).advice(), [""; 0]);
+    let advice = missing(&[], "wrok", path).advice();
+    assert_eq!(advice, ["nm -C '/srv/a;curl x|sh' | grep -i wrok        to see what it has"]);
+    for (failure, line) in [
+        (Failure::NoneInCgroup { path: path.into() }, "find '/srv/a;curl x|sh' -name"),
+        (Failure::CommandNotStarted { command: path.into(), errno: ENOENT }, "command -v '/srv/a;curl x|sh' "),
+        (Failure::CommandNotStarted { command: path.into(), errno: EACCES }, "ls -l '/srv/a;curl x|sh' "),
+        (Failure::FileExists { path: path.into() }, "rm '/srv/a;curl x|sh'"),
+        (Failure::NotACgroup { path: "/".into(), roots: vec![path.into()] }, "--cgroup '/srv/a;curl x|sh'/PATH"),
+    ] {
+        assert!(failure.advice()[0].contains(line), "{:?}", failure.advice());
+    }
+    for failure in [
+        Failure::NoneInCgroup { path: bad.into() },
+        Failure::CommandNotStarted { command: bad.into(), errno: ENOENT },
+        Failure::FileExists { path: bad.into() },
+        Failure::NotACgroup { path: "/".into(), roots: vec![bad.into()] },
+        missing(&[], bad, bad),
+    ] {
+        assert!(!render(&failure).contains('\u{1b}'), "{failure}");
+    }
+}
+
+#[test]
+fn a_span_whose_functions_are_one_is_refused_with_what_to_type() {
+    let failure = Failure::SpanWithoutEnd { path: "/bin/x".into(), begin: "open".into(), end: "close".into() };
+    let text = render(&failure);
+    assert!(text.starts_with("memtrace: open and close are the same code in /bin/x: every call"), "{text}");
+    assert!(text.contains("try: --span NAME=/bin/x:open        each call"), "{text}");
+    assert_eq!(failure.exit_code(), ExitCode::NoSuchTarget);
+}

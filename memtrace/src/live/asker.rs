@@ -5,7 +5,7 @@
 //! is the server's, and may be anything: so many bytes of it are read, and so many rows and letters kept. The connection
 //! string and the password leave this room for the server alone.
 
-use crate::cli::{Dsn, NO_DSN};
+use crate::cli::Dsn;
 use crate::event::Blocker;
 use crate::procfs::{Directory, parse_status};
 use crate::stacks::{find_below, open_regular};
@@ -168,7 +168,10 @@ struct Server {
 impl Server {
     async fn connect(dsn: &Dsn, pid: u32) -> Result<Self, String> {
         // What is wrong with it could be any part of it, as the password is: nothing of it is repeated.
-        let mut config: Config = dsn.expose().parse().map_err(|_| NO_DSN.to_owned())?;
+        if let Some(flaw) = dsn.flaw() {
+            return Err(flaw.to_owned());
+        }
+        let mut config: Config = dsn.expose().parse().map_err(|_| "--pg is no connection string".to_owned())?;
         if config.get_password().is_none()
             && let Some(password) = std::env::var_os("PGPASSWORD")
         {
@@ -460,4 +463,26 @@ fn find_processes(question: Question, wanted: &[u32]) -> HashMap<u32, u32> {
 
 fn namespace(pid: u32) -> Option<Vec<u8>> {
     Directory::open(&format!("/proc/{pid}")).ok()?.read_link("ns/pid").ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is told of a server that is not there.
+    fn told(dsn: &str) -> String {
+        let mut asker = Asker::start(Dsn::from(dsn.to_owned())).unwrap();
+        asker.ask(Question { pid: std::process::id(), own_pid: 1, started_ns: None });
+        asker.wait().unwrap().unwrap_err()
+    }
+
+    #[test]
+    fn no_part_of_a_password_is_taken_for_a_host_and_named() {
+        for dsn in ["postgresql://u:x9@Secret1@localhost:1/db", "postgres://u:x9@/Secret1@localhost:1/db"] {
+            let why = told(dsn);
+            assert!(!why.contains("Secret1") && why.contains("%40"), "{why}");
+        }
+        let why = told("postgresql://u:x9%40Secret1@127.0.0.1:1/db");
+        assert!(why.starts_with("127.0.0.1, port 1: "), "{why}");
+    }
 }

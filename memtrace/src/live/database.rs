@@ -154,7 +154,7 @@ fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>, mut asked: Option<As
         }
     }
     if let Some(asked) = &mut asked {
-        asked.end(processes.get(&asked.pid));
+        asked.end(processes.get_mut(&asked.pid));
     }
     processes.values_mut().for_each(|process| tell(process, &mut known, &asked));
 }
@@ -167,46 +167,83 @@ struct Asked {
     with: Option<String>,
     /// When it may be asked again.
     due: Instant,
-    /// The last answer.
-    answer: Option<Answer>,
+    /// The question under way, if there is one.
+    question: Since,
+    /// The last answer, and its question.
+    answer: Option<(Answer, Since)>,
+}
+
+/// A question.
+#[derive(Clone, Copy, Default)]
+struct Since {
+    asked_ns: u64,
+    /// Every look since then found the process waiting for a lock.
+    in_lock: bool,
 }
 
 impl Asked {
     fn start(pid: u32, dsn: Dsn) -> io::Result<Self> {
-        Ok(Self { pid, with: repeatable(&dsn), asker: Asker::start(dsn)?, due: Instant::now(), answer: None })
+        let (with, asker) = (repeatable(&dsn), Asker::start(dsn)?);
+        Ok(Self { pid, with, asker, due: Instant::now(), question: Since::default(), answer: None })
     }
 
     /// Asks once at the begin, and then while the process waits for a lock: to answer costs the server a look at all of
     /// its locks. A server that gave no answer is not asked again.
     fn go_on(&mut self, process: Option<&Process>) {
-        self.answer = self.asker.take().or(self.answer.take());
+        self.looked(process);
+        self.take();
         let Some((process, running)) = process.and_then(|process| Some((process, process.backend.as_ref()?))) else {
             return;
         };
         let again = match &self.answer {
             None => true,
-            Some(Ok(_)) => process.waits_for_lock,
-            Some(Err(_)) => false,
+            Some((Ok(_), _)) => process.waits_for_lock,
+            Some((Err(_), _)) => false,
         };
         if again && !self.asker.is_busy() && Instant::now() >= self.due {
             self.due = Instant::now() + QUESTIONS;
+            self.question = Since { asked_ns: monotonic_ns(), in_lock: process.waits_for_lock };
             let started_ns = running.tell().started_ns;
             self.asker.ask(Question { pid: self.pid, own_pid: running.own_pid, started_ns });
         }
     }
 
-    /// A first answer is waited for, where nothing had been asked yet as well.
-    fn end(&mut self, process: Option<&Process>) {
-        self.go_on(process);
-        let last = if self.answer.is_none() { self.asker.wait() } else { self.asker.take() };
-        self.answer = last.or(self.answer.take());
+    /// What was said of a lock does not hold of the next one.
+    fn looked(&mut self, process: Option<&Process>) {
+        let in_lock = process.is_some_and(|process| process.waits_for_lock);
+        self.question.in_lock &= in_lock;
+        if let Some((_, since)) = &mut self.answer {
+            since.in_lock &= in_lock;
+        }
+    }
+
+    fn take(&mut self) {
+        let answer = self.asker.take().map(|answer| (answer, self.question));
+        self.answer = answer.or(self.answer.take());
+    }
+
+    /// A last question, where it waits for a lock or nothing had been asked yet: what is said at the end is to hold then.
+    fn end(&mut self, mut process: Option<&mut Process>) {
+        self.due = Instant::now();
+        self.go_on(process.as_deref());
+        match (self.asker.wait(), &self.answer) {
+            (None, _) | (Some(Err(_)), Some((Ok(_), _))) => {}
+            (Some(answer), _) => self.answer = Some((answer, self.question)),
+        }
+        if let Some(process) = &mut process {
+            process.sample();
+        }
+        self.looked(process.as_deref());
     }
 
     fn tell(&self, backend: &mut Backend) {
         backend.asked.clone_from(&self.with);
         match &self.answer {
-            Some(Ok(blockers)) => backend.blocked_by = Some(blockers.clone()),
-            Some(Err(why)) => backend.unanswered.clone_from(why),
+            Some((Ok(blockers), since)) => {
+                backend.blocked_by = Some(blockers.clone());
+                (backend.asked_ns, backend.in_lock) = (Some(since.asked_ns), since.in_lock);
+            }
+            Some((Err(why), _)) => backend.unanswered.clone_from(why),
             None => {}
         }
     }
@@ -292,6 +329,7 @@ impl Process {
     }
 
     fn sample(&mut self) {
+        self.waits_for_lock = false;
         if let Some(Running { server: Server::Postgres(Ok(postgres)), memory, own_pid, .. }) = &self.backend
             && let Ok(wait) = postgres.read_wait(memory, *own_pid)
         {
@@ -395,6 +433,8 @@ fn backend(server: &str, version: Option<u32>, status: Result<Status, Refusal>) 
         work_mem: status.work_mem,
         spilled: None,
         blocked_by: None,
+        asked_ns: None,
+        in_lock: false,
         asked: None,
         unanswered: String::new(),
         refused,
@@ -414,5 +454,39 @@ fn entry(auxv: &[u8]) -> Option<u64> {
 impl Memory for PresentMemory {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unread> {
         if Self::read(self, address, into) { Ok(()) } else { Err(Unread(address)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Blocker;
+
+    #[test]
+    fn what_was_said_of_one_lock_is_not_said_of_the_next() {
+        let mut asked = Asked::start(7, Dsn::from("host=/nowhere".to_owned())).unwrap();
+        let mut process = Process::new(u32::MAX, &mut Known::default());
+        let said = |asked: &Asked| {
+            let mut said = backend("postgresql", None, Ok(Status::default()));
+            asked.tell(&mut said);
+            (said.blocked_by.map(|them| them.len()), said.asked_ns, said.in_lock)
+        };
+        assert_eq!(said(&asked), (None, None, false));
+        asked.answer = Some((Ok(vec![Blocker::default()]), Since { asked_ns: 5, in_lock: true }));
+        process.waits_for_lock = true;
+        asked.looked(Some(&process));
+        assert_eq!(said(&asked), (Some(1), Some(5), true));
+        // Between two looks that find it waiting, one that does not.
+        for waits_for_lock in [false, true] {
+            process.waits_for_lock = waits_for_lock;
+            asked.looked(Some(&process));
+            assert_eq!(said(&asked), (Some(1), Some(5), false));
+        }
+        // A process that is gone, and one whose memory cannot be read, waits for nothing.
+        process.sample();
+        assert!(!process.waits_for_lock);
+        asked.answer = Some((Ok(Vec::new()), Since { asked_ns: 6, in_lock: true }));
+        asked.end(None);
+        assert_eq!(said(&asked), (Some(0), Some(6), false));
     }
 }

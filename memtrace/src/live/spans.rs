@@ -135,7 +135,14 @@ fn points(named: &Named, file: &File, size: u64) -> Result<Vec<(u64, bool, SpanP
     };
     let first = find(&named.begin)?;
     Ok(match &named.end {
-        Some(end_function) => vec![(find(end_function)?, false, end()), (first, false, begin())],
+        Some(end_function) => {
+            let last = find(end_function)?;
+            if last == first {
+                let (begin, end) = (named.begin.clone(), end_function.clone());
+                return Err(Failure::SpanWithoutEnd { path, begin, end }.into());
+            }
+            vec![(last, false, end()), (first, false, begin())]
+        }
         // Its return first: a call that is entered in between ends without having begun, not the other way round.
         None => vec![(first, true, SpanPoint { nests: 1, ..end() }), (first, false, SpanPoint { nests: 1, ..begin() })],
     })
@@ -180,4 +187,26 @@ fn maps_file(pid: u32, metadata: &Metadata) -> bool {
 
 fn shown(path: &Path) -> String {
     path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_names_of_one_place_are_no_span() {
+        let file = File::open("/proc/self/exe").unwrap();
+        let size = file.metadata().unwrap().len();
+        let named = |begin: &str, end: &str| Named {
+            name: "x".into(),
+            path: "/bin/x".into(),
+            begin: begin.into(),
+            end: Some(end.into()),
+        };
+        let (begin, end) = ("memtrace::live::spans::shown", "memtrace::live::spans::shown");
+        assert_eq!(points(&named(begin, "memtrace::live::spans::points"), &file, size).unwrap().len(), 2);
+        let refused = points(&named(begin, end), &file, size).unwrap_err();
+        let expected = Failure::SpanWithoutEnd { path: "/bin/x".into(), begin: begin.into(), end: end.into() };
+        assert_eq!(refused.downcast_ref::<Failure>(), Some(&expected));
+    }
 }

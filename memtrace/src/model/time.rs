@@ -2,6 +2,7 @@
 //! that they make. The sum of a thread's shares is its time in the window, to the nanosecond: what was not observed is a
 //! share like the others.
 
+mod backend;
 mod shares;
 #[cfg(test)]
 mod tests;
@@ -58,7 +59,11 @@ pub(super) struct Timekeeper {
 struct Process {
     whole: Window,
     recent: Window,
+    /// What its server says of itself, of the whole session and of the last second in which it said anything.
     backend: Option<Box<Backend>>,
+    recent_backend: Option<Box<Backend>>,
+    /// A second of which that was told: what it says next is of another one.
+    told: bool,
     /// What descriptors are that some thread was seen waiting on, and when it last was.
     descriptors: BTreeMap<u64, (u64, WaitObject)>,
     /// When each thread began and ended, where that was seen.
@@ -142,25 +147,14 @@ impl Timekeeper {
 
     pub(super) fn backend(&mut self, backend: &Backend) {
         let Some(process) = self.processes.get_mut(&backend.pid) else { return };
-        match &mut process.backend {
-            Some(known) => {
-                let mut waits = std::mem::take(&mut known.waits);
-                for (wait, times) in &backend.waits {
-                    match waits.iter_mut().find(|(known, _)| known == wait) {
-                        Some((_, sum)) => *sum = sum.saturating_add(*times),
-                        None => waits.push((wait.clone(), *times)),
-                    }
-                }
-                waits.sort_by_key(|(_, times)| Reverse(*times));
-                waits.truncate(64);
-                // Who blocked it is asked once in a while, and what it had on disk is gone with its statement.
-                let blocked_by = backend.blocked_by.clone().filter(|them| !them.is_empty());
-                let blocked_by = blocked_by.or_else(|| known.blocked_by.take()).or_else(|| backend.blocked_by.clone());
-                let same = known.query_start_ns == backend.query_start_ns;
-                let spilled = if same { known.spilled.max(backend.spilled) } else { backend.spilled };
-                **known = Backend { waits, blocked_by, spilled, ..backend.clone() };
+        if std::mem::take(&mut process.told) {
+            process.recent_backend = None;
+        }
+        for sum in [&mut process.backend, &mut process.recent_backend] {
+            match sum {
+                Some(sum) => backend::add(sum, backend),
+                none => *none = Some(Box::new(backend.clone())),
             }
-            none => *none = Some(Box::new(backend.clone())),
         }
     }
 
@@ -228,6 +222,7 @@ impl Timekeeper {
             if !whole {
                 let last = process.recent.surroundings.take().map(|pair| pair.1);
                 let surroundings = last.map(|last| Box::new((last.clone(), last)));
+                process.told = true;
                 process.recent = Window { opening: process.counters, surroundings, ..Window::default() };
             }
         }
@@ -258,6 +253,8 @@ impl Process {
             whole: window(),
             recent: window(),
             backend: None,
+            recent_backend: None,
+            told: false,
             descriptors: BTreeMap::new(),
             lives: BTreeMap::new(),
             counters,
@@ -362,7 +359,7 @@ impl Process {
             left_out: LeftOut { threads: window.left_out, processes },
             verdict: Verdict::default(),
             surroundings: window.surroundings.as_deref().cloned(),
-            backend: self.backend.as_deref().cloned(),
+            backend: if whole { &self.backend } else { &self.recent_backend }.as_deref().cloned(),
             incomplete: incomplete.into_iter().map(|(end, stacks)| (end, stacks.len() as u64)).collect(),
         };
         stuck::order(&mut stuck.threads, pid);

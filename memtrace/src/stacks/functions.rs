@@ -101,7 +101,7 @@ impl Functions {
             [offset] => Ok(offset),
             [] => Err(NoFunction { near: self.near(wanted), several: false, stripped: !self.whole }),
             _ => {
-                let near = meant.iter().take(NEAR_MAX).map(|(name, _)| text(name)).collect();
+                let near = meant.iter().filter_map(|(name, _)| text(name)).take(NEAR_MAX).collect();
                 Err(NoFunction { near, several: true, stripped: !self.whole })
             }
         }
@@ -137,15 +137,16 @@ impl Functions {
             let similar = name.first() == lower.as_bytes().first() && name.len().abs_diff(lower.len()) <= 2;
             similar.then(|| distance(&name, lower.as_bytes())).filter(|distance| *distance <= 2)
         };
-        let mut names: Vec<_> = self.by_name.keys().filter_map(|name| Some((close(name)?, name))).collect();
+        let mut names: Vec<_> = self.by_name.keys().filter_map(|name| Some((close(name)?, text(name)?))).collect();
         names.sort();
         names.truncate(NEAR_MAX);
-        names.into_iter().map(|(_, name)| text(name)).collect()
+        names.into_iter().map(|(_, name)| name).collect()
     }
 }
 
-fn text(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
+/// A name that can be typed: what is no text has none, and what would be shown for it is another one.
+fn text(name: &[u8]) -> Option<String> {
+    std::str::from_utf8(name).ok().map(str::to_owned)
 }
 
 fn read(bytes: &Bytes, section: &SectionHeader64<LE>) -> Option<Vec<u8>> {
@@ -205,6 +206,13 @@ mod tests {
         assert_eq!((several.several, several.near), (true, vec!["_Z3rund".to_owned(), "_Z3runi".to_owned()]));
         let near = functions.find("wrok").unwrap_err();
         assert_eq!((near.several, near.near), (false, vec!["work".to_owned()]));
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_is_not_told_as_another_one() {
+        let mut functions = functions(&[("work", 1)]);
+        functions.by_name.insert(b"wor\xff".to_vec(), vec![2]);
+        assert_eq!(functions.find("worx").unwrap_err().near, ["work"]);
     }
 
     #[test]

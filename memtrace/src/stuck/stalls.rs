@@ -434,7 +434,8 @@ pub(super) fn stalls() -> Vec<Stall> {
         Scene::default().spans([blocked(PID, "clock_nanosleep", 0)]).around(
             {
                 let mut now = surroundings();
-                now.cgroup.as_mut().expect("it has one").frozen = Some(true);
+                let group = now.cgroup.as_mut().expect("it has one");
+                (group.frozen, group.frozen_by) = (Some(true), vec![b"/sys/fs/cgroup/db/cgroup.freeze".to_vec()]);
                 now
             },
             |_| {},
@@ -551,7 +552,7 @@ pub(crate) fn hostile() -> Scene {
         .backend(hostile_backend(&bad))
         .around(surroundings(), |last| {
             let group = last.cgroup.as_mut().expect("it has one");
-            group.path = bad.clone();
+            (group.path, group.quota_file, group.frozen_by) = (bad.clone(), bad.clone(), vec![bad.clone()]);
             group.limit_hits = Some(9_999);
             group.pressure = Pressures { memory: Some((u64::MAX, u64::MAX)), ..group.pressure };
         })

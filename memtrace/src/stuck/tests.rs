@@ -3,7 +3,7 @@
 use super::scenes::*;
 use super::stalls::*;
 use super::*;
-use crate::event::TimeSpan;
+use crate::event::{Backend, Cgroup, TimeSpan};
 use crate::statement::Report;
 use crate::views::sample::{BEGIN, MM, MS, PID};
 use crate::views::{JsonView, TextOptions, TextView, View};
@@ -165,4 +165,105 @@ fn only_waits_that_last_are_a_deadlock() {
         assert!(!verdict.sentence.contains("eadlock"), "{}", verdict.sentence);
         assert!(verdict.sentence.contains("last seen held by"), "{}", verdict.sentence);
     }
+}
+
+/// A stall whose cgroup is made another one.
+fn in_group(name: &str, change: impl Fn(&mut Cgroup)) -> Verdict {
+    let scene = stall(name);
+    let (mut first, mut last) = scene.surroundings.clone().expect("it has a cgroup");
+    for now in [&mut first, &mut last] {
+        change(now.cgroup.as_mut().expect("it has a cgroup"));
+    }
+    scene.around(first, |now| *now = last).stuck().verdict
+}
+
+fn fact<'a>(verdict: &'a Verdict, wanted: &str) -> &'a str {
+    verdict.evidence.iter().find(|(about, _)| *about == wanted).map_or("", |(_, fact)| fact.as_str())
+}
+
+#[test]
+fn each_limit_of_a_cgroup_is_said_of_the_group_that_has_it() {
+    let throttled = in_group("throttled", |group| {
+        group.path = b"/sys/fs/cgroup/x.slice".to_vec();
+        group.quota_file = b"/sys/fs/cgroup/x.slice/y.service/cpu.max".to_vec();
+    });
+    let said = fact(&throttled, "cgroup");
+    assert!(said.starts_with("/sys/fs/cgroup/x.slice/y.service: may use 10 ms of CPU time in each 100 ms; "), "{said}");
+    let line =
+        "cat /sys/fs/cgroup/x.slice/y.service/cpu.max /sys/fs/cgroup/x.slice/y.service/cpu.stat        the quota";
+    assert_eq!(throttled.next, [line]);
+    let old = in_group("throttled", |group| group.quota_file = b"/sys/fs/cgroup/cpu/y/cpu.cfs_quota_us".to_vec());
+    let line = "cat /sys/fs/cgroup/cpu/y/cpu.cfs_quota_us /sys/fs/cgroup/cpu/y/cpu.stat        the quota";
+    assert_eq!(old.next, [line]);
+
+    let frozen = in_group("frozen", |group| {
+        let files = ["/sys/fs/cgroup/x.slice/y.service/cgroup.freeze", "/sys/fs/cgroup/x.slice/cgroup.freeze"];
+        group.frozen_by = files.map(|file| file.as_bytes().to_vec()).to_vec();
+    });
+    let said = fact(&frozen, "cgroup");
+    assert!(said.ends_with("/sys/fs/cgroup/x.slice/y.service: frozen; /sys/fs/cgroup/x.slice: frozen"), "{said}");
+    let lines =
+        ["echo 0 > /sys/fs/cgroup/x.slice/y.service/cgroup.freeze", "echo 0 > /sys/fs/cgroup/x.slice/cgroup.freeze"];
+    assert_eq!(frozen.next, lines);
+    let old = in_group("frozen", |group| group.frozen_by = vec![b"/sys/fs/cgroup/freezer/y/freezer.state".to_vec()]);
+    assert_eq!(old.next, ["echo THAWED > /sys/fs/cgroup/freezer/y/freezer.state"]);
+}
+
+#[test]
+fn no_name_of_a_cgroup_is_a_command() {
+    let named = |name: &[u8]| {
+        let path = |rest: &[u8]| [b"/sys/fs/cgroup/", name, rest].concat();
+        ["frozen", "throttled", "swap thrash under a cgroup's limit"].map(|stall| {
+            let verdict = in_group(stall, |group| {
+                (group.path, group.quota_file) = (path(b""), path(b"/cpu.max"));
+                if group.frozen == Some(true) {
+                    group.frozen_by = vec![path(b"/cgroup.freeze")];
+                }
+            });
+            verdict.next.join("\n")
+        })
+    };
+    let [frozen, throttled, swapping] = named(b"a;curl x|sh");
+    assert_eq!(frozen, "echo 0 > '/sys/fs/cgroup/a;curl x|sh/cgroup.freeze'");
+    assert!(throttled.contains("cat '/sys/fs/cgroup/a;curl x|sh/cpu.max' '/sys/fs/cgroup/a;curl x|sh/cpu.stat'"));
+    assert!(swapping.contains("memtrace snapshot --cgroup '/sys/fs/cgroup/a;curl x|sh'        "), "{swapping}");
+    // What systemd makes of a dash is a backslash: it is no other path.
+    assert_eq!(named(br"a\x2db.slice")[0], r"echo 0 > '/sys/fs/cgroup/a\x2db.slice/cgroup.freeze'");
+    for bad in [&b"a\x1b[2J"[..], b"a\xff", "a\u{202e}".as_bytes(), &[b'a'; 600]] {
+        let [frozen, throttled, swapping] = named(bad);
+        assert!(!frozen.contains("/sys/fs/cgroup") && frozen.starts_with("cat /proc/"), "{frozen}");
+        assert!(!throttled.contains("/sys/fs/cgroup") && !swapping.contains("--cgroup"), "{throttled} {swapping}");
+    }
+}
+
+#[test]
+fn a_session_that_no_longer_blocks_is_not_to_be_ended() {
+    let verdict = |change: &dyn Fn(&mut Backend)| {
+        let mut scene = stall("PostgreSQL's lock, whose holder it names");
+        let end = BEGIN + 5_000 * MS;
+        let backend = scene.backend.as_mut().expect("it is one");
+        (backend.ts_ns, backend.asked_ns) = (end, Some(end - 1_000 * MS));
+        change(backend);
+        scene.stuck().verdict
+    };
+    let held = verdict(&|_| {});
+    assert!(held.sentence.contains(" behind process 4710 (idle in transaction for 5 min 12 s"), "{}", held.sentence);
+    assert!(held.next.iter().any(|line| line.contains("pg_terminate_backend(4710)")), "{:?}", held.next);
+    assert!(!fact(&held, "blocked by").is_empty());
+
+    // It goes on, and so does whoever kept it. What is told of that one is as of the answer: a second ago.
+    let over = verdict(&|backend| backend.in_lock = false);
+    let said = "; it was blocked by process 4710 (idle in transaction for 5 min 11 s";
+    assert!(over.sentence.contains(said) && over.sentence.contains("), which is over"), "{}", over.sentence);
+    // Nobody knows whether it still is the same one.
+    let stale = verdict(&|backend| backend.asked_ns = Some(backend.ts_ns - 2_001 * MS));
+    assert!(stale.sentence.contains("; it was blocked by process 4710"), "{}", stale.sentence);
+    assert!(stale.next[0].contains("pg_blocking_pids"), "{:?}", stale.next);
+    for was in [&over, &stale] {
+        assert!(!was.next.iter().any(|line| line.contains("terminate") || line.contains("4710")), "{:?}", was.next);
+        assert!(fact(was, "blocked by").is_empty() && !fact(was, "was blocked by").is_empty(), "{:?}", was.evidence);
+    }
+    // Of another time altogether.
+    let old = verdict(&|backend| (backend.asked_ns, backend.in_lock) = (Some(BEGIN - 3_000 * MS), false));
+    assert!(!old.sentence.contains("4710") && fact(&old, "was blocked by").is_empty(), "{}", old.sentence);
 }

@@ -31,6 +31,25 @@ pub fn escape(bytes: &[u8], cap: usize) -> String {
     out
 }
 
+/// A word of a line that somebody may paste into a shell: quoted where it needs that. `None` for what a shell or a terminal
+/// would make something else of: what is longer than `cap` characters, no text, or would have to be escaped; what begins with
+/// a dash, and would be an option.
+#[must_use]
+pub fn shell_word(bytes: &[u8], cap: usize) -> Option<String> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    if text.is_empty() || text.starts_with('-') || text.chars().count() > cap {
+        return None;
+    }
+    if text.chars().any(|c| c.is_control() || deceives(c)) {
+        return None;
+    }
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@=".contains(c);
+    if text.chars().all(is_plain) {
+        return Some(text.to_owned());
+    }
+    Some(format!("'{}'", text.replace('\'', r"'\''")))
+}
+
 fn push(out: &mut String, length: &mut usize, piece: &str, cap: usize) -> bool {
     let added = piece.chars().count();
     if *length + added > cap {
@@ -92,6 +111,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_shell_would_take_apart_is_quoted_or_left_out() {
+        let word = |text: &str| shell_word(text.as_bytes(), 40);
+        assert_eq!(word("/sys/fs/cgroup/db.slice/user@7.service").unwrap(), "/sys/fs/cgroup/db.slice/user@7.service");
+        assert_eq!(word("/a;curl x|sh").unwrap(), "'/a;curl x|sh'");
+        assert_eq!(word("/it's $(id)").unwrap(), r"'/it'\''s $(id)'");
+        assert_eq!(word(r"/system-my\x2dunit.slice").unwrap(), r"'/system-my\x2dunit.slice'");
+        assert_eq!(word("~root").unwrap(), "'~root'");
+        for bad in ["", "-rf", "/a\nb", "/a\u{1b}[2J", "/a\u{202e}b", &"/a".repeat(21)] {
+            assert_eq!(word(bad), None, "{bad:?}");
+        }
+        assert_eq!(shell_word(b"/a\xff", 40), None);
+    }
+
+    #[test]
     fn basenames() {
         assert_eq!(basename(b"/usr/bin/postgres"), b"postgres");
         assert_eq!(basename(b"[heap]"), b"[heap]");
@@ -99,7 +132,30 @@ mod tests {
         assert_eq!(basename(b""), b"");
     }
 
+    /// What a shell makes of a word of which it knows only single quotes and the backslash outside of them.
+    fn unquoted(word: &str) -> Option<String> {
+        let (mut out, mut quoted) = (String::new(), false);
+        let mut letters = word.chars();
+        while let Some(letter) = letters.next() {
+            match letter {
+                '\'' => quoted = !quoted,
+                _ if quoted => out.push(letter),
+                '\\' => out.push(letters.next()?),
+                c if c.is_ascii_alphanumeric() || "/._-+,:@=".contains(c) => out.push(c),
+                _ => return None,
+            }
+        }
+        (!quoted).then_some(out)
+    }
+
     proptest! {
+        #[test]
+        fn a_shell_word_is_one_word_with_the_same_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..12)) {
+            if let Some(word) = shell_word(&bytes, 80) {
+                prop_assert_eq!(unquoted(&word).map(String::into_bytes), Some(bytes));
+            }
+        }
+
         #[test]
         fn any_bytes_come_out_plain_and_capped(bytes in proptest::collection::vec(any::<u8>(), 0..64), cap in 0_usize..80) {
             let text = escape(&bytes, cap);

@@ -18,7 +18,7 @@ pub mod verdict;
 pub(crate) mod words;
 
 pub use clock::Clock;
-pub use escape::escape;
+pub use escape::{escape, shell_word};
 pub use json::JsonView;
 pub use text::{TextOptions, TextView};
 pub use words::cause_phrase;

@@ -96,22 +96,24 @@ impl Reader {
         let limiting = found.as_ref().map(|(.., directory)| directory.as_path());
         let own = memory.as_ref().or(version2.as_ref()).and_then(Chain::own);
         let path = match (limiting.or(own), parse_cgroup(&groups, "")) {
-            (Some(directory), _) => directory.as_os_str().as_bytes().to_vec(),
+            (Some(directory), _) => bytes(directory),
             (None, Some(group)) => group.to_vec(),
             (None, None) => return None,
         };
         // Everybody is a member of the hierarchy's root: those are not meant.
+        let (frozen, frozen_by) = self.frozen(&groups, version2.as_ref()).unzip();
+        let cpu = self.chain(&groups, "cpu").and_then(|cpu| throttled_1(&cpu));
+        let (throttled, quota_file) = cpu.or_else(|| throttled_2(version2.as_ref()?)).unzip();
         let closed = found.as_ref().filter(|((_, limit), _, directory)| limit.is_some() || !self.is_top(directory));
         let others = closed.map(|(.., directory)| self.read_others(directory));
         Some(Cgroup {
             path,
             memory: found.as_ref().map(|(memory, ..)| *memory),
             limit_hits: found.and_then(|(_, hits, _)| hits),
-            throttled: self
-                .chain(&groups, "cpu")
-                .and_then(|cpu| throttled_1(&cpu))
-                .or_else(|| throttled_2(version2.as_ref()?)),
-            frozen: self.frozen(&groups, version2.as_ref()),
+            throttled,
+            quota_file: quota_file.unwrap_or_default(),
+            frozen,
+            frozen_by: frozen_by.unwrap_or_default(),
             others: others.unwrap_or_default(),
             // The hierarchy's root has no events; what it says of pressure is the machine's.
             pressure: match version2
@@ -138,20 +140,22 @@ impl Reader {
         self.mounts.iter().any(|(_, mount)| mount.point == directory)
     }
 
-    /// Of either version: the freezers do not know each other.
-    fn frozen(&self, groups: &[u8], version2: Option<&Chain>) -> Option<bool> {
+    /// Whether it is frozen, and by which files. Of either version: the freezers do not know each other.
+    fn frozen(&self, groups: &[u8], version2: Option<&Chain>) -> Option<(bool, Vec<Vec<u8>>)> {
+        // An ancestor's freezing shows in the group's own state; whose it is, in what each was told itself.
         let old = self.chain(groups, "freezer").and_then(|chain| {
-            // An ancestor's freezing shows in the group's own state.
-            let state = chain.read_own("freezer.state")?;
-            Some(matches!(state.trim_ascii(), b"FROZEN" | b"FREEZING"))
+            let frozen = matches!(chain.read_own("freezer.state")?.trim_ascii(), b"FROZEN" | b"FREEZING");
+            Some((frozen, chain.files_that_say_1("freezer.self_freezing", "freezer.state")))
         });
-        let new = version2
-            .and_then(|chain| parse_keyed(&chain.read_own("cgroup.events")?, "frozen"))
-            .map(|frozen| frozen != 0);
-        match (old, new) {
-            (None, None) => None,
-            (old, new) => Some(old == Some(true) || new == Some(true)),
+        let new = version2.and_then(|chain| {
+            let frozen = parse_keyed(&chain.read_own("cgroup.events")?, "frozen")? != 0;
+            Some((frozen, chain.files_that_say_1("cgroup.freeze", "cgroup.freeze")))
+        });
+        if old.is_none() && new.is_none() {
+            return None;
         }
+        let frozen: Vec<_> = [old, new].into_iter().flatten().filter(|(frozen, _)| *frozen).collect();
+        Some((!frozen.is_empty(), frozen.into_iter().flat_map(|(_, files)| files).collect()))
     }
 
     /// The largest other processes of a group and of those below it.
@@ -201,6 +205,13 @@ impl Chain {
     fn read_own(&self, name: &str) -> Option<Vec<u8>> {
         read(&self.own()?.join(name), FILE_MAX)
     }
+
+    /// The file `named` of each group whose file `asked` says 1.
+    fn files_that_say_1(&self, asked: &str, named: &str) -> Vec<Vec<u8>> {
+        let says =
+            |directory: &&PathBuf| read(&directory.join(asked), FILE_MAX).is_some_and(|is| is.trim_ascii() == b"1");
+        self.directories.iter().filter(says).map(|directory| bytes(&directory.join(named))).collect()
+    }
 }
 
 fn memory_1(chain: &Chain) -> Option<Memory> {
@@ -247,8 +258,8 @@ fn nearest(chain: &Chain, of: impl Fn(&PathBuf) -> Option<Memory>) -> Option<Mem
 /// Time without the CPU that was due, and quota and period; of the nearest group with a quota, else of the own one.
 type Throttled = (u64, Option<(u64, u64)>);
 
-fn throttled_1(chain: &Chain) -> Option<Throttled> {
-    nearest_quota(chain, |directory| {
+fn throttled_1(chain: &Chain) -> Option<(Throttled, Vec<u8>)> {
+    nearest_quota(chain, "cpu.cfs_quota_us", |directory| {
         let number = |name: &str| read(&directory.join(name), FILE_MAX);
         let waited = parse_keyed(&number("cpu.stat")?, "throttled_time")?;
         let quota = number("cpu.cfs_quota_us").and_then(|bytes| parse_limit(&bytes)?);
@@ -262,23 +273,35 @@ fn throttled_1(chain: &Chain) -> Option<Throttled> {
     })
 }
 
-fn throttled_2(chain: &Chain) -> Option<Throttled> {
-    nearest_quota(chain, |directory| {
+fn throttled_2(chain: &Chain) -> Option<(Throttled, Vec<u8>)> {
+    nearest_quota(chain, "cpu.max", |directory| {
         let waited = parse_keyed(&read(&directory.join("cpu.stat"), FILE_MAX)?, "throttled_usec")?;
         let quota = read(&directory.join("cpu.max"), FILE_MAX).and_then(|bytes| parse_cpu_max(&bytes)?);
         Some((waited.saturating_mul(NS_PER_US), quota))
     })
 }
 
-fn nearest_quota(chain: &Chain, of: impl Fn(&PathBuf) -> Option<Throttled>) -> Option<Throttled> {
+/// With the file of that name that it is in.
+fn nearest_quota(
+    chain: &Chain,
+    file: &str,
+    of: impl Fn(&PathBuf) -> Option<Throttled>,
+) -> Option<(Throttled, Vec<u8>)> {
     let mut own = None;
-    for found in chain.directories.iter().filter_map(of) {
-        if found.1.is_some() {
+    for directory in &chain.directories {
+        let Some(found) = of(directory) else { continue };
+        let has_quota = found.1.is_some();
+        let found = (found, bytes(&directory.join(file)));
+        if has_quota {
             return Some(found);
         }
         own.get_or_insert(found);
     }
     own
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    path.as_os_str().as_bytes().to_vec()
 }
 
 fn pressures(path: impl Fn(&str) -> PathBuf) -> Pressures {

@@ -233,3 +233,67 @@ fn a_groups_throttling_is_not_surely_this_process() {
     assert_eq!((throttled.ns, throttled.bound_ns), (SECOND / 10 * 8, SECOND / 10 * 7));
     assert_eq!((throttled.count, throttled.max_ns, runnable.count, runnable.max_ns), (10, SECOND / 10, 0, 0));
 }
+
+/// What the backend says a moment before the second ends: what its looks found, and whom it waits for.
+fn says(ts_ns: u64, event: (&str, &str), blockers: Option<(u64, &[u32], bool)>) -> Event {
+    let ts_ns = ts_ns - 1_000_000;
+    let blocker = |&own_pid: &u32| crate::event::Blocker { own_pid, ..Default::default() };
+    Event::Backend(Box::new(Backend {
+        ts_ns,
+        pid: 7,
+        waits: vec![(Some((event.0.to_owned(), event.1.to_owned())), 50)],
+        blocked_by: blockers.map(|(_, pids, _)| pids.iter().map(blocker).collect()),
+        asked_ns: blockers.map(|(asked_ns, ..)| asked_ns),
+        in_lock: blockers.is_some_and(|(.., in_lock)| in_lock),
+        ..Backend::default()
+    }))
+}
+
+/// What is known of the backend in each second, and at last in the whole session.
+fn backends(said: Vec<Option<Event>>) -> Vec<Backend> {
+    let (mut model, mut out) = (Model::new(), Vec::new());
+    model.apply(&Event::Meta(crate::event::Meta { pid: 7, ts_ns: 0, ..crate::views::sample::meta() }), &mut out);
+    model.apply(&opened(0, 7), &mut out);
+    let seconds = said.len() as u64;
+    for (second, event) in (1..).zip(said) {
+        let events = event.into_iter().chain([slept(0, 7..8, SECOND, second * SECOND), tick(second * SECOND)]);
+        events.for_each(|event| model.apply(&event, &mut out));
+    }
+    model.apply(&end(seconds * SECOND), &mut out);
+    let of = |report| match report {
+        Report::Stuck(stuck) => stuck.backend,
+        _ => None,
+    };
+    out.into_iter().filter_map(of).collect()
+}
+
+#[test]
+fn a_second_has_its_own_wait_events() {
+    let (idle, locked) = (("Client", "ClientRead"), ("Lock", "transactionid"));
+    let said = |second: u64| Some(says(second * SECOND, if second <= 60 { idle } else { locked }, None));
+    let found = backends((1..=62).map(said).chain([None]).collect());
+    let waits = |event: (&str, &str), times| (Some((event.0.to_owned(), event.1.to_owned())), times);
+    assert_eq!(found.len(), 64);
+    assert_eq!(found[59].waits, [waits(idle, 50)]);
+    assert_eq!(found[60].waits, [waits(locked, 50)], "not what it waited for before");
+    assert_eq!(found[62].waits, [waits(locked, 50)], "the last word, where none came in time");
+    assert_eq!(found[63].waits, [waits(idle, 3_000), waits(locked, 100)]);
+}
+
+#[test]
+fn whom_it_waited_for_is_kept_as_what_was() {
+    let lock = ("Lock", "transactionid");
+    let found = backends(vec![
+        Some(says(SECOND, lock, Some((5, &[4710], true)))),
+        Some(says(2 * SECOND, lock, Some((SECOND, &[], true)))),
+        Some(says(3 * SECOND, ("Client", "ClientRead"), None)),
+    ]);
+    let blocks = |backend: &Backend| {
+        let pids = backend.blocked_by.as_ref().map(|them| them.iter().map(|one| one.own_pid).collect::<Vec<_>>());
+        (pids, backend.asked_ns, backend.in_lock)
+    };
+    assert_eq!(blocks(&found[0]), (Some(vec![4710]), Some(5), true));
+    assert_eq!(blocks(&found[1]), (Some(vec![]), Some(SECOND), true));
+    assert_eq!(blocks(&found[2]), (None, None, false));
+    assert_eq!(blocks(&found[3]), (Some(vec![4710]), Some(5), false), "of the whole session");
+}

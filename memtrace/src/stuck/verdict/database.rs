@@ -4,8 +4,8 @@
 use super::{Case, Finding, NAME, is_most, percent, phrase, portion, since};
 use crate::event::{Backend, Blocker, WaitObject};
 use crate::stuck::State;
-use crate::views::escape;
 use crate::views::human::{counted, duration, size};
+use crate::views::{escape, shell_word};
 use std::cmp::Reverse;
 
 /// Longest statement, of the backend itself and of who blocks it.
@@ -13,6 +13,8 @@ const QUERY: usize = 300;
 const BLOCKING: usize = 120;
 /// Blockers that are told.
 const BLOCKERS: usize = 3;
+/// An answer of the server that is older than this is told as what was.
+const FRESH_NS: u64 = 2_000_000_000;
 /// Longest connection string.
 const DSN: usize = 1000;
 /// Longest reason why the server was not to be asked.
@@ -32,9 +34,13 @@ pub(super) fn database(case: &Case<'_>) -> Option<Finding> {
         Some(meaning) => format!("{meaning} ({server}'s {name})"),
         None => format!("{server}'s {name}"),
     };
-    let behind = behind(case, backend);
     let what = match kind {
-        "Lock" => format!("{}waiting for {named}", behind.map_or(String::new(), |who| format!("behind {who}, "))),
+        "Lock" => match behind(case, backend) {
+            None => format!("waiting for {named}"),
+            Some(who) if is_held(backend) => format!("behind {who}, waiting for {named}"),
+            Some(who) if !backend.in_lock => format!("waiting for {named}; it was blocked by {who}, which is over"),
+            Some(who) => format!("waiting for {named}; it was blocked by {who} when its server last said so"),
+        },
         "LWLock" => match meaning(kind, event) {
             Some(meaning) => format!("waiting for one of {server}'s internal locks, on {meaning} ({name})"),
             None => format!("waiting for one of {server}'s internal locks ({name})"),
@@ -104,9 +110,28 @@ fn meaning(kind: &str, event: &str) -> Option<&'static str> {
 /// Those that are looked at: no server tells of more.
 const BLOCKERS_MAX: usize = 64;
 
-fn blockers(backend: &Backend) -> Option<&[Blocker]> {
+/// What the server said in this window, or just before it.
+fn blockers<'a>(case: &Case<'_>, backend: &'a Backend) -> Option<&'a [Blocker]> {
+    let is_older = |asked: u64| asked.saturating_add(FRESH_NS) < case.stuck.start_ns;
+    if backend.asked_ns.is_none_or(is_older) {
+        return None;
+    }
     let blockers = backend.blocked_by.as_deref()?;
     Some(&blockers[..blockers.len().min(BLOCKERS_MAX)])
+}
+
+/// What the server said of its blockers holds: it was said just now, and the backend has waited for a lock ever since. Else
+/// they may have gone on to other work.
+fn is_held(backend: &Backend) -> bool {
+    let age = |asked: u64| backend.ts_ns.saturating_sub(asked);
+    backend.in_lock && backend.asked_ns.is_some_and(|asked| age(asked) <= FRESH_NS)
+}
+
+/// The moment of which the blockers are told, nanoseconds since the Unix epoch: the window's end, where it holds until then.
+fn moment(case: &Case<'_>, backend: &Backend) -> i64 {
+    let asked = backend.asked_ns.filter(|_| !is_held(backend)).unwrap_or(case.stuck.ts_ns);
+    let age = case.stuck.ts_ns.saturating_sub(asked);
+    case.stuck.wall_ns.saturating_sub(i64::try_from(age).unwrap_or(i64::MAX))
 }
 
 /// Who is to blame: whoever does not wait for a lock itself, one that holds it up directly before others. Where all of
@@ -120,9 +145,9 @@ fn root(blockers: &[Blocker]) -> Option<&Blocker> {
 /// Who blocks it: `process 4710 (idle in transaction for 5 min 12 s: update …)`, or
 /// `process 4709, which waits for process 4710 (…)`.
 fn behind(case: &Case<'_>, backend: &Backend) -> Option<String> {
-    let blockers = blockers(backend)?;
+    let blockers = blockers(case, backend)?;
     let root = root(blockers)?;
-    let whom = one(case, root, BLOCKING);
+    let whom = one(moment(case, backend), root, BLOCKING);
     if !root.indirect {
         let more = blockers.iter().filter(|blocker| !blocker.indirect).count().saturating_sub(1);
         return Some(if more > 0 { format!("{whom} and {more} more") } else { whom });
@@ -162,11 +187,11 @@ fn process(blocker: &Blocker) -> String {
     }
 }
 
-fn one(case: &Case<'_>, blocker: &Blocker, longest: usize) -> String {
+fn one(now: i64, blocker: &Blocker, longest: usize) -> String {
     let mut text = process(blocker);
     let Some(state) = &blocker.state else { return text };
     text.push_str(&format!(" ({}", escape(state.as_bytes(), NAME)));
-    if let Some(ns) = blocker.since_ns.and_then(|since| ago(case, since)) {
+    if let Some(ns) = blocker.since_ns.and_then(|since| ago(now, since)) {
         text.push_str(&format!(" for {}", duration(ns)));
     }
     if let Some(query) = blocker.query.as_ref().filter(|query| !query.is_empty()) {
@@ -184,9 +209,9 @@ fn statement_text(query: &[u8], longest: usize) -> String {
     escape(&words.join(&b' '), longest)
 }
 
-/// How long ago, at the end of the window.
-fn ago(case: &Case<'_>, start: i64) -> Option<u64> {
-    u64::try_from(case.stuck.wall_ns.saturating_sub(start)).ok()
+/// How long ago.
+fn ago(now: i64, start: i64) -> Option<u64> {
+    u64::try_from(now.saturating_sub(start)).ok()
 }
 
 /// What there is to know of the backend, first in the evidence.
@@ -196,8 +221,9 @@ pub(super) fn facts(case: &Case<'_>) -> Vec<(&'static str, String)> {
     let mut tell = |about, fact: Option<String>| facts.extend(fact.map(|fact| (about, fact)));
     tell("statement", statement(case, backend));
     tell("waits", waits(backend));
-    for blocker in backend.blocked_by.iter().flatten().take(BLOCKERS) {
-        tell("blocked by", Some(blocked_by(case, blocker)));
+    let about = if is_held(backend) { "blocked by" } else { "was blocked by" };
+    for blocker in blockers(case, backend).unwrap_or_default().iter().take(BLOCKERS) {
+        tell(about, Some(blocked_by(moment(case, backend), blocker)));
     }
     tell("client", client(case));
     tell("spilled", spilled(backend));
@@ -212,12 +238,12 @@ pub(super) fn facts(case: &Case<'_>) -> Vec<(&'static str, String)> {
 fn statement(case: &Case<'_>, backend: &Backend) -> Option<String> {
     let mut text = statement_text(backend.query.as_ref()?, QUERY);
     let state = backend.state.as_deref().unwrap_or("active");
-    match backend.query_start_ns.and_then(|start| ago(case, start)) {
+    match backend.query_start_ns.and_then(|start| ago(case.stuck.wall_ns, start)) {
         Some(ns) if state == "active" => text.push_str(&format!("; running for {}", duration(ns))),
         Some(ns) => text.push_str(&format!("; {}, begun {} ago", escape(state.as_bytes(), NAME), duration(ns))),
         None => {}
     }
-    if let Some(ns) = backend.transaction_start_ns.and_then(|start| ago(case, start)) {
+    if let Some(ns) = backend.transaction_start_ns.and_then(|start| ago(case.stuck.wall_ns, start)) {
         text.push_str(&format!(", its transaction for {}", duration(ns)));
     }
     Some(text)
@@ -240,9 +266,9 @@ fn waits(backend: &Backend) -> Option<String> {
     Some(format!("{}, in {}", shown.join(", "), counted(looks, "look", "looks")))
 }
 
-fn blocked_by(case: &Case<'_>, blocker: &Blocker) -> String {
-    let mut text = one(case, blocker, QUERY);
-    if let Some(ns) = blocker.transaction_start_ns.and_then(|start| ago(case, start)) {
+fn blocked_by(now: i64, blocker: &Blocker) -> String {
+    let mut text = one(now, blocker, QUERY);
+    if let Some(ns) = blocker.transaction_start_ns.and_then(|start| ago(now, start)) {
         text.push_str(&format!("; its transaction for {}", duration(ns)));
     }
     if blocker.pid.is_some_and(|pid| pid != blocker.own_pid) {
@@ -288,14 +314,20 @@ fn ask(case: &Case<'_>, backend: &Backend, kind: &str, event: &str) -> Vec<Strin
     let pid = case.stuck.pid;
     let line = |line: &str| vec![line.to_owned()];
     match (kind, event) {
-        ("Lock", _) => match blockers(backend).and_then(root) {
-            Some(root) => free(backend, root),
-            None => {
+        ("Lock", _) => match blockers(case, backend).and_then(root) {
+            Some(root) if is_held(backend) => free(backend, root),
+            // Whoever held it may be at other work now: never to end that.
+            Some(_) if !backend.in_lock => {
+                let pg = same_server(backend).unwrap_or_else(|| "--pg user=postgres".to_owned());
+                vec![format!("nothing now; when it waits for a lock again: memtrace stuck --pid {pid} {pg}")]
+            }
+            _ => {
                 let mut lines = vec![format!(
                     "select pid, state, query from pg_stat_activity where pid = any(pg_blocking_pids({own}));        who holds it"
                 )];
                 lines.push(if backend.unanswered.is_empty() {
-                    format!("memtrace stuck --pid {pid} --pg user=postgres        the same in one answer")
+                    let pg = same_server(backend).unwrap_or_else(|| "--pg user=postgres".to_owned());
+                    format!("memtrace stuck --pid {pid} {pg}        the same in one answer")
                 } else {
                     "look at what --pg says: host and port of this server, a user that may log in, PGPASSWORD if it has to"
                         .to_owned()
@@ -363,9 +395,7 @@ fn free(backend: &Backend, root: &Blocker) -> Vec<String> {
 
 /// `--pg` as it was given, for a shell; `None` for what holds a password.
 fn same_server(backend: &Backend) -> Option<String> {
-    // What moves a terminal, and what is too long, is nothing to copy from it.
-    let dsn = backend.asked.as_ref().filter(|dsn| escape(dsn.as_bytes(), DSN) == **dsn)?;
-    Some(format!("--pg '{}'", dsn.replace('\'', r"'\''")))
+    Some(format!("--pg {}", shell_word(backend.asked.as_ref()?.as_bytes(), DSN)?))
 }
 
 /// Nothing tells who holds an internal lock; whoever does not wait for one may.

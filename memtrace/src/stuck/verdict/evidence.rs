@@ -11,6 +11,8 @@ use crate::views::fold;
 use crate::views::human::{count, counted, duration, percent, signed_size, size};
 use std::collections::BTreeMap;
 
+/// Groups that are told to be frozen.
+const GROUPS: usize = 3;
 /// Names of a stack.
 const FRAMES: usize = 8;
 /// Pressure below this many thousandths is not worth a word.
@@ -195,40 +197,56 @@ fn holders(case: &Case<'_>) -> Option<String> {
     (!shown.is_empty()).then(|| shown.join("; "))
 }
 
-/// The cgroup's limits, where they have to do with it.
-fn cgroup(case: &Case<'_>, of_memory: bool, of_cpu: bool) -> Option<String> {
+/// The cgroup's limits, where they have to do with it, each with the group that has it.
+fn cgroup<'a>(case: &'a Case<'_>, of_memory: bool, of_cpu: bool) -> Option<String> {
     let (first, last) = case.stuck.surroundings.as_ref()?;
     let (before, now) = (first.cgroup.as_ref(), last.cgroup.as_ref()?);
-    let mut facts = Vec::new();
+    let mut groups: Vec<(&[u8], Vec<String>)> = Vec::new();
+    let mut tell = |group: &'a [u8], fact: String| match groups.iter_mut().find(|(known, _)| *known == group) {
+        Some((_, facts)) => facts.push(fact),
+        None => groups.push((group, vec![fact])),
+    };
     let hits =
         now.limit_hits.zip(before.and_then(|group| group.limit_hits)).map(|(now, then)| now.saturating_sub(then));
     if let Some((used, limit)) = now.memory
         && (of_memory || hits.is_some_and(|hits| hits > 0))
     {
         match limit {
-            Some(limit) => facts.push(format!("{} of {}", size(used), size(limit))),
-            None => facts.push(format!("{}, no limit", size(used))),
+            Some(limit) => tell(&now.path, format!("{} of {}", size(used), size(limit))),
+            None => tell(&now.path, format!("{}, no limit", size(used))),
         }
         if let Some(hits) = hits.filter(|&hits| hits > 0) {
-            facts.push(format!("limit hit {} meanwhile", counted(hits, "time", "times")));
+            tell(&now.path, format!("limit hit {} meanwhile", counted(hits, "time", "times")));
         }
     }
-    let throttled = |group: &crate::event::Cgroup| group.throttled.map(|(ns, _)| ns);
+    let same = before.filter(|before| before.quota_file == now.quota_file);
     if let Some((ns, quota)) = now.throttled
         && of_cpu
     {
+        let group = group_of(&now.quota_file);
         if let Some((quota, period)) = quota {
-            facts.push(format!("may use {} of CPU time in each {}", duration(quota), duration(period)));
+            tell(group, format!("may use {} of CPU time in each {}", duration(quota), duration(period)));
         }
-        if let Some(then) = before.and_then(throttled).filter(|&then| then < ns) {
-            facts.push(format!("throttled for {} in all", duration(ns - then)));
+        if let Some((then, _)) = same.and_then(|before| before.throttled).filter(|&(then, _)| then < ns) {
+            tell(group, format!("throttled for {} in all", duration(ns - then)));
         }
     }
-    if now.frozen == Some(true) {
-        facts.push("frozen".to_owned());
+    if now.frozen == Some(true) && now.frozen_by.is_empty() {
+        tell(b"its cgroup", "frozen".to_owned());
     }
-    let path = if now.path.is_empty() { "/".to_owned() } else { escape(&now.path, 120) };
-    (!facts.is_empty()).then(|| format!("{path}: {}", facts.join("; ")))
+    for file in now.frozen_by.iter().take(GROUPS) {
+        tell(group_of(file), "frozen".to_owned());
+    }
+    let told = |(group, facts): (&[u8], Vec<String>)| {
+        let group = if group.is_empty() { "/".to_owned() } else { escape(group, 120) };
+        format!("{group}: {}", facts.join("; "))
+    };
+    (!groups.is_empty()).then(|| groups.into_iter().map(told).collect::<Vec<_>>().join("; "))
+}
+
+/// The directory of a cgroup, of a file in it.
+fn group_of(file: &[u8]) -> &[u8] {
+    &file[..memchr::memrchr(b'/', file).unwrap_or(0)]
 }
 
 /// The other process of the cgroup that grew most in the window, or else the largest.

@@ -1,9 +1,14 @@
 //! What to run next, by state. The line to type first, then what it shows.
 
 use super::{Case, Finding};
-use crate::event::WaitObject;
+use crate::event::{Cgroup, WaitObject};
 use crate::stuck::{Share, State};
-use crate::views::escape;
+use crate::views::shell_word;
+
+/// Longest path in a line to type, with the name of a file.
+const PATH: usize = 500;
+/// Groups that are told how to thaw.
+const GROUPS: usize = 3;
 
 /// For the verdict's state; for both where it lies between two.
 pub(super) fn next(case: &Case<'_>, found: &Finding) -> Vec<String> {
@@ -55,7 +60,7 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
             if let Some((other, _, _)) = super::evidence::growing(case) {
                 lines.push(format!("memtrace --pid {other}        why that one grows"));
             }
-            if let Some(path) = cgroup(case) {
+            if let Some(path) = group(case).filter(|group| group.path.len() > 1).and_then(|group| word(&group.path)) {
                 lines.push(format!("memtrace snapshot --cgroup {path}        who has the memory of the cgroup"));
             }
             lines.push("vmstat 1        si, so: whether swapping goes on".to_owned());
@@ -74,10 +79,8 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
             _ => vec![format!("memtrace --pid {pid} -v        which code maps and unmaps so often")],
         },
         (State::Runnable, _) => vec!["top -o %CPU        who has the CPUs".to_owned()],
-        (State::Throttled, _) => match cgroup(case).filter(|directory| is_unified(directory)) {
-            Some(path) => {
-                vec![format!("cat {path}/cpu.max {path}/cpu.stat        the quota")]
-            }
+        (State::Throttled, _) => match group(case).and_then(|group| quota(&group.quota_file)) {
+            Some(files) => vec![format!("cat {files}        the quota")],
             None => vec![format!("cat /proc/{pid}/cgroup        then its cpu.max (version 1: cpu.cfs_quota_us)")],
         },
         (State::BlockedFlock, WaitObject::FileLock { holder: Some((holder, _)), .. }) => stuck(*holder, "who holds it"),
@@ -122,14 +125,16 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
         (State::Traced, _) => {
             vec![format!("grep TracerPid /proc/{pid}/status        the debugger: continue or detach there")]
         }
-        (State::Frozen, _) => match cgroup(case).filter(|directory| is_unified(directory)) {
-            Some(path) => {
-                vec![format!("echo 0 > {path}/cgroup.freeze")]
+        (State::Frozen, _) => {
+            let files = group(case).map_or(&[][..], |group| &group.frozen_by);
+            let mut lines: Vec<String> = files.iter().take(GROUPS).filter_map(|file| thaw(file)).collect();
+            if lines.len() < files.len() || lines.is_empty() {
+                lines.push(format!(
+                    "cat /proc/{pid}/cgroup        then echo 0 > …/cgroup.freeze (version 1: THAWED > …/freezer.state)"
+                ));
             }
-            None => vec![format!(
-                "cat /proc/{pid}/cgroup        then echo 0 > …/cgroup.freeze (version 1: THAWED > …/freezer.state)"
-            )],
-        },
+            lines
+        }
         (State::Uninterruptible, _) => vec![
             format!("cat /proc/{tid}/stack        again: whether it moves"),
             "dmesg | tail        what the kernel says of its devices".to_owned(),
@@ -158,14 +163,24 @@ fn dump(case: &Case<'_>) -> Option<String> {
     })
 }
 
-/// Of version 2, where one directory has the files of all controllers.
-fn is_unified(directory: &str) -> bool {
-    !directory.starts_with("/sys/fs/cgroup/memory/")
+/// Its cgroup, as the window ends.
+fn group<'a>(case: &Case<'a>) -> Option<&'a Cgroup> {
+    case.stuck.surroundings.as_ref()?.1.cgroup.as_ref()
 }
 
-/// The directory of its cgroup, as one types it.
-fn cgroup(case: &Case<'_>) -> Option<String> {
-    let (_, last) = case.stuck.surroundings.as_ref()?;
-    let path = &last.cgroup.as_ref()?.path;
-    (path.len() > 1).then(|| escape(path, 200))
+/// A path as one types it.
+fn word(path: &[u8]) -> Option<String> {
+    shell_word(path, PATH)
+}
+
+/// The file that has a quota, and the one that says what came of it.
+fn quota(file: &[u8]) -> Option<String> {
+    let group = file.strip_suffix(b"/cpu.max").or_else(|| file.strip_suffix(b"/cpu.cfs_quota_us"))?;
+    Some(format!("{} {}", word(file)?, word(&[group, b"/cpu.stat"].concat())?))
+}
+
+/// What thaws the group whose file this is.
+fn thaw(file: &[u8]) -> Option<String> {
+    let thawed = if file.ends_with(b"/freezer.state") { "THAWED" } else { "0" };
+    Some(format!("echo {thawed} > {}", word(file)?))
 }

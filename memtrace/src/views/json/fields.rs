@@ -152,6 +152,8 @@ struct SymbolFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<Text<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    file_hex: Option<Hex<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<u32>,
 }
 
@@ -161,6 +163,7 @@ impl<'a> From<&'a Symbol> for SymbolFields<'a> {
             name: Text(&symbol.name),
             name_hex: Hex::twin(&symbol.name),
             file: (!symbol.file.is_empty()).then_some(Text(&symbol.file)),
+            file_hex: Hex::twin(&symbol.file),
             line: (symbol.line != 0).then_some(symbol.line),
         }
     }

@@ -1,8 +1,11 @@
 //! The line of a window's answer: each thread's states, what it waits for, the verdict.
 
+mod object;
+
+use self::object::{ObjectFields, Someone};
 use super::fields::{Delta, FaultFields, FrameFields, LostFields, MappingFields, OwnFields};
-use super::untrusted::{Address, Hex, Text};
-use crate::event::{Backend, Blocker, Cgroup, LockHold, Pressures, StackId, Surroundings, WaitObject};
+use super::untrusted::{Hex, Text};
+use crate::event::{Backend, Blocker, Cgroup, LockHold, Pressures, StackId, Surroundings};
 use crate::statement::Faults;
 use crate::stuck::{EndedThreads, LeftOut, Memory, Share, Stuck, ThreadTimes, Verdict, Waiting};
 use crate::views::Scale;
@@ -195,6 +198,7 @@ impl<'a> ShareFields<'a> {
 
 #[derive(Serialize)]
 struct WaitFields<'a> {
+    /// The kernel's own names, which are ASCII: they have no twins.
     kernel: Vec<Text<'a>>,
     stack_id: Option<StackId>,
     stack: Vec<FrameFields<'a>>,
@@ -211,134 +215,6 @@ impl<'a> WaitFields<'a> {
             seen: wait.seen,
             looks: wait.looks,
         }
-    }
-}
-
-/// A process by number and name.
-#[derive(Serialize)]
-struct Someone<'a> {
-    pid: u32,
-    comm: Text<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    comm_hex: Option<Hex<'a>>,
-}
-
-impl<'a> Someone<'a> {
-    fn of((pid, comm): &'a (u32, Vec<u8>)) -> Self {
-        Self { pid: *pid, comm: Text(comm), comm_hex: Hex::twin(comm) }
-    }
-}
-
-#[derive(Serialize)]
-struct Descriptor<'a> {
-    fd: i32,
-    path: Text<'a>,
-}
-
-/// What a thread waits for; `kind` tells which fields there are.
-#[derive(Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-enum ObjectFields<'a> {
-    File {
-        fd: i32,
-        path: Text<'a>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        path_hex: Option<Hex<'a>>,
-        offset: Option<u64>,
-    },
-    FileLock {
-        fd: i32,
-        path: Text<'a>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        path_hex: Option<Hex<'a>>,
-        holder: Option<Someone<'a>>,
-    },
-    Socket {
-        fd: i32,
-        protocol: &'a str,
-        local: Text<'a>,
-        peer: Text<'a>,
-        process: Option<Someone<'a>>,
-        send_queue: Option<u64>,
-        receive_queue: Option<u64>,
-    },
-    Pipe {
-        fd: i32,
-        inode: u64,
-        others: Vec<Someone<'a>>,
-    },
-    Futex {
-        address: Address,
-        mapping: Text<'a>,
-        owner: Option<u32>,
-    },
-    SystemV {
-        id: u64,
-    },
-    Descriptors {
-        of: Vec<Descriptor<'a>>,
-        total: u32,
-        timeout_ns: Option<u64>,
-    },
-    Child {
-        pid: u32,
-    },
-    Timer {
-        ns: Option<u64>,
-    },
-    FilePage {
-        path: Text<'a>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        path_hex: Option<Hex<'a>>,
-        offset: u64,
-    },
-    Tracer {
-        pid: u32,
-        comm: Text<'a>,
-    },
-}
-
-impl<'a> ObjectFields<'a> {
-    fn of(object: &'a WaitObject) -> Option<Self> {
-        Some(match object {
-            WaitObject::Unknown => return None,
-            WaitObject::File { fd, path, offset } => {
-                Self::File { fd: *fd, path: Text(path), path_hex: Hex::twin(path), offset: *offset }
-            }
-            WaitObject::FileLock { fd, path, holder } => Self::FileLock {
-                fd: *fd,
-                path: Text(path),
-                path_hex: Hex::twin(path),
-                holder: holder.as_ref().map(Someone::of),
-            },
-            WaitObject::Socket { fd, protocol, local, peer, process, queued } => Self::Socket {
-                fd: *fd,
-                protocol,
-                local: Text(local),
-                peer: Text(peer),
-                process: process.as_ref().map(Someone::of),
-                send_queue: queued.map(|(to_send, _)| to_send),
-                receive_queue: queued.map(|(_, to_read)| to_read),
-            },
-            WaitObject::Pipe { fd, inode, others } => {
-                Self::Pipe { fd: *fd, inode: *inode, others: others.iter().map(Someone::of).collect() }
-            }
-            WaitObject::Futex { address, mapping, owner } => {
-                Self::Futex { address: Address(*address), mapping: Text(mapping), owner: *owner }
-            }
-            WaitObject::SystemV { id } => Self::SystemV { id: *id },
-            WaitObject::Descriptors { of, total, timeout_ns } => Self::Descriptors {
-                of: of.iter().map(|(fd, path)| Descriptor { fd: *fd, path: Text(path) }).collect(),
-                total: *total,
-                timeout_ns: *timeout_ns,
-            },
-            WaitObject::Child { pid } => Self::Child { pid: *pid },
-            WaitObject::Timer { ns } => Self::Timer { ns: *ns },
-            WaitObject::FilePage { path, offset } => {
-                Self::FilePage { path: Text(path), path_hex: Hex::twin(path), offset: *offset }
-            }
-            WaitObject::Tracer { pid, comm } => Self::Tracer { pid: *pid, comm: Text(comm) },
-        })
     }
 }
 
@@ -370,6 +246,8 @@ impl MemoryFields {
 struct HoldFields<'a> {
     tid: u32,
     comm: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comm_hex: Option<Hex<'a>>,
     write: bool,
     ns: u64,
     max_ns: u64,
@@ -381,6 +259,7 @@ impl<'a> HoldFields<'a> {
         Self {
             tid: hold.tid,
             comm: Text(&hold.comm),
+            comm_hex: Hex::twin(&hold.comm),
             write: hold.write,
             ns: hold.ns,
             max_ns: hold.max_ns,
@@ -409,6 +288,8 @@ struct DatabaseFields<'a> {
     temporary_files: Option<u64>,
     temporary_bytes: Option<u64>,
     blocked_by: Option<Vec<BlockerFields<'a>>>,
+    asked_ns: Option<u64>,
+    in_lock: Option<bool>,
     unanswered: Option<&'a str>,
     refused: Option<&'a str>,
 }
@@ -446,6 +327,8 @@ impl<'a> DatabaseFields<'a> {
             temporary_files: backend.spilled.map(|(files, _)| files),
             temporary_bytes: backend.spilled.map(|(_, bytes)| bytes),
             blocked_by: backend.blocked_by.as_deref().map(|them| them.iter().map(BlockerFields::of).collect()),
+            asked_ns: backend.asked_ns.filter(|_| backend.blocked_by.is_some()),
+            in_lock: backend.blocked_by.as_ref().map(|_| backend.in_lock),
             unanswered: Some(backend.unanswered.as_str()).filter(|why| !why.is_empty()),
             refused: Some(backend.refused.as_str()).filter(|refused| !refused.is_empty()),
         }
@@ -550,6 +433,13 @@ struct OtherFields<'a> {
 }
 
 #[derive(Serialize)]
+struct FileFields<'a> {
+    path: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_hex: Option<Hex<'a>>,
+}
+
+#[derive(Serialize)]
 struct CgroupFields<'a> {
     path: Text<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -560,7 +450,11 @@ struct CgroupFields<'a> {
     throttled_ns: Option<u64>,
     quota_ns: Option<u64>,
     period_ns: Option<u64>,
+    quota_file: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quota_file_hex: Option<Hex<'a>>,
     frozen: Option<bool>,
+    frozen_by: Vec<FileFields<'a>>,
     others: Vec<OtherFields<'a>>,
     pressure: PressuresFields,
 }
@@ -581,9 +475,28 @@ impl<'a> CgroupFields<'a> {
             throttled_ns: group.throttled.map(|(ns, _)| ns),
             quota_ns: quota.map(|(quota, _)| quota),
             period_ns: quota.map(|(_, period)| period),
+            quota_file: Text(&group.quota_file),
+            quota_file_hex: Hex::twin(&group.quota_file),
             frozen: group.frozen,
+            frozen_by: group
+                .frozen_by
+                .iter()
+                .map(|path| FileFields { path: Text(path), path_hex: Hex::twin(path) })
+                .collect(),
             others: others.collect(),
             pressure: group.pressure.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_who_holds_the_lock_has_a_twin() {
+        let hold = LockHold { tid: 7, comm: b"a\xff".to_vec(), write: true, ns: 1, max_ns: 1, count: 1 };
+        let value = serde_json::to_value(HoldFields::of(&hold)).expect("it is plain data");
+        assert_eq!(value["comm_hex"], "61ff");
     }
 }

@@ -76,12 +76,15 @@ fn groups_of_version_1() {
         ("cpu/c/cpu.cfs_quota_us", "50000\n"),
         ("cpu/c/cpu.cfs_period_us", "100000\n"),
         ("freezer/f/freezer.state", "FROZEN\n"),
+        ("freezer/f/freezer.self_freezing", "1\n"),
     ]);
     let found = tree.cgroup(&["memory", "cpu", "freezer", ""]);
     assert!(found.path.ends_with(b"/memory/a"));
     assert_eq!((found.memory, found.limit_hits), (Some((1000, Some(4_096_000))), Some(17)));
     assert_eq!(found.throttled, Some((81_000, Some((50_000_000, 100_000_000)))));
+    assert!(found.quota_file.ends_with(b"/cpu/c/cpu.cfs_quota_us"));
     assert_eq!(found.frozen, Some(true));
+    assert!(found.frozen_by.len() == 1 && found.frozen_by[0].ends_with(b"/freezer/f/freezer.state"));
     assert_eq!(found.others.iter().map(|(pid, ..)| *pid).collect::<Vec<_>>(), [me]);
     assert!(found.others[0].2 > 0);
 }
@@ -108,6 +111,41 @@ fn groups_of_version_2() {
     assert_eq!(found.throttled, Some((81_000, None)));
     assert_eq!((found.pressure.memory, found.pressure.io), (Some((12_000, 3_000)), None));
     assert_eq!(found.others, []);
+}
+
+#[test]
+fn each_limit_is_told_with_the_group_that_has_it() {
+    let frozen = |own: &str, above: &str, frozen: &str| {
+        let tree = Tree::new(&[
+            ("process/cgroup", "0::/x.slice/y.slice/z.service\n"),
+            ("unified/x.slice/memory.current", "2000\n"),
+            ("unified/x.slice/memory.max", "8192\n"),
+            ("unified/x.slice/cpu.stat", "throttled_usec 5\n"),
+            ("unified/x.slice/cpu.max", "max 100000\n"),
+            ("unified/x.slice/cgroup.freeze", above),
+            ("unified/x.slice/y.slice/cpu.stat", "throttled_usec 81\n"),
+            ("unified/x.slice/y.slice/cpu.max", "20000 100000\n"),
+            ("unified/x.slice/y.slice/cgroup.freeze", "0\n"),
+            ("unified/x.slice/y.slice/z.service/cgroup.freeze", own),
+            ("unified/x.slice/y.slice/z.service/cgroup.events", frozen),
+        ]);
+        let root = tree.0.path().join("unified");
+        let found = tree.cgroup(&[""]);
+        let below = |path: &[u8]| {
+            let path = std::str::from_utf8(path).unwrap();
+            path.strip_prefix(&format!("{}/", root.display())).unwrap().to_owned()
+        };
+        assert_eq!(below(&found.path), "x.slice");
+        assert_eq!(found.throttled, Some((81_000, Some((20_000_000, 100_000_000)))));
+        assert_eq!(below(&found.quota_file), "x.slice/y.slice/cpu.max");
+        (found.frozen, found.frozen_by.iter().map(|file| below(file)).collect::<Vec<_>>())
+    };
+    let (own, above) = ("x.slice/y.slice/z.service/cgroup.freeze".to_owned(), "x.slice/cgroup.freeze".to_owned());
+    assert_eq!(frozen("1\n", "0\n", "populated 1\nfrozen 1\n"), (Some(true), vec![own.clone()]));
+    // Inherited: to thaw the group itself would change nothing.
+    assert_eq!(frozen("0\n", "1\n", "populated 1\nfrozen 1\n"), (Some(true), vec![above.clone()]));
+    assert_eq!(frozen("1\n", "1\n", "populated 1\nfrozen 1\n"), (Some(true), vec![own, above]));
+    assert_eq!(frozen("0\n", "0\n", "populated 1\nfrozen 0\n"), (Some(false), vec![]));
 }
 
 #[test]
