@@ -44,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Backends {
     wanted: Sender<Vec<u32>>,
+    /// The first processes have been recognised, or not.
+    ready: Receiver<()>,
     events: Receiver<Event>,
     thread: JoinHandle<()>,
 }
@@ -56,12 +58,20 @@ impl Backends {
     pub fn start(pids: Vec<u32>, ask: Option<(u32, Dsn)>) -> io::Result<Self> {
         let (wanted, wants) = mpsc::channel();
         let (sender, events) = mpsc::channel();
+        let (readied, ready) = mpsc::channel();
         let asked = ask.map(|(pid, dsn)| Asked::start(pid, dsn)).transpose()?;
-        let thread =
-            std::thread::Builder::new().name("backends".to_owned()).spawn(move || look(&wants, &sender, asked))?;
+        let thread = std::thread::Builder::new()
+            .name("backends".to_owned())
+            .spawn(move || look(&wants, &readied, &sender, asked))?;
         // The thread ends when this end does.
         let _ = wanted.send(pids);
-        Ok(Self { wanted, events, thread })
+        Ok(Self { wanted, ready, events, thread })
+    }
+
+    /// Waits until the first processes have been recognised, which takes a look into the server's file; three seconds at
+    /// most.
+    pub fn wait_until_ready(&self) {
+        let _ = self.ready.recv_timeout(PATIENCE);
     }
 
     /// These processes from now on.
@@ -77,7 +87,7 @@ impl Backends {
     /// Ends it. What was seen since the last call, and a last look; without that where it takes more than three seconds:
     /// whoever reads from a file system that does not answer cannot be called back.
     pub fn finish(self) -> Vec<Event> {
-        let Self { wanted, events, thread } = self;
+        let Self { wanted, events, thread, .. } = self;
         drop(wanted);
         let deadline = Instant::now() + PATIENCE;
         let mut seen = Vec::new();
@@ -110,7 +120,7 @@ pub fn read_backend(pid: u32) -> Option<Backend> {
 }
 
 /// Looks until nobody wants it any more.
-fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>, mut asked: Option<Asked>) {
+fn look(wants: &Receiver<Vec<u32>>, ready: &Sender<()>, events: &Sender<Event>, mut asked: Option<Asked>) {
     let mut processes: BTreeMap<u32, Process> = BTreeMap::new();
     let mut next = Instant::now();
     let mut samples = 0_u32;
@@ -137,6 +147,7 @@ fn look(wants: &Receiver<Vec<u32>>, events: &Sender<Event>, mut asked: Option<As
                 for pid in pids {
                     processes.entry(pid).or_insert_with(|| Process::new(pid, &mut known));
                 }
+                let _ = ready.send(());
                 continue;
             }
             Err(RecvTimeoutError::Timeout) => {}

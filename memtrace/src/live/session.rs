@@ -116,6 +116,9 @@ impl Session {
         // recognised now and read when the books are open, so that little can end in between.
         let statements = options.spans.statements.then(|| Backends::start(vec![pid], None)).transpose();
         let running = statements.context("failed to start a thread")?;
+        if let Some(running) = &running {
+            running.wait_until_ready();
+        }
         let found = source.attach(pid)?;
         // Opened by number twice: only when both are the same, living process are its books really open.
         if !files.exists() {

@@ -234,7 +234,7 @@ impl Model {
                 }
             }
             TaskWhat::ThreadExited | TaskWhat::ProcessExited { .. } => {
-                self.times.exited(task.pid, task.tid, task.ts_ns, task.what != TaskWhat::ThreadExited);
+                self.times.exited(task.pid, task.tid, task.ts_ns, task.what);
                 let context = spans::Context { meta: self.meta.as_ref(), comms: &self.comms };
                 self.spans.exited(task.tid, task.ts_ns, context, out);
                 if task.what != TaskWhat::ThreadExited {

@@ -13,7 +13,8 @@ use self::window::{Key, NO_OBJECT, Sum, Thread, Window};
 use super::address_space::AddressSpace;
 use super::code::CodeTable;
 use crate::event::{
-    Backend, Change, LockHold, Lost, MmOpened, Own, StackEnd, StackId, Surroundings, Times, Wait, WaitObject, Why,
+    Backend, Change, LockHold, Lost, MmOpened, Own, StackEnd, StackId, Surroundings, TaskWhat, Times, Wait, WaitObject,
+    Why,
 };
 use crate::statement::MappingRef;
 use crate::stuck::{self, EndedThreads, LeftOut, Look, Memory, Share, Span, State, Stuck, ThreadTimes, Verdict};
@@ -72,6 +73,7 @@ struct Process {
     moved_ns: Option<u64>,
     ended: bool,
     /// The OOM killer chose it.
+    exit_code: Option<u32>,
     oom_victim: bool,
     /// Threads of the whole session that ended and are added up.
     folded: Folded,
@@ -110,7 +112,7 @@ impl Timekeeper {
             self.processes.remove(&oldest);
         }
         let process = self.processes.entry(opened.pid).or_insert_with(|| Process::new(opened.counters));
-        (process.ended, process.oom_victim) = (false, false);
+        (process.ended, process.exit_code, process.oom_victim) = (false, None, false);
         // Another program: what it opens has the numbers of what was closed.
         process.descriptors.clear();
     }
@@ -192,12 +194,15 @@ impl Timekeeper {
         }
     }
 
-    pub(super) fn exited(&mut self, pid: u32, tid: u32, ts_ns: u64, whole_process: bool) {
+    /// A thread ended; with `what` of the whole process, that too.
+    pub(super) fn exited(&mut self, pid: u32, tid: u32, ts_ns: u64, what: TaskWhat) {
         if let Some(process) = self.processes.get_mut(&pid) {
             if process.lives.len() < THREADS || process.lives.contains_key(&tid) {
                 process.lives.entry(tid).or_insert(Life::UNSEEN).ended_ns = ts_ns;
             }
-            process.ended |= whole_process;
+            if let TaskWhat::ProcessExited { code } = what {
+                (process.ended, process.exit_code) = (true, Some(code));
+            }
         }
     }
 
@@ -260,6 +265,7 @@ impl Process {
             counters,
             moved_ns: None,
             ended: false,
+            exit_code: None,
             oom_victim: false,
             folded: Folded::default(),
         }
@@ -353,6 +359,7 @@ impl Process {
             lost: context.lost,
             own: context.own,
             ended: self.ended,
+            exit_code: self.exit_code,
             oom_victim: self.oom_victim,
             threads,
             ended_threads,

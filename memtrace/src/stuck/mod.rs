@@ -228,6 +228,8 @@ pub struct Stuck {
     pub own: Own,
     /// The process ended within the window.
     pub ended: bool,
+    /// What `wait` would tell of that, where its end was seen.
+    pub exit_code: Option<u32>,
     /// The OOM killer chose it.
     pub oom_victim: bool,
     /// Threads, those that decided first.

@@ -18,7 +18,7 @@ pub(crate) const FILE: u64 = 0x7f00_1000_0000;
 /// A stall on its way.
 #[derive(Clone, Default)]
 pub(crate) struct Scene {
-    spans: Vec<TimeSpan>,
+    pub(super) spans: Vec<TimeSpan>,
     waits: Vec<Wait>,
     code: Vec<Event>,
     changes: Vec<Change>,

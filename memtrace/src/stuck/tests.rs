@@ -8,6 +8,7 @@ use crate::statement::Report;
 use crate::views::sample::{BEGIN, MM, MS, PID};
 use crate::views::{JsonView, TextOptions, TextView, View};
 use memtrace_common::Doing;
+use std::collections::BTreeSet;
 
 fn text(reports: &[Report], options: TextOptions) -> String {
     let mut out = Vec::new();
@@ -108,7 +109,7 @@ fn an_end_is_told() {
     let verdict = scene.clone().event(exited.clone()).stuck().verdict;
     assert_eq!(
         (verdict.state, verdict.memory, verdict.sentence.as_str()),
-        (Some(State::BlockedOther), None, "The process ended after 5.0 s"),
+        (Some(State::BlockedOther), None, "The process was killed by SIGKILL after 5.0 s"),
         "why is not known"
     );
     let scene = scene.event(task(TaskWhat::OomVictim)).event(exited);
@@ -117,6 +118,34 @@ fn an_end_is_told() {
     assert!(verdict.sentence.starts_with("The OOM killer ended the process after 5.0 s"), "{}", verdict.sentence);
     let said = text(&scene.reports(), TextOptions::default());
     assert!(said.contains("Memory. The OOM killer") && !said.contains("Not memory"), "{said}");
+}
+
+#[test]
+fn threads_that_take_turns_are_at_work() {
+    let parked = stall("a virtual machine parks its threads");
+    assert!(parked.clone().stuck().verdict.sentence.starts_with("No thread works: "));
+    // Each waits most of its time as before, and runs the rest: one of them always does.
+    let mut busy = parked.clone();
+    for span in &mut busy.spans {
+        span.ns = span.ns / 10 * 7;
+    }
+    let tids: BTreeSet<u32> = busy.spans.iter().map(|span| span.tid).collect();
+    let run = |tid| [span(tid, Doing::Running, 300), samples(tid, Doing::User, 300)];
+    let verdict = busy.spans(tids.into_iter().flat_map(run)).stuck().verdict;
+    assert!(!verdict.sentence.contains("No thread works"), "{}", verdict.sentence);
+}
+
+#[test]
+fn a_pipe_with_both_ends_in_one_process_leads_to_nobody_else() {
+    let scene = |others: Vec<(u32, Vec<u8>)>| {
+        let pipe = WaitObject::Pipe { fd: 3, inode: 9, others };
+        Scene::default().spans([blocked(PID, "read", 3)]).wait(PID, "read", &[3], pipe, &[], &[]).stuck().verdict
+    };
+    let own = scene(vec![(PID, b"server".to_vec())]);
+    assert!(own.sentence.ends_with("(read), which nobody has but itself"), "{}", own.sentence);
+    assert_eq!(own.next, ["only a signal ends it: nobody else has either end of the pipe"]);
+    let two = scene(vec![(PID, b"server".to_vec()), (99, b"sh".to_vec())]);
+    assert_eq!(two.next, ["memtrace stuck --pid 99        the other end of the pipe"]);
 }
 
 #[test]

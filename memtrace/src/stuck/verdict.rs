@@ -14,6 +14,7 @@ use crate::event::WaitObject;
 use crate::syscalls;
 use crate::views::escape;
 use crate::views::human::{duration, percent};
+use crate::views::words::exit_phrase;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -162,6 +163,9 @@ fn is_most(ns: u64, total_ns: u64) -> bool {
     u128::from(ns) * 100 >= u128::from(total_ns) * u128::from(MOST)
 }
 
+/// Percent of a CPU from which on threads work, all together.
+const BUSY: u64 = 10;
+
 /// Sorts threads, those first that decide: who works or is kept from working before who waits for another, and both before
 /// who waits for something to do. Of equals the main thread, then the oldest.
 pub(crate) fn order(threads: &mut [ThreadTimes], pid: u32) {
@@ -220,7 +224,7 @@ fn unobserved(case: &Case<'_>) -> Option<Finding> {
     })
 }
 
-/// It is gone: what it was in is no reason any more. Of its end only the OOM killer's choice is known.
+/// It is gone: what it was in is no reason any more. Why it ended only the OOM killer tells.
 fn ended(case: &Case<'_>) -> Option<Finding> {
     let lasted = case.stuck.ts_ns.saturating_sub(case.stuck.start_ns);
     let state = case.top().map(|top| top.state);
@@ -239,7 +243,10 @@ fn ended(case: &Case<'_>) -> Option<Finding> {
     case.stuck.ended.then(|| Finding {
         state,
         memory: None,
-        sentence: format!("The process ended after {}", duration(lasted)),
+        sentence: match case.stuck.exit_code {
+            Some(code) => format!("The process {} after {}", exit_phrase(code), duration(lasted)),
+            None => format!("The process ended after {}", duration(lasted)),
+        },
         next: match case.stuck.backend {
             Some(_) => vec!["look at the server's log: whether it was ended, and by whom".to_owned()],
             None => vec!["memtrace -- CMD ARGS        to watch it from its first page on".to_owned()],
@@ -405,6 +412,15 @@ fn nobody_runs(case: &Case<'_>) -> Option<Finding> {
     let mut states: BTreeMap<State, usize> = BTreeMap::new();
     for thread in threads {
         *states.entry(main_state(thread).filter(waits)?).or_default() += 1;
+    }
+    // Threads that take turns wait most of their time, each, and are busy together.
+    let ran = |thread: &ThreadTimes| {
+        let on_cpu = thread.shares.iter().filter(|share| family(share.state) == State::Cpu);
+        on_cpu.fold(0_u64, |sum, share| sum.saturating_add(share.ns))
+    };
+    let busy = threads.iter().map(ran).fold(0, u64::saturating_add);
+    if u128::from(busy) * 100 >= u128::from(case.lead.total_ns) * u128::from(BUSY) {
+        return None;
     }
     // One state alone is told with its object; and who only waits for time or work is not kept by a thread.
     let for_another = |state: &State| matches!(state, State::BlockedFutex | State::BlockedSemaphore);

@@ -90,7 +90,12 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
         }
         (State::BlockedSocket, _) => vec![format!("ss -anp | grep pid={pid},        who is at the other side")],
         (State::BlockedPipe, WaitObject::Pipe { others, .. }) if !others.is_empty() => {
-            others.iter().take(2).flat_map(|(other, _)| stuck(*other, "the other end of the pipe")).collect()
+            match others.iter().filter(|(other, _)| *other != pid).take(2).collect::<Vec<_>>() {
+                none if none.is_empty() => {
+                    vec!["only a signal ends it: nobody else has either end of the pipe".to_owned()]
+                }
+                some => some.into_iter().flat_map(|(other, _)| stuck(*other, "the other end of the pipe")).collect(),
+            }
         }
         (State::BlockedPipe, _) => vec![format!("ls -l /proc/{pid}/fd; lsof -E        who has the other end")],
         (State::BlockedChild, WaitObject::Child { pid: child }) if *child > 0 => stuck(*child, "the child"),
@@ -105,9 +110,11 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
         }
         (State::BlockedFutex | State::BlockedSemaphore, _) => {
             let mut lines: Vec<String> = dump(case).into_iter().collect();
-            lines.push(format!(
-                "memtrace stuck --pid {pid} -v        where each thread waits: one of them must wake it"
-            ));
+            lines.push(match case.stuck.threads.len() {
+                1 => "it has no other thread: who wakes it is another process that shares this memory, or a signal"
+                    .to_owned(),
+                _ => format!("memtrace stuck --pid {pid} -v        where each thread waits: one of them must wake it"),
+            });
             lines
         }
         (State::BlockedPoll, WaitObject::Descriptors { total: 1, .. }) => {

@@ -96,6 +96,11 @@ pub(super) fn phrase(state: State, share: Option<&Share>, thread: &ThreadTimes) 
             _ => format!("waiting for the other side of a connection{in_call}"),
         },
         State::BlockedPipe => match object {
+            WaitObject::Pipe { others, .. }
+                if others.iter().any(|(pid, _)| *pid == thread.tid) && others.len() == 1 =>
+            {
+                format!("waiting for the other end of a pipe{in_call}, which nobody has but itself")
+            }
             WaitObject::Pipe { others, .. } if !others.is_empty() => {
                 let names: Vec<String> = others.iter().take(3).map(|(pid, comm)| named(*pid, comm)).collect();
                 format!("waiting for the other end of a pipe{in_call}: process {}", names.join(", "))

@@ -22,6 +22,7 @@ pub(super) struct StuckLine<'a> {
     start_ns: u64,
     window_ns: u64,
     ended: bool,
+    exit_code: Option<u32>,
     verdict: VerdictFields<'a>,
     threads: Vec<ThreadFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,6 +48,7 @@ impl<'a> StuckLine<'a> {
             start_ns: s.start_ns,
             window_ns: s.ts_ns.saturating_sub(s.start_ns),
             ended: s.ended,
+            exit_code: s.exit_code,
             verdict: VerdictFields::of(&s.verdict),
             threads: s.threads.iter().map(ThreadFields::of).collect(),
             ended_threads: s.ended_threads.as_ref().map(EndedFields::of),

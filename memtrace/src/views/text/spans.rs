@@ -178,13 +178,8 @@ impl Session {
     fn best(&mut self, title: &str, spans: &[Arc<Span>]) {
         let scale = self.scale;
         let [time, res, peak, faults, pid] = FIGURES;
-        let head = [
-            right("time", time),
-            right("own RES", res),
-            right("own peak", peak),
-            right("faults", faults),
-            right("pid", pid),
-        ];
+        let head =
+            [right("time", time), right("RES", res), right("peak", peak), right("faults", faults), right("pid", pid)];
         self.sheet.line(&[(Look::Strong, title)]);
         self.sheet.line(&[(Look::Faint, &format!("{}  what", head.concat()))]);
         let room = self.sheet.lines().saturating_sub(FIGURES.iter().sum::<usize>() + 2);
