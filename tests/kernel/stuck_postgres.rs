@@ -171,7 +171,8 @@ fn cold_scan(begun: Begun) -> Result<()> {
     let mut server = server(&[("shared_buffers", "16MB")])?;
     let (mut session, _) = server.session()?;
     session.send(
-        "create table cold as select g, repeat('x', 500) as filler from generate_series(1, 400000) g; checkpoint;\nselect 'made';\n",
+        "create table cold as select g, repeat('x', 500) as filler from generate_series(1, 400000) g; \
+         vacuum freeze cold; checkpoint;\nselect 'made';\n",
     )?;
     session.wait_for_line("made", PATIENCE)?;
     drop(session);
