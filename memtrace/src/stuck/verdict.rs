@@ -165,19 +165,31 @@ fn is_most(ns: u64, total_ns: u64) -> bool {
 
 /// Percent of a CPU from which on threads work, all together.
 const BUSY: u64 = 10;
+/// Percent of a CPU from which on a thread that waits for another one is waited for by nobody: the others work.
+const WORKING: u64 = 50;
+
+/// Whether threads were on CPUs for so many percent of the longest one's time, all together.
+fn is_busy(threads: &[ThreadTimes], percent: u64) -> bool {
+    let on_cpu = threads.iter().flat_map(|thread| &thread.shares).filter(|share| family(share.state) == State::Cpu);
+    let ran = on_cpu.fold(0_u64, |sum, share| sum.saturating_add(share.ns));
+    let longest = threads.iter().map(|thread| thread.total_ns).max().unwrap_or(0);
+    ran > 0 && u128::from(ran) * 100 >= u128::from(longest) * u128::from(percent)
+}
 
 /// Sorts threads, those first that decide: who works or is kept from working before who waits for another, and both before
 /// who waits for something to do. Of equals the main thread, then the oldest.
 pub(crate) fn order(threads: &mut [ThreadTimes], pid: u32) {
+    let works = is_busy(threads, WORKING);
     let weight = |thread: &ThreadTimes| -> u128 {
         let for_thread = is_below(thread, CONDITIONS) || is_below(thread, JOINS);
-        let of = |share: &Share| u128::from(share.ns) * u128::from(weight(share, for_thread));
+        let of = |share: &Share| u128::from(share.ns) * u128::from(weight(share, for_thread, works));
         thread.shares.iter().map(of).sum()
     };
     threads.sort_by_cached_key(|thread| (Reverse(weight(thread)), thread.tid != pid, thread.tid));
 }
 
-fn weight(share: &Share, for_thread: bool) -> u8 {
+/// `for_thread`: its stack says that it waits for work or for another thread's end. `works`: others work meanwhile.
+fn weight(share: &Share, for_thread: bool, works: bool) -> u8 {
     match share.state {
         State::Unaccounted => 0,
         State::BlockedPoll | State::BlockedSleep => 1,
@@ -185,6 +197,7 @@ fn weight(share: &Share, for_thread: bool) -> u8 {
         // How a thread waits for signals or for the end of what it has asked for: there may be nothing.
         State::BlockedOther if matches!(share.nr.and_then(syscalls::name), Some(name) if IDLE.contains(&name)) => 1,
         State::BlockedChild | State::BlockedOther => 3,
+        State::BlockedFutex | State::BlockedSemaphore if works => 6,
         State::BlockedFutex | State::BlockedSemaphore | State::BlockedSocket | State::BlockedPipe => 12,
         _ => 20,
     }
@@ -196,6 +209,8 @@ const IDLE: &[&str] = &["rt_sigtimedwait", "sigtimedwait", "io_uring_enter", "io
 /// How pools of workers wait for work.
 const CONDITIONS: &[&str] =
     &["pthread_cond_", "___pthread_cond_", "__pthread_cond_", "runtime.notesleep", "runtime.stopm", "g_cond_wait"];
+/// How a thread of Python waits for its turn.
+const TURNS: &[&str] = &["take_gil"];
 /// How a thread waits for another one's end.
 const JOINS: &[&str] =
     &["pthread_join", "__pthread_clockjoin", "__pthread_timedjoin", "pthread_clockjoin", "pthread_timedjoin"];
@@ -414,12 +429,7 @@ fn nobody_runs(case: &Case<'_>) -> Option<Finding> {
         *states.entry(main_state(thread).filter(waits)?).or_default() += 1;
     }
     // Threads that take turns wait most of their time, each, and are busy together.
-    let ran = |thread: &ThreadTimes| {
-        let on_cpu = thread.shares.iter().filter(|share| family(share.state) == State::Cpu);
-        on_cpu.fold(0_u64, |sum, share| sum.saturating_add(share.ns))
-    };
-    let busy = threads.iter().map(ran).fold(0, u64::saturating_add);
-    if u128::from(busy) * 100 >= u128::from(case.lead.total_ns) * u128::from(BUSY) {
+    if is_busy(threads, BUSY) {
         return None;
     }
     // One state alone is told with its object; and who only waits for time or work is not kept by a thread.

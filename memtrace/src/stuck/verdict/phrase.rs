@@ -1,6 +1,6 @@
 //! What a thread was doing, in words that follow "94 % of 5.0 s".
 
-use super::{CONDITIONS, JOINS, NAME, is_below, named};
+use super::{CONDITIONS, JOINS, NAME, TURNS, is_below, named};
 use crate::event::WaitObject;
 use crate::statement::Kind;
 use crate::stuck::{Share, State, ThreadTimes};
@@ -53,6 +53,9 @@ pub(super) fn phrase(state: State, share: Option<&Share>, thread: &ThreadTimes) 
                 Some(share) => format!("{told}, {} of it surely", duration(share.ns.saturating_sub(share.bound_ns))),
                 None => told.to_owned(),
             }
+        }
+        State::BlockedFutex if is_below(thread, TURNS) => {
+            "waiting for its turn: one thread of Python runs at a time (take_gil)".to_owned()
         }
         State::BlockedFutex if is_below(thread, JOINS) => "waiting for another thread's end".to_owned(),
         State::BlockedFutex if is_below(thread, CONDITIONS) => {
