@@ -1,13 +1,12 @@
 //! A scene played under the tool, and its truth held against the ledger.
 
-use crate::books::{Books, address};
+use crate::books::{Books, Entry, address};
 use crate::machine::TempDir;
 use crate::pages::{Pages, Pid};
 use crate::target::{Target, stop};
 use crate::tool::{Outcome, Tool};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::collections::BTreeMap;
 
 /// What a scene needs.
 #[derive(Debug, Default)]
@@ -150,20 +149,14 @@ pub fn assert_truth(truth: &Value, books: &Books, target: u32) -> Result<()> {
                 causes.push(other["cause"].as_str().unwrap_or_default());
             }
         }
-        // Summed up: a fault that turns out to be a major one after its interval's end is taken back in the next.
-        let mut strangers: BTreeMap<&str, (Pages, i64, i64, &str)> = BTreeMap::new();
-        for entry in &books.entries {
-            if entry.pid == pid && entry.touches(range) && !causes.contains(&entry.cause.as_str()) {
-                let (delta, minor, major, text) = strangers.entry(&entry.cause).or_default();
-                (*delta, *minor, *major) = (*delta + entry.delta, *minor + entry.minor, *major + entry.major);
-                *text = &entry.text;
-            }
-        }
-        let counts =
-            |(delta, minor, major, _): &&(Pages, i64, i64, &str)| (*delta, *minor, *major) != (Pages::ZERO, 0, 0);
-        if let Some((delta, minor, major, text)) = strangers.values().find(counts) {
-            bail!(
-                "on that mapping, where only {causes:?} happened, is also {delta} in {minor} minor and {major} major faults: {text}"
+        // Summed up by cause: a fault that turns out to be a major one after its interval's end is taken back in the next.
+        let here = |entry: &Entry| entry.pid == pid && entry.touches(range);
+        for entry in books.entries.iter().filter(|entry| here(entry) && !causes.contains(&entry.cause.as_str())) {
+            let sum = books.sum(|other| here(other) && other.cause == entry.cause);
+            ensure!(
+                sum == (Pages::ZERO, 0, 0),
+                "on that mapping, where only {causes:?} happened, is also {sum:?}: {}",
+                entry.text
             );
         }
     }
@@ -225,7 +218,7 @@ fn assert_entry(expected: &Value, books: &Books, target: u32) -> Result<()> {
     Ok(())
 }
 
-fn list(entries: &[&crate::books::Entry]) -> String {
+fn list(entries: &[&Entry]) -> String {
     let mut text = String::new();
     for entry in entries.iter().take(8) {
         text.push_str("\n  ");

@@ -98,9 +98,10 @@ fn read_group(read: &[Member], options: &ReadOptions, page_maps: &mut [Option<Pa
         Group { twins: twins.map(|process| (process.pid, process.start_time)).collect(), ..Group::default() };
     let mut costs = Costs::default();
     match read_readable(read, &members, options, page_maps, &mut costs) {
-        Ok(Readable { members: readable, physical, left_out }) => {
+        Ok(Readable { members: readable, physical, left_out, moved }) => {
             members = readable;
             group.given_up.extend(left_out);
+            group.given_up.extend((moved > 0).then(|| was_moved(moved)));
             if physical.pairs.is_none() {
                 let what = format!("who shares how much with whom is told of {PAIRS_OF} processes at most");
                 group.given_up.push(GivenUp { source: Source::Pagemap, reason: Reason::Failed { what } });
@@ -137,8 +138,10 @@ fn changed(read: &[Member], members: &[usize], costs: &mut Costs) -> u64 {
 struct Readable {
     members: Vec<usize>,
     physical: Physical,
-    /// Why others were not, unless they ended or hide their pages, which they say themselves; and what is not sure.
+    /// Why others were not, unless they ended or hide their pages, which they say themselves.
     left_out: Vec<GivenUp>,
+    /// Pages of the machine that the kernel moved to other frames meanwhile.
+    moved: u64,
 }
 
 /// Those of `members` whose pages may be looked at, and what they have together. One that hides its pages, or ends
@@ -162,15 +165,14 @@ fn read_readable(
         if readable.is_empty() {
             break;
         }
-        let (begin, before) = (monotonic_ns(), migrations());
+        let (begin, before) = (monotonic_ns(), read_migrations().unwrap_or(0));
         match read_physical(&kernel, read, &readable, options, page_maps, costs) {
             Ok(physical) => {
-                let moved = migrations().saturating_sub(before);
+                let moved = read_migrations().unwrap_or(0).saturating_sub(before);
                 if moved > 0 && attempt < ATTEMPTS && monotonic_ns() - begin < AGAIN_NS {
                     continue;
                 }
-                left_out.extend((moved > 0).then(|| was_moved(moved)));
-                return Ok(Readable { members: readable, physical, left_out });
+                return Ok(Readable { members: readable, physical, left_out, moved });
             }
             Err(Refused { process: Some(process), given_up }) if attempt < ATTEMPTS => {
                 // Whoever else has ended by now would cost another walk over all.
@@ -236,11 +238,6 @@ fn read_physical(
         })
         .map_err(|error| GivenUp { source: Source::Kpage, reason: Reason::Failed { what: error.to_string() } })?;
     Ok(sharing.finish())
-}
-
-/// Where it cannot be read, none are known of.
-fn migrations() -> u64 {
-    read_migrations().ok().flatten().unwrap_or(0)
 }
 
 /// A page that was in one frame when the first process was looked at, and in another one at the second's, looks like two
