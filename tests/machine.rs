@@ -7,7 +7,9 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const SWAP_FILE: &str = "/var/tmp/memtrace-kernel-tests.swap";
@@ -18,6 +20,86 @@ const DEVICES: &str = "/sys/fs/cgroup/blkio";
 /// Version 2, alone or beside version 1.
 const UNIFIED: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 const GROUP_PREFIX: &str = "memtrace-tests-";
+
+/// CPUs that a thread, and what it starts, may run on: fewer of them until this is dropped.
+pub struct Bound(libc::cpu_set_t);
+
+impl Bound {
+    /// The first CPU that this thread may run on.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn to_first() -> Result<Self> {
+        Self::to(|index| index == 0)
+    }
+
+    /// Those whose place among the allowed ones is `wanted`.
+    fn to(wanted: impl Fn(usize) -> bool) -> Result<Self> {
+        let size = size_of::<libc::cpu_set_t>();
+        // SAFETY: all zero is an empty set; the kernel fills the one and reads the other, of this thread.
+        unsafe {
+            let (mut before, mut bound): (libc::cpu_set_t, libc::cpu_set_t) = std::mem::zeroed();
+            ensure!(libc::sched_getaffinity(0, size, &raw mut before) == 0, "{}", std::io::Error::last_os_error());
+            let allowed = (0..libc::CPU_SETSIZE.cast_unsigned() as usize).filter(|cpu| libc::CPU_ISSET(*cpu, &before));
+            for (_, cpu) in allowed.enumerate().filter(|(index, _)| wanted(*index)) {
+                libc::CPU_SET(cpu, &mut bound);
+            }
+            ensure!(libc::sched_setaffinity(0, size, &raw const bound) == 0, "{}", std::io::Error::last_os_error());
+            Ok(Self(before))
+        }
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        // SAFETY: a set that the kernel has filled, read by it.
+        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const self.0) };
+    }
+}
+
+/// No CPU goes idle until this is dropped: on each there is a thread that makes way for everybody else.
+pub struct Awake {
+    over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Result<()>>>,
+}
+
+impl Awake {
+    /// # Errors
+    /// It is not known how many CPUs there are.
+    pub fn start() -> Result<Self> {
+        let over = Arc::new(AtomicBool::new(false));
+        let threads = (0..std::thread::available_parallelism()?.get()).map(|cpu| {
+            let over = over.clone();
+            std::thread::spawn(move || {
+                let _bound = Bound::to(|index| index == cpu)?;
+                let none = libc::sched_param { sched_priority: 0 };
+                // SAFETY: the kernel reads what is passed.
+                let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none) };
+                ensure!(set == 0, "{}", std::io::Error::last_os_error());
+                while !over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+                Ok(())
+            })
+        });
+        Ok(Self { threads: threads.collect(), over })
+    }
+
+    /// Stops them.
+    ///
+    /// # Errors
+    /// One did not keep its CPU awake.
+    pub fn stop(mut self) -> Result<()> {
+        self.over.store(true, Ordering::Relaxed);
+        self.threads.drain(..).try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("it panicked")))
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Lets go what stands in a frozen group: a frozen process cannot even be killed.
 pub fn thaw() {

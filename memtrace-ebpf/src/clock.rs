@@ -4,7 +4,7 @@
 //! thread itself while it runs. So nothing here needs a lock; only what the thread itself moves, when a fault tells its
 //! cause, may be interrupted by a sample and is added atomically.
 
-use crate::kernel::{PF_EXITING, PF_IO_WORKER, PF_KTHREAD, Regs, Task, add, layout, load};
+use crate::kernel::{PF_EXITING, PF_IO_WORKER, PF_KTHREAD, PF_MEMALLOC, Regs, Task, add, layout, load};
 use crate::maps::{CLOCKS, CONTROL, MMS, RECLAIMERS, THREADS, TIMES_0, TIMES_1, lose};
 use crate::probes::rss::is_in_fault;
 use aya_ebpf::bindings::BPF_NOEXIST;
@@ -214,7 +214,7 @@ unsafe fn fill_waiting(key: &mut TimeKey, clock: *mut Clock, task: Task, state: 
         return;
     }
     unsafe {
-        if let Some(doing) = reclaiming(key.tid) {
+        if let Some(doing) = reclaiming(task) {
             key.doing = doing as u8;
         } else if (*clock).locking != 0 {
             key.doing = Doing::MmapLock as u8;
@@ -244,9 +244,13 @@ fn halted(task: Task, state: u32) -> Option<Doing> {
     if trapped && state & TASK_INTERRUPTIBLE != 0 { Some(Doing::Frozen) } else { None }
 }
 
+/// Who does not have the flag saves the lookup: that is nearly everybody, each time it leaves a CPU.
 #[inline(always)]
-pub fn reclaiming(tid: u32) -> Option<Doing> {
-    let reclaimer = RECLAIMERS.get_ptr(&tid)?;
+fn reclaiming(task: Task) -> Option<Doing> {
+    if task.flags() & PF_MEMALLOC == 0 {
+        return None;
+    }
+    let reclaimer = RECLAIMERS.get_ptr(&task.pid())?;
     Some(if unsafe { (*reclaimer).cause } == Cause::ReclaimMemcg as u64 {
         Doing::ReclaimMemcg
     } else {
@@ -399,7 +403,7 @@ pub unsafe fn sample(clock: *mut Clock, task: Task, user: bool, now: &Now) {
         let tid = (*clock).key.tid;
         let mut key = plain(tid, (*clock).key.slot, Doing::User);
         if !user {
-            if let Some(doing) = reclaiming(tid) {
+            if let Some(doing) = reclaiming(task) {
                 key.doing = doing as u8;
             } else if (*clock).locking != 0 {
                 key.doing = Doing::MmapLock as u8;

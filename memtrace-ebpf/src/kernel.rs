@@ -37,6 +37,8 @@ pub unsafe fn peek<T: Copy + Default>(address: u64) -> T {
 
 /// `task_struct.flags`: the task is ending.
 pub const PF_EXITING: u32 = 0x0000_0004;
+/// `task_struct.flags`: may use the last of the memory, as who reclaims some may.
+pub const PF_MEMALLOC: u32 = 0x0000_0800;
 /// `task_struct.flags`: a kernel thread.
 pub const PF_KTHREAD: u32 = 0x0020_0000;
 /// `task_struct.flags`: kswapd.

@@ -9,6 +9,7 @@ use crate::Scene;
 use crate::posts::{ARENA_BYTES, Post};
 use crate::region::{HUGE, READ_WRITE, Region, cache, make_file};
 use crate::stage::{Check, Stage};
+use memtrace_tests::machine::Bound;
 use memtrace_tests::pages::page_size;
 use serde_json::{Value, json};
 use std::ffi::CString;
@@ -205,7 +206,8 @@ fn advised(stage: &mut Stage, truth: &mut Truth) {
     }
 
     // Pages wait in a list of each CPU until they are taken note of; the advice looks only at its own.
-    on_one_cpu(|| {
+    {
+        let _bound = Bound::to_first().expect("a CPU");
         let region = Region::anon(200);
         region.write();
         region.part(0, 119).advise(libc::MADV_FREE);
@@ -214,15 +216,15 @@ fn advised(stage: &mut Stage, truth: &mut Truth) {
         region.part(119, 120).advise(libc::MADV_COLD);
         let amount = Amount { anon: 200, dirty: 80, ..Amount::default() };
         truth.tell("anon", "offered with MADV_FREE", &region, amount, json!({"lazy_free": 120 * page_size()}));
-    });
+    }
 
     if std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1) {
         // With what guards it not a power of two: it would look like a thread's stack.
         let region = Region::anon(300);
-        on_one_cpu(|| {
-            region.write();
-            region.part(0, 192).advise(libc::MADV_PAGEOUT);
-        });
+        let bound = Bound::to_first().expect("a CPU");
+        region.write();
+        region.part(0, 192).advise(libc::MADV_PAGEOUT);
+        drop(bound);
         let swap = census(region.start(), region.end()).swap;
         if swap < 100 {
             stage.fail(&format!("of 192 pages the kernel swapped {swap} out"));
@@ -231,19 +233,6 @@ fn advised(stage: &mut Stage, truth: &mut Truth) {
         truth.tell("anon", "swapped out", &region, amount, json!({}));
     } else {
         truth.absent("anon", "swapped out", "no swap is on");
-    }
-}
-
-fn on_one_cpu(work: impl FnOnce()) {
-    // SAFETY: plain masks of this thread, all-zero being an empty one.
-    unsafe {
-        let (mut before, mut one): (libc::cpu_set_t, libc::cpu_set_t) = std::mem::zeroed();
-        let size = size_of::<libc::cpu_set_t>();
-        assert_eq!(libc::sched_getaffinity(0, size, &raw mut before), 0);
-        libc::CPU_SET(libc::sched_getcpu() as usize, &mut one);
-        assert_eq!(libc::sched_setaffinity(0, size, &raw const one), 0);
-        work();
-        libc::sched_setaffinity(0, size, &raw const before);
     }
 }
 

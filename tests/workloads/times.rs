@@ -2,6 +2,7 @@
 
 use crate::Scene;
 use crate::stage::{Check, Stage, gettid};
+use memtrace_tests::machine::Bound;
 use memtrace_tests::pages::monotonic_ns;
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
@@ -105,12 +106,7 @@ fn share(stage: &mut Stage) {
     let seconds = stage.seconds;
     let part = || -> Box<dyn FnOnce() -> Value + Send> {
         Box::new(move || {
-            // SAFETY: all-zero is an empty set; the kernel reads it.
-            unsafe {
-                let mut set: libc::cpu_set_t = std::mem::zeroed();
-                libc::CPU_SET(0, &mut set);
-                assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set), 0);
-            }
+            let _bound = Bound::to_first().expect("a CPU");
             json!({ "gaps_ns": spin_for(seconds) })
         })
     };

@@ -3,6 +3,7 @@
 use super::{Forked, Ledger, Measure, Stall, direct, goes_first, no_object, nothing};
 use crate::Scene;
 use crate::stage::Stage;
+use memtrace_tests::machine::Bound;
 use std::fs::File;
 use std::io::Read;
 
@@ -55,24 +56,10 @@ fn kernel(stage: &mut Stage) {
     direct(stage, &goes_on(&["cpu.kernel"], Measure::ActScheduled), act, nothing, no_object);
 }
 
-/// Binds the caller to the first CPU that it may use.
-fn bind() {
-    // SAFETY: all zero is an empty set; the kernel fills and reads it.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        let size = size_of::<libc::cpu_set_t>();
-        assert_eq!(libc::sched_getaffinity(0, size, &raw mut set), 0);
-        let first = (0..libc::CPU_SETSIZE as usize).find(|cpu| libc::CPU_ISSET(*cpu, &set)).expect("a CPU");
-        libc::CPU_ZERO(&mut set);
-        libc::CPU_SET(first, &mut set);
-        assert_eq!(libc::sched_setaffinity(0, size, &raw const set), 0);
-    }
-}
-
 /// It wants the CPU, and others that count a hundred times as much have it.
 fn starved(stage: &mut Stage) {
     let act = |ledger: &Ledger| {
-        bind();
+        let _bound = Bound::to_first().expect("a CPU");
         // SAFETY: no memory is involved.
         unsafe { libc::nice(19) };
         spins(ledger);
@@ -80,7 +67,7 @@ fn starved(stage: &mut Stage) {
     let crowd = |_| {
         [(); 2].map(|()| {
             Forked::new(|| {
-                bind();
+                let _bound = Bound::to_first().expect("a CPU");
                 spin();
             })
         })
