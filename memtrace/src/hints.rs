@@ -199,8 +199,13 @@ pub enum Failure {
         /// What is wrong with it, and where.
         what: String,
     },
-    /// A snapshot failed because of this: whoever wants one is told how to get it.
-    Snapshot(Box<Failure>),
+    /// A subcommand failed because of this: whoever wants that one is told how to get it.
+    In {
+        /// The subcommand.
+        command: &'static str,
+        /// Why.
+        failure: Box<Failure>,
+    },
     /// Something was lost under `--fail-on-loss`.
     Loss {
         /// How much; see [`crate::event::Lost::total`].
@@ -213,6 +218,12 @@ const ENOENT: i32 = 2;
 const EACCES: i32 = 13;
 
 impl Failure {
+    /// As the subcommand tells it.
+    #[must_use]
+    pub fn within(self, command: &'static str) -> Self {
+        Self::In { command, failure: Box::new(self) }
+    }
+
     /// The exit code that belongs to it.
     #[must_use]
     pub const fn exit_code(&self) -> ExitCode {
@@ -252,7 +263,7 @@ impl Failure {
             | Self::NotATrace { .. }
             | Self::TraceVersion { .. }
             | Self::NotASnapshot { .. } => ExitCode::Failure,
-            Self::Snapshot(failure) => failure.exit_code(),
+            Self::In { failure, .. } => failure.exit_code(),
             Self::Loss { .. } => ExitCode::Loss,
         }
     }
@@ -275,12 +286,15 @@ impl Failure {
     #[must_use]
     pub fn advice(&self) -> Vec<String> {
         match self {
-            Self::Snapshot(failure) => match &**failure {
+            Self::In { command, failure } => match &**failure {
+                Self::Zombie { pid } if *command == "stuck" => {
+                    vec![format!("memtrace stuck --pid $(ps -o ppid= -p {pid})        its parent, which has not waited for it")]
+                }
                 Self::NoSuchPid { .. } | Self::Zombie { .. } | Self::TargetGone { .. } => vec![
                     "ps -e -o pid,comm        to find the process".to_owned(),
-                    "memtrace snapshot --pid N        when its number is known".to_owned(),
+                    format!("memtrace {command} --pid N        when its number is known"),
                 ],
-                Self::ThreadId { pid, .. } => vec![format!("memtrace snapshot --pid {pid}")],
+                Self::ThreadId { pid, .. } => vec![format!("memtrace {command} --pid {pid}")],
                 other => other.advice(),
             },
             Self::NoSuchPid { .. } | Self::Zombie { .. } | Self::TargetGone { .. } => vec![
@@ -448,10 +462,11 @@ impl fmt::Display for Failure {
         use crate::views::escape;
         let text = |s: &str| escape(s.as_bytes(), 500);
         match self {
-            Self::Snapshot(failure) => match &**failure {
+            Self::In { command: "snapshot", failure } => match &**failure {
                 Self::TargetGone { pid } => write!(f, "process {pid} ended while it was read"),
                 other => other.fmt(f),
             },
+            Self::In { failure, .. } => failure.fmt(f),
             Self::NoSuchPid { pid } => write!(f, "no process has the id {pid}"),
             Self::ThreadId { tid, pid } => write!(f, "{tid} is a thread of process {pid}"),
             Self::KernelThread { pid, comm } => {

@@ -390,6 +390,14 @@ impl Recording {
     }
 }
 
+/// The failure as the subcommand tells it.
+fn within(error: anyhow::Error, command: &'static str) -> anyhow::Error {
+    match error.downcast::<Failure>() {
+        Ok(failure) => failure.within(command).into(),
+        Err(other) => other,
+    }
+}
+
 /// True when the reader of our output went away, which is no failure.
 fn give_up_quietly(result: Result<()>) -> Result<bool> {
     match result {

@@ -31,9 +31,9 @@ const STALLS: &[Test] = both! {
 };
 
 const COST: &[Test] = &[
-    ("postgres.cost.stuck", || cost(&["stuck", "--json", "--duration", "1h"])),
-    ("postgres.cost.watch", || cost(&["--json", "--interval", "1s"])),
-    ("postgres.cost.statements", || cost(&["--json", "--interval", "1s", STATEMENTS])),
+    ("postgres.cost.stuck", || cost(&["stuck", "--json", "--duration", "1h"], Counter::of_switches)),
+    ("postgres.cost.watch", || cost(&["--json", "--interval", "1s"], || Ok(None))),
+    ("postgres.cost.statements", || cost(&["--statements", "--json", "--interval", "1s"], Counter::of_statements)),
 ];
 
 fn main() -> ExitCode {
@@ -486,30 +486,29 @@ fn stop_the_writer(observer: &mut Observer, spared: Option<u32>) -> Result<Stopp
 const COUNTED: usize = 4;
 const SKIPPED: usize = 2;
 
-const STATEMENTS: &str = "--statements";
-
 /// What costs no more than 3 % of the throughput.
 const LITTLE: f64 = 0.97;
 
 /// One client of pgbench, its backend watched and not in turns, on CPUs that are kept from going idle: between two
 /// statements that would decide, and they wake up sooner while somebody watches.
 ///
-/// Twice: pgbench's own transactions on a server as it comes, which syncs what it commits; and reads of one row each, the
-/// shortest statement there is. There a breakpoint at both ends of a statement costs more than the 3 %, whatever is done
-/// in it, so that is held against `perf stat`, which only counts how often it is reached.
-fn cost(tool: &[&str]) -> Result<()> {
-    let awake = Awake::start()?;
-    cost_of(tool, "on", "--builtin=tpcb-like", None)?;
-    let peer = tool.contains(&STATEMENTS).then(Counter::new).transpose()?;
-    cost_of(tool, "off", "--builtin=select-only", peer.as_ref())?;
-    awake.stop()
-}
-
-/// Prints the ratio of the medians of throughput, and the interval that holds it with 95 %. Judged, over ten pairs, with
-/// `MEMTRACE_FULL=1`.
-fn cost_of(tool: &[&str], fsync: &str, load: &str, peer: Option<&Counter>) -> Result<()> {
+/// Twice: pgbench's own transactions on a server as it comes, which syncs what it commits; judged, over ten pairs, with
+/// `MEMTRACE_FULL=1`. And reads of one row each, the shortest statement there is, which no more than prints: what is
+/// attached to its switches or its ends costs more than the 3 % there, whatever is done in it. So `perf stat` is beside
+/// it where it is installed, which only counts how often the same events come.
+fn cost(tool: &[&str], peer: fn() -> Result<Option<Counter>>) -> Result<()> {
     let full = std::env::var_os("MEMTRACE_FULL").is_some();
     let pairs = if full { 10 } else { 3 };
+    let awake = Awake::start()?;
+    let ratio = cost_of(tool, "on", "--builtin=tpcb-like", pairs, None)?;
+    cost_of(tool, "off", "--builtin=select-only", pairs, peer()?.as_ref())?;
+    awake.stop()?;
+    ensure!(!full || ratio >= LITTLE, "watching costs more than 3 %");
+    Ok(())
+}
+
+/// The ratio of the medians of throughput, which it prints with the interval that holds it with 95 %.
+fn cost_of(tool: &[&str], fsync: &str, load: &str, pairs: usize, peer: Option<&Counter>) -> Result<f64> {
     let server = server(&[("fsync", fsync)])?;
     ensure!(pgbench(&server, &["-i", "-q", "-s", "20"])?.status()?.success(), "pgbench -i fails");
     let mut pgbench = pgbench(&server, &[load, "-c", "1", "-T", "3600", "-P", "1"])?;
@@ -526,7 +525,7 @@ fn cost_of(tool: &[&str], fsync: &str, load: &str, peer: Option<&Counter>) -> Re
             drop(watcher);
         }
         if let Some(peer) = peer {
-            let counter = peer.of(pid)?;
+            let counter = peer.start(pid)?;
             counted.push(throughput(&reports)?);
             drop(counter);
         }
@@ -540,33 +539,40 @@ fn cost_of(tool: &[&str], fsync: &str, load: &str, peer: Option<&Counter>) -> Re
         println!("      transactions a second: alone {alone:.0?}, watched {rates:.0?}");
         ratio
     };
-    let mut ratio = tell(&format!("{} {}", binary()?.display(), tool.join(" ")), &watched);
-    if peer.is_some() {
-        ratio /= tell("perf stat", &counted);
+    let ratio = tell(&format!("{} {}", binary()?.display(), tool.join(" ")), &watched);
+    if let Some(peer) = peer {
+        tell(&format!("perf stat -e {}", peer.events), &counted);
     }
-    ensure!(!full || ratio >= LITTLE, "watching costs more than 3 %");
-    Ok(())
+    Ok(ratio)
 }
 
-/// A breakpoint that only counts, where statements begin and end: named for `perf` until this is dropped.
-struct Counter;
+/// `perf stat`, which only counts.
+struct Counter {
+    events: &'static str,
+    /// A breakpoint of ours that `perf` keeps until this is dropped.
+    named: bool,
+}
 
 impl Counter {
-    const EVENT: &str = "probe_postgres:pgstat_report_activity";
+    const STATEMENTS: &str = "probe_postgres:pgstat_report_activity";
 
-    fn new() -> Result<Self> {
-        let program = postgres_binary()?;
-        let named =
-            Command::new("perf").arg("probe").arg("-q").arg("-x").arg(program).arg("pgstat_report_activity").status();
-        if !named.is_ok_and(|status| status.success()) {
-            skip("perf probe does not work here; type: apt-get install -y linux-perf")?;
-        }
-        Ok(Self)
+    fn of_switches() -> Result<Option<Self>> {
+        Ok(perf(&["--version"]).then_some(Self { events: "sched:sched_switch,sched:sched_wakeup", named: false }))
     }
 
-    fn of(&self, pid: u32) -> Result<Load> {
+    /// Where statements begin and end.
+    fn of_statements() -> Result<Option<Self>> {
+        let program = postgres_binary()?;
+        let program = program.to_str().context("a path of text")?;
+        let named = perf(&["probe", "-q", "-x", program, "pgstat_report_activity"]);
+        Ok(named.then_some(Self { events: Self::STATEMENTS, named }))
+    }
+
+    fn start(&self, pid: u32) -> Result<Load> {
+        let pid = pid.to_string();
+        let whose: &[&str] = if self.named { &["-p", &pid] } else { &["-a"] };
         let mut command = Command::new("perf");
-        command.args(["stat", "-e", Self::EVENT, "-p", &pid.to_string()]);
+        command.args(["stat", "-e", self.events]).args(whose);
         let mut counter = Load(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
         let deadline = Instant::now() + PATIENCE;
         while !std::fs::read_to_string(format!("/proc/{}/wchan", counter.0.id()))?.contains("poll") {
@@ -579,8 +585,17 @@ impl Counter {
 
 impl Drop for Counter {
     fn drop(&mut self) {
-        let _ = Command::new("perf").args(["probe", "-q", "-d", Self::EVENT]).status();
+        if self.named {
+            perf(&["probe", "-q", "-d", self.events]);
+        }
     }
+}
+
+/// Whether it is there and does so.
+fn perf(arguments: &[&str]) -> bool {
+    let mut command = Command::new("perf");
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 /// The tool, watching.

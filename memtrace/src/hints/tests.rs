@@ -37,7 +37,7 @@ fn where_the_kernel_takes_no_probes_there_is_a_way_without() {
 
 #[test]
 fn who_wants_a_snapshot_is_told_how_to_get_one() {
-    let of = |failure| Failure::Snapshot(Box::new(failure));
+    let of = |failure: Failure| failure.within("snapshot");
     let text = render(&of(Failure::ThreadId { tid: 12, pid: 11 }));
     assert_eq!(text, "memtrace: 12 is a thread of process 11\n  try: memtrace snapshot --pid 11\n");
     for failure in [Failure::NoSuchPid { pid: 7 }, Failure::Zombie { pid: 7 }, Failure::TargetGone { pid: 7 }] {
@@ -45,6 +45,17 @@ fn who_wants_a_snapshot_is_told_how_to_get_one() {
         assert!(text.contains("try: memtrace snapshot --pid N") && !text.contains("memtrace -- "), "{text}");
         assert_eq!(of(failure.clone()).exit_code(), failure.exit_code());
     }
+}
+
+#[test]
+fn who_asks_why_it_is_stuck_is_told_how_to() {
+    let text = render(&Failure::ThreadId { tid: 12, pid: 11 }.within("stuck"));
+    assert_eq!(text, "memtrace: 12 is a thread of process 11\n  try: memtrace stuck --pid 11\n");
+    // What does not go away is its parent's doing.
+    let text = render(&Failure::Zombie { pid: 7 }.within("stuck"));
+    assert!(text.contains("try: memtrace stuck --pid $(ps -o ppid= -p 7)        its parent"), "{text}");
+    let text = render(&Failure::NoSuchPid { pid: 7 }.within("stuck"));
+    assert!(text.contains("try: memtrace stuck --pid N"), "{text}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #[cfg(feature = "live")]
 mod live;
 
-use super::{NARROWEST, colored, create, give_up_quietly, terminal_width};
+use super::{NARROWEST, colored, create, give_up_quietly, terminal_width, within};
 use crate::cli::{ExitCode, Format, SnapshotOptions, Subject};
 use crate::hints::Failure;
 use crate::snapshot::Process;
@@ -24,10 +24,7 @@ pub(super) fn run(options: &SnapshotOptions) -> Result<u8> {
     let mut code = ExitCode::Done;
     let shown = match &options.subject {
         Subject::Files(before, after) => compare(before, after, options),
-        _ => look(options, &mut code).map_err(|error| match error.downcast::<Failure>() {
-            Ok(failure) => Failure::Snapshot(Box::new(failure)).into(),
-            Err(other) => other,
-        }),
+        _ => look(options, &mut code).map_err(|error| within(error, "snapshot")),
     };
     give_up_quietly(shown)?;
     Ok(code as u8)

@@ -1,6 +1,6 @@
 //! `memtrace stuck`: a session as any other, of which only the answer is printed.
 
-use super::watch;
+use super::{watch, within};
 use crate::cli::{StuckOptions, Target};
 use anyhow::Result;
 
@@ -16,7 +16,7 @@ pub(super) fn run(options: &StuckOptions) -> Result<u8> {
         eprintln!("memtrace: process {pid} {why}: nobody is asked what --pg says");
         trace.pg = None;
     }
-    watch(&options.target, &trace, None, &options.output, false)
+    watch(&options.target, &trace, None, &options.output, false).map_err(|error| within(error, "stuck"))
 }
 
 /// Why no server has anything to say of a process. That there is none is said by whoever watches it.

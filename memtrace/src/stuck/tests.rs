@@ -149,6 +149,38 @@ fn a_pipe_with_both_ends_in_one_process_leads_to_nobody_else() {
 }
 
 #[test]
+fn who_opens_a_fifo_waits_for_who_opens_it_too() {
+    let fifo = WaitObject::File { fd: -1, path: b"/run/queue".to_vec(), offset: None };
+    let scene = Scene::default().spans([blocked(PID, "openat", 0)]);
+    let verdict = scene.wait(PID, "openat", &[], fifo, &["wait_for_partner", "fifo_open"], &[]).stuck().verdict;
+    assert_eq!(verdict.state, Some(State::BlockedPipe));
+    assert!(
+        verdict.sentence.ends_with("somebody to open the other end of /run/queue (openat)"),
+        "{}",
+        verdict.sentence
+    );
+    assert_eq!(fact(&verdict, "object"), "");
+    assert!(verdict.next[0].starts_with("it goes on when another process opens the other end"), "{:?}", verdict.next);
+}
+
+#[test]
+fn who_waits_for_those_that_work_does_not_decide() {
+    let first = |percent: u64| {
+        let mut scene = Scene::default().spans([blocked(PID, "futex", 0x1000)]);
+        for tid in [WORKER, OTHER, OTHER + 1] {
+            let turn = TimeSpan { ns: (1000 - 10 * percent) * MS, ..blocked(tid, "futex", 0x2000) };
+            scene = scene
+                .spans([turn, span(tid, Doing::Running, 10 * percent), samples(tid, Doing::User, 10 * percent)])
+                .wait(tid, "futex", &[0x2000], WaitObject::Unknown, &[], &["pthread_cond_timedwait", "take_gil"]);
+        }
+        scene.stuck().threads[0].tid
+    };
+    // Three threads of Python that take turns, and the one that has started them: together they work, or hardly.
+    assert_ne!(first(33), PID);
+    assert_eq!(first(10), PID);
+}
+
+#[test]
 fn hostile_names_are_text() {
     let scene = hostile();
     for verbose in [false, true] {

@@ -80,7 +80,7 @@ fn tell_missing(snapshot: &Snapshot, options: &SnapshotOptions) -> Option<ExitCo
         return None;
     }
     for failure in &missing.failures {
-        complain(&format!("memtrace: {}\n", Failure::Snapshot(Box::new(failure.clone()))));
+        complain(&format!("memtrace: {}\n", failure.clone().within("snapshot")));
     }
     let named = missing.failures.len() == missing.vanished + missing.unreadable;
     if !named && (snapshot.group.is_none() || options.show.format == Format::Csv) {

@@ -97,7 +97,7 @@ fn object(case: &Case<'_>, states: &[State]) -> Option<String> {
             Some(text)
         }
         WaitObject::FilePage { offset, .. } => Some(format!("last at byte {}", count(*offset))),
-        WaitObject::File { fd, .. } => Some(format!("descriptor {fd}")),
+        WaitObject::File { fd, .. } if *fd >= 0 => Some(format!("descriptor {fd}")),
         WaitObject::Descriptors { of, total, .. } if *total > 1 => {
             let shown: Vec<String> = of.iter().take(4).map(|(fd, path)| format!("{fd} {}", escape(path, 40))).collect();
             let more = (*total as usize).saturating_sub(shown.len());

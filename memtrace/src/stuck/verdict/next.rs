@@ -97,6 +97,9 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
                 some => some.into_iter().flat_map(|(other, _)| stuck(*other, "the other end of the pipe")).collect(),
             }
         }
+        (State::BlockedPipe, WaitObject::File { .. }) => {
+            vec!["it goes on when another process opens the other end: look for who should have".to_owned()]
+        }
         (State::BlockedPipe, _) => vec![format!("ls -l /proc/{pid}/fd; lsof -E        who has the other end")],
         (State::BlockedChild, WaitObject::Child { pid: child }) if *child > 0 => stuck(*child, "the child"),
         (State::BlockedChild, _) => {

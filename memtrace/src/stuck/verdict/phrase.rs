@@ -108,6 +108,9 @@ pub(super) fn phrase(state: State, share: Option<&Share>, thread: &ThreadTimes) 
                 let names: Vec<String> = others.iter().take(3).map(|(pid, comm)| named(*pid, comm)).collect();
                 format!("waiting for the other end of a pipe{in_call}: process {}", names.join(", "))
             }
+            WaitObject::File { path, .. } => {
+                format!("waiting for somebody to open the other end of {}{in_call}", escape(path, PATH))
+            }
             _ => format!("waiting for the other end of a pipe{in_call}"),
         },
         State::BlockedFlock => match object {
@@ -132,7 +135,10 @@ pub(super) fn phrase(state: State, share: Option<&Share>, thread: &ThreadTimes) 
         State::BlockedOther => match object {
             WaitObject::File { .. } => format!("waiting for {}{in_call}", file(object, "a file")),
             WaitObject::SystemV { id } => format!("waiting for the message queue {id}{in_call}"),
-            _ => match &call {
+            _ => match call.as_deref() {
+                Some(call @ ("pause" | "rt_sigsuspend" | "rt_sigtimedwait")) => {
+                    format!("waiting for a signal ({call})")
+                }
                 Some(call) => format!("waiting in {call}"),
                 None => "waiting, in no system call".to_owned(),
             },
