@@ -498,7 +498,7 @@ const LITTLE: f64 = 0.97;
 /// it where it is installed, which only counts how often the same events come.
 fn cost(tool: &[&str], peer: fn() -> Result<Option<Counter>>) -> Result<()> {
     let full = std::env::var_os("MEMTRACE_FULL").is_some();
-    let pairs = if full { 10 } else { 3 };
+    let pairs = if full { 10 } else { 1 };
     let awake = Awake::start()?;
     let ratio = cost_of(tool, "on", "--builtin=tpcb-like", pairs, None)?;
     cost_of(tool, "off", "--builtin=select-only", pairs, peer()?.as_ref())?;
