@@ -214,7 +214,7 @@ unsafe fn fill_waiting(key: &mut TimeKey, clock: *mut Clock, task: Task, state: 
         return;
     }
     unsafe {
-        if let Some(doing) = reclaiming(task) {
+        if let Some(doing) = sleeps_reclaiming(task, key.tid) {
             key.doing = doing as u8;
         } else if (*clock).locking != 0 {
             key.doing = Doing::MmapLock as u8;
@@ -244,18 +244,21 @@ fn halted(task: Task, state: u32) -> Option<Doing> {
     if trapped && state & TASK_INTERRUPTIBLE != 0 { Some(Doing::Frozen) } else { None }
 }
 
-/// Who does not have the flag saves the lookup: that is nearly everybody, each time it leaves a CPU.
 #[inline(always)]
-fn reclaiming(task: Task) -> Option<Doing> {
-    if task.flags() & PF_MEMALLOC == 0 {
-        return None;
-    }
-    let reclaimer = RECLAIMERS.get_ptr(&task.pid())?;
+fn reclaiming(tid: u32) -> Option<Doing> {
+    let reclaimer = RECLAIMERS.get_ptr(&tid)?;
     Some(if unsafe { (*reclaimer).cause } == Cause::ReclaimMemcg as u64 {
         Doing::ReclaimMemcg
     } else {
         Doing::ReclaimDirect
     })
+}
+
+/// As [`reclaiming`], of a thread that goes to sleep: who reclaims has the flag then, and all others save the lookup. (A
+/// softirq takes the flag off meanwhile, so a sample must not ask for it.)
+#[inline(always)]
+fn sleeps_reclaiming(task: Task, tid: u32) -> Option<Doing> {
+    if task.flags() & PF_MEMALLOC == 0 { None } else { reclaiming(tid) }
 }
 
 /// The state of a thread that is in a page fault now.
@@ -403,7 +406,7 @@ pub unsafe fn sample(clock: *mut Clock, task: Task, user: bool, now: &Now) {
         let tid = (*clock).key.tid;
         let mut key = plain(tid, (*clock).key.slot, Doing::User);
         if !user {
-            if let Some(doing) = reclaiming(task) {
+            if let Some(doing) = reclaiming(tid) {
                 key.doing = doing as u8;
             } else if (*clock).locking != 0 {
                 key.doing = Doing::MmapLock as u8;

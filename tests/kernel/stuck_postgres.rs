@@ -492,10 +492,10 @@ const LITTLE: f64 = 0.97;
 /// One client of pgbench, its backend watched and not in turns, on CPUs that are kept from going idle: between two
 /// statements that would decide, and they wake up sooner while somebody watches.
 ///
-/// Twice: pgbench's own transactions on a server as it comes, which syncs what it commits; judged, over ten pairs, with
-/// `MEMTRACE_FULL=1`. And reads of one row each, the shortest statement there is, which no more than prints: what is
-/// attached to its switches or its ends costs more than the 3 % there, whatever is done in it. So `perf stat` is beside
-/// it where it is installed, which only counts how often the same events come.
+/// Twice: pgbench's own transactions on a server that syncs what it commits; judged, over ten pairs, with
+/// `MEMTRACE_FULL=1`. And reads of one row each, without syncs, the shortest statement there is, which no more than
+/// prints: there hooks in the switches or at both ends of a statement may cost more than the 3 %. Beside it is `perf stat`,
+/// where it is installed, which only counts how often one of those is reached.
 fn cost(tool: &[&str], peer: fn() -> Result<Option<Counter>>) -> Result<()> {
     let full = std::env::var_os("MEMTRACE_FULL").is_some();
     let pairs = if full { 10 } else { 1 };
@@ -532,10 +532,10 @@ fn cost_of(tool: &[&str], fsync: &str, load: &str, pairs: usize, peer: Option<&C
     }
     let tell = |who: &str, rates: &[f64]| {
         let ratio = median(rates.to_vec()) / median(alone.clone());
-        let [low, high] = interval(&alone, rates);
-        println!(
-            "    {who}: pgbench {load} at {ratio:.3} of its throughput (95 %: {low:.3} to {high:.3}), {pairs} pairs"
-        );
+        // One pair says nothing of how far from it the next would be.
+        let within = (pairs > 1).then(|| interval(&alone, rates));
+        let within = within.map_or(String::new(), |[low, high]| format!(" (95 %: {low:.3} to {high:.3})"));
+        println!("    {who}: pgbench {load} at {ratio:.3} of its throughput{within}, of {pairs} in turns");
         println!("      transactions a second: alone {alone:.0?}, watched {rates:.0?}");
         ratio
     };
@@ -564,6 +564,8 @@ impl Counter {
     fn of_statements() -> Result<Option<Self>> {
         let program = postgres_binary()?;
         let program = program.to_str().context("a path of text")?;
+        // One may be left of a run that was killed.
+        perf(&["probe", "-q", "-d", Self::STATEMENTS]);
         let named = perf(&["probe", "-q", "-x", program, "pgstat_report_activity"]);
         Ok(named.then_some(Self { events: Self::STATEMENTS, named }))
     }

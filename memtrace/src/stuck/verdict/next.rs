@@ -97,7 +97,7 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
                 some => some.into_iter().flat_map(|(other, _)| stuck(*other, "the other end of the pipe")).collect(),
             }
         }
-        (State::BlockedPipe, WaitObject::File { .. }) => {
+        (State::BlockedPipe, WaitObject::File { fd: ..0, .. }) => {
             vec!["it goes on when another process opens the other end: look for who should have".to_owned()]
         }
         (State::BlockedPipe, _) => vec![format!("ls -l /proc/{pid}/fd; lsof -E        who has the other end")],

@@ -108,7 +108,7 @@ pub(super) fn phrase(state: State, share: Option<&Share>, thread: &ThreadTimes) 
                 let names: Vec<String> = others.iter().take(3).map(|(pid, comm)| named(*pid, comm)).collect();
                 format!("waiting for the other end of a pipe{in_call}: process {}", names.join(", "))
             }
-            WaitObject::File { path, .. } => {
+            WaitObject::File { fd: ..0, path, .. } => {
                 format!("waiting for somebody to open the other end of {}{in_call}", escape(path, PATH))
             }
             _ => format!("waiting for the other end of a pipe{in_call}"),
