@@ -312,6 +312,16 @@ impl Comparison {
             expect(longest.is_some_and(|hold| hold["tid"] == object["holder"]), &|| {
                 format!("mmap_lock is held longest by {longest:?}, {} in truth", object["holder"])
             });
+        } else if object["kind"] == "function" {
+            let name = object["name"].as_str().context("name")?;
+            let first = &thread["ran"][0];
+            let named = first["function"].as_str().is_some_and(|function| function.ends_with(&format!("::{name}")));
+            let own = thread["states"]["cpu.user"].as_f64().unwrap_or_default();
+            let (ns, bound) = (first["ns"].as_f64(), first["bound_ns"].as_f64());
+            let most = ns.zip(bound).is_some_and(|(ns, bound)| ns + bound >= 0.98 * own && ns <= own);
+            expect(named && most, &|| format!("it ran {first} for most of {own} ns, {name} in truth"));
+            let sentence = verdict["sentence"].as_str().unwrap_or_default();
+            expect(sentence.contains(&format!("{name} (")), &|| format!("no {name} in \"{sentence}\""));
         } else if !object.is_null() {
             let shares = array(&thread["shares"])?;
             let among = shares.iter().filter(|share| classes.contains(&share["state"]));

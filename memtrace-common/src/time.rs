@@ -72,6 +72,18 @@ pub struct TimeKey {
     pub reserved: [u8; 5],
 }
 
+/// Where a thread's own code was when a sample found it on a CPU; the value counts the samples.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct PlaceKey {
+    /// Instruction pointer.
+    pub ip: u64,
+    /// Thread.
+    pub tid: u32,
+    /// Slot of its mm.
+    pub slot: u32,
+}
+
 /// What a record of time holds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]

@@ -5,13 +5,13 @@
 //! cause, may be interrupted by a sample and is added atomically.
 
 use crate::kernel::{PF_EXITING, PF_IO_WORKER, PF_KTHREAD, PF_MEMALLOC, Regs, Task, add, layout, load};
-use crate::maps::{CLOCKS, CONTROL, MMS, RECLAIMERS, THREADS, TIMES_0, TIMES_1, lose};
+use crate::maps::{CLOCKS, CONTROL, MMS, PLACES_0, PLACES_1, RECLAIMERS, THREADS, TIMES_0, TIMES_1, lose};
 use crate::probes::rss::is_in_fault;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use core::ptr::read_volatile;
 use core::sync::atomic::{Ordering, compiler_fence};
-use memtrace_common::{CAUSE_UNKNOWN, Cause, Clock, Doing, Thread, TimeKey, TimeValue, nr, thread};
+use memtrace_common::{CAUSE_UNKNOWN, Cause, Clock, Doing, PlaceKey, Thread, TimeKey, TimeValue, nr, thread};
 
 const TASK_INTERRUPTIBLE: u32 = 0x0001;
 const TASK_UNINTERRUPTIBLE: u32 = 0x0002;
@@ -393,9 +393,23 @@ unsafe fn move_fault(clock: *mut Clock, tid: u32, cause: u8, now: &Now) -> Optio
     Some(())
 }
 
-/// A sample of the current thread on its CPU.
+/// Counts a sample of a thread's own code where it found it. One that has no room is in the thread's time all the same:
+/// the program sees by the difference how many have no place.
 #[inline(always)]
-pub unsafe fn sample(clock: *mut Clock, task: Task, user: bool, now: &Now) {
+fn place(odd: bool, key: &PlaceKey) {
+    let places = if odd { &PLACES_1 } else { &PLACES_0 };
+    match places.get_ptr_mut(key) {
+        // A thread is on one CPU at a time, and only its own samples come here.
+        Some(count) => unsafe { *count += 1 },
+        None => {
+            let _ = places.insert(key, &1, u64::from(BPF_NOEXIST));
+        }
+    }
+}
+
+/// A sample of the current thread on its CPU; `ip` of its own code, `None` in the kernel.
+#[inline(always)]
+pub unsafe fn sample(clock: *mut Clock, task: Task, ip: Option<u64>, now: &Now) {
     unsafe {
         // Came in the middle of the thread's own work here: what that moves must not move under it.
         let busy = (*clock).busy != 0;
@@ -405,23 +419,23 @@ pub unsafe fn sample(clock: *mut Clock, task: Task, user: bool, now: &Now) {
         }
         let tid = (*clock).key.tid;
         let mut key = plain(tid, (*clock).key.slot, Doing::User);
-        if !user {
-            if let Some(doing) = reclaiming(tid) {
-                key.doing = doing as u8;
-            } else if (*clock).locking != 0 {
-                key.doing = Doing::MmapLock as u8;
-                key.nr = of_regs(task).1 as i16;
-            } else if let Some(th) = fault_around(task, tid) {
-                if !busy {
-                    begin_fault(clock, th);
-                    hold(clock, now);
-                    (*clock).fault_samples += 1;
-                }
-                fill_fault(&mut key, clock);
-            } else {
-                key.doing = Doing::Kernel as u8;
-                key.nr = of_regs(task).1 as i16;
+        if let Some(ip) = ip {
+            place(now.odd, &PlaceKey { ip, tid, slot: u32::from(key.slot) });
+        } else if let Some(doing) = reclaiming(tid) {
+            key.doing = doing as u8;
+        } else if (*clock).locking != 0 {
+            key.doing = Doing::MmapLock as u8;
+            key.nr = of_regs(task).1 as i16;
+        } else if let Some(th) = fault_around(task, tid) {
+            if !busy {
+                begin_fault(clock, th);
+                hold(clock, now);
+                (*clock).fault_samples += 1;
             }
+            fill_fault(&mut key, clock);
+        } else {
+            key.doing = Doing::Kernel as u8;
+            key.nr = of_regs(task).1 as i16;
         }
         if let Some(record) = record(now.odd, &key) {
             (*record).samples += 1;

@@ -6,8 +6,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
 };
 use memtrace_common::{
-    Cause, Clock, Control, Cpu, HoldKey, HoldValue, Holder, HolderKey, Losses, MomentKey, Overflow, Reclaimer,
-    RecordKey, RecordValue, SPAN_POINTS, Slot, SpanPoint, SpanState, StackKey, StackPath, Thread, TimeKey, TimeValue,
+    Cause, Clock, Control, Cpu, HoldKey, HoldValue, Holder, HolderKey, Losses, MomentKey, Overflow, PlaceKey,
+    Reclaimer, RecordKey, RecordValue, SPAN_POINTS, Slot, SpanPoint, SpanState, StackKey, StackPath, Thread, TimeKey,
+    TimeValue,
 };
 
 /// Interval number and whom to attach to.
@@ -64,6 +65,12 @@ pub static TIMES_0: HashMap<TimeKey, TimeValue> = HashMap::with_max_entries(3276
 /// Threads' time in odd intervals.
 #[map]
 pub static TIMES_1: HashMap<TimeKey, TimeValue> = HashMap::with_max_entries(32768, 0);
+/// Where samples found threads' own code, in even intervals: apart from their time, whose room they must not take.
+#[map]
+pub static PLACES_0: HashMap<PlaceKey, u64> = HashMap::with_max_entries(16384, 0);
+/// The same of odd intervals.
+#[map]
+pub static PLACES_1: HashMap<PlaceKey, u64> = HashMap::with_max_entries(16384, 0);
 /// Who holds mmap_lock of a traced mm, or held it last. Nobody is taken out: those not met for long make room.
 #[map]
 pub static HOLDERS: LruHashMap<HolderKey, Holder> = LruHashMap::with_max_entries(1024, 0);

@@ -10,7 +10,7 @@ pub use span::RawSpan;
 pub use time::RawTimes;
 
 use crate::event::{
-    Change, Event, Latency, MmClosed, MmId, MmOpened, Pace, Place, StackId, Syscall, Task, TaskWhat, Why,
+    Change, CodeId, Event, Latency, MmClosed, MmId, MmOpened, Pace, Place, StackId, Syscall, Task, TaskWhat, Why,
 };
 use crate::units::Amounts;
 use memtrace_common::{
@@ -42,11 +42,17 @@ pub struct Occupant {
 pub trait StackNumbers {
     /// The stack of a code path of a thread (of process `pid`, with the mm `mm`), `ip` its innermost instruction; `None` for none.
     fn number(&mut self, mm: MmId, pid: u32, tid: u32, stack: u64, ip: u64) -> Option<StackId>;
+    /// The place in code of an instruction of `mm`, of process `pid`; `None` for none.
+    fn place(&mut self, mm: MmId, pid: u32, ip: u64) -> Option<CodeId>;
 }
 
 /// No stacks.
 impl StackNumbers for () {
     fn number(&mut self, _: MmId, _: u32, _: u32, _: u64, _: u64) -> Option<StackId> {
+        None
+    }
+
+    fn place(&mut self, _: MmId, _: u32, _: u64) -> Option<CodeId> {
         None
     }
 }

@@ -69,6 +69,8 @@ pub enum Event {
     End(End),
     /// A thread passed an edge of a span. Events have numbers in trace files, in this order: new ones come last.
     Span(Box<SpanEdge>),
+    /// Where samples found the own code of an mm's threads, in the interval that ends.
+    Ran(Ran),
 }
 
 /// How exact the books are.

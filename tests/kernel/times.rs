@@ -2,7 +2,7 @@
 //! are the whole of every interval.
 
 use anyhow::{Context, Result, ensure};
-use memtrace::event::{Event, LockHold, TimeSpan, Times};
+use memtrace::event::{CodeId, Event, LockHold, RanAt, TimeSpan, Times};
 use memtrace::trace::Reader;
 use memtrace_common::{Cause, Doing};
 use memtrace_tests::machine::TempDir;
@@ -18,6 +18,7 @@ use std::time::Duration;
 
 const TESTS: &[Test] = &[
     ("times.spin", spin),
+    ("times.functions", functions),
     ("times.share", share),
     ("times.sleep", sleep),
     ("times.futex", futex),
@@ -40,17 +41,26 @@ fn main() -> ExitCode {
 /// A recorded session: what it says of threads' time.
 struct Told {
     intervals: Vec<Times>,
+    /// Where threads' own code was.
+    places: Vec<RanAt>,
+    /// Functions by place.
+    names: BTreeMap<CodeId, String>,
     /// What the machine's owner took of its CPUs meanwhile: a thread's own clock stands still then.
     stolen_ns: u64,
 }
 
 impl Told {
     fn read(trace: &std::path::Path) -> Result<Self> {
-        let mut told = Self { intervals: Vec::new(), stolen_ns: 0 };
+        let mut told = Self { intervals: Vec::new(), places: Vec::new(), names: BTreeMap::new(), stolen_ns: 0 };
         let mut lost = 0;
         for event in Reader::new(File::open(trace)?)? {
             match event? {
                 Event::Times(times) => told.intervals.push(times),
+                Event::Ran(ran) => told.places.extend(ran.places),
+                Event::Code(code) => {
+                    let name = code.symbols.last().map(|symbol| String::from_utf8_lossy(&symbol.name).into_owned());
+                    told.names.insert(code.id, name.unwrap_or_default());
+                }
                 Event::Tick(tick) => lost = tick.lost.times,
                 _ => {}
             }
@@ -238,6 +248,29 @@ fn spin() -> Result<()> {
         );
         ensure!(user.samples > 9 * kernel.samples, "{user:?} and {kernel:?}: it only spins");
     }
+    Ok(())
+}
+
+/// Every sample of a thread's own code has its place, and the functions have the shares that the thread measured.
+fn functions() -> Result<()> {
+    let (told, threads) = record("times.functions")?;
+    let [thread] = &threads[..] else { anyhow::bail!("{threads:?}") };
+    let samples = told.of(thread.tid, Doing::User).samples;
+    let at = |function: &str| {
+        let here = |place: &&RanAt| told.names.get(&place.code).is_some_and(|name| name.ends_with(function));
+        let places = told.places.iter().filter(|place| place.tid == thread.tid);
+        places.filter(here).map(|place| place.samples).sum::<u64>()
+    };
+    ensure!(at("") == samples, "{} samples have a place, of {samples}", at(""));
+    let (long, short) = (at("::computes_long"), at("::computes_short"));
+    let (long_ns, short_ns) = (number(&thread.more, "long_ns")?, number(&thread.more, "short_ns")?);
+    println!("    {long} and {short} of {samples} samples; {long_ns} and {short_ns} ns by the thread's clock");
+    ensure!(long + short >= samples * 95 / 100, "{long} and {short} of {samples} samples");
+    let truth = long_ns as f64 / (long_ns + short_ns) as f64;
+    let found = long as f64 / (long + short) as f64;
+    // Four standard deviations of so many samples.
+    let close = 4.0 * (truth * (1.0 - truth) / (long + short) as f64).sqrt();
+    ensure!((found - truth).abs() <= close, "{found:.3} of the samples, {truth:.3} of the time, ± {close:.3}");
     Ok(())
 }
 

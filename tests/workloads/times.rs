@@ -14,6 +14,7 @@ use std::time::Duration;
 
 pub const SCENES: &[(&str, Scene)] = &[
     ("times.spin", spin),
+    ("times.functions", functions),
     ("times.share", share),
     ("times.sleep", sleep),
     ("times.futex", futex),
@@ -99,6 +100,44 @@ fn play(stage: &mut Stage, parts: Vec<Box<dyn FnOnce() -> Value + Send>>) {
 fn spin(stage: &mut Stage) {
     let seconds = stage.seconds;
     play(stage, vec![Box::new(move || json!({ "gaps_ns": spin_for(seconds) }))]);
+}
+
+/// Takes three times as long as [`computes_short`].
+#[inline(never)]
+fn computes_long(rounds: u64) {
+    for round in 0..rounds * 3 {
+        std::hint::black_box(round.wrapping_mul(6_364_136_223_846_793_005));
+    }
+}
+
+#[inline(never)]
+fn computes_short(rounds: u64) {
+    for round in 0..rounds {
+        std::hint::black_box(round.wrapping_mul(2_862_933_555_777_941_757));
+    }
+}
+
+/// Two functions by turns, each timed by the thread's own clock.
+fn functions(stage: &mut Stage) {
+    let seconds = stage.seconds;
+    let part = move || {
+        let (mut long_ns, mut short_ns) = (0, 0);
+        let end = monotonic_ns() + (seconds * 1e9) as u64;
+        let mut turn = 0;
+        while monotonic_ns() < end {
+            // Not in step with what samples it.
+            turn = turn % 7 + 1;
+            let rounds = turn * 1_000_000;
+            let begin = cpu_ns();
+            computes_long(rounds);
+            let between = cpu_ns();
+            computes_short(rounds);
+            short_ns += cpu_ns() - between;
+            long_ns += between - begin;
+        }
+        json!({ "long_ns": long_ns, "short_ns": short_ns })
+    };
+    play(stage, vec![Box::new(part)]);
 }
 
 /// Two that spin on one CPU.

@@ -95,10 +95,11 @@ pub fn cpu_clock(ctx: PerfEventContext) -> u32 {
     if !maybe_traced(mm) {
         return 0;
     }
-    let user = unsafe { (*ctx.ctx).regs.cs } & USER_MODE != 0;
+    let regs = unsafe { &(*ctx.ctx).regs };
+    let ip = if regs.cs & USER_MODE != 0 { Some(regs.rip) } else { None };
     let Some(now) = Now::new() else { return 0 };
     if let Some(clock) = clock::of(task.pid(), mm) {
-        unsafe { clock::sample(clock, task, user, &now) };
+        unsafe { clock::sample(clock, task, ip, &now) };
     }
     0
 }

@@ -1,8 +1,10 @@
 //! Records of threads' time and what stands in their clocks → [`Times`]. Pure.
 
-use super::{Decoder, name};
-use crate::event::{Event, LockHold, MmId, TimeSpan, Times};
-use memtrace_common::{CAUSE_UNKNOWN, Cause, Clock, Doing, HoldKey, HoldValue, Holder, HolderKey, TimeKey, TimeValue};
+use super::{Decoder, Occupant, StackNumbers, name};
+use crate::event::{Event, LockHold, MmId, Ran, RanAt, TimeSpan, Times};
+use memtrace_common::{
+    CAUSE_UNKNOWN, Cause, Clock, Doing, HoldKey, HoldValue, Holder, HolderKey, PlaceKey, TimeKey, TimeValue,
+};
 use std::collections::BTreeMap;
 
 /// What the probes booked in an interval that is over.
@@ -16,6 +18,8 @@ pub struct RawTimes {
     pub sample_ns: u64,
     /// What ended in it.
     pub records: Vec<(TimeKey, TimeValue)>,
+    /// Where threads' own code was sampled in it.
+    pub places: Vec<(PlaceKey, u64)>,
     /// Clocks, read after its end and before that of the next one.
     pub clocks: Vec<Clock>,
     /// Holds of mmap_lock that ended.
@@ -25,8 +29,8 @@ pub struct RawTimes {
 }
 
 impl Decoder {
-    /// The threads' time in an interval, one event for each mm that has some.
-    pub fn decode_times(&mut self, raw: &RawTimes) -> Vec<Event> {
+    /// The threads' time in an interval, one event for each mm that has some, and where their own code was.
+    pub fn decode_times(&mut self, raw: &RawTimes, stacks: &mut impl StackNumbers) -> Vec<Event> {
         let mut all: BTreeMap<MmId, (Vec<TimeSpan>, Vec<LockHold>)> = BTreeMap::new();
         let open = raw.clocks.iter().filter_map(|clock| open_at_end(clock, raw));
         let ended = raw.records.iter().map(|(key, value)| (*key, *value, false));
@@ -73,6 +77,25 @@ impl Decoder {
                 spans,
                 holds,
             })
+        };
+        all.into_iter().map(event).chain(self.decode_places(raw, stacks)).collect()
+    }
+
+    fn decode_places(&mut self, raw: &RawTimes, stacks: &mut impl StackNumbers) -> Vec<Event> {
+        let mut all: BTreeMap<MmId, Vec<RanAt>> = BTreeMap::new();
+        for &(PlaceKey { ip, tid, slot }, samples) in &raw.places {
+            let occupant = u16::try_from(slot).ok().and_then(|slot| self.occupants.get(&slot));
+            let Some(&Occupant { mm, pid, .. }) = occupant else {
+                self.undecodable += 1;
+                continue;
+            };
+            if let Some(code) = stacks.place(mm, pid, ip) {
+                all.entry(mm).or_default().push(RanAt { tid, code, samples });
+            }
+        }
+        let event = |(mm, mut places): (MmId, Vec<RanAt>)| {
+            places.sort_by_key(|place| (place.tid, place.code));
+            Event::Ran(Ran { mm, ts_ns: raw.end_ns, places })
         };
         all.into_iter().map(event).collect()
     }
@@ -165,7 +188,7 @@ mod tests {
     fn spans(raw: &RawTimes) -> Vec<(Doing, bool, u64, u64)> {
         let mut decoder = Decoder::default();
         decoder.decode_opened(&MmRecord::zeroed());
-        let events = decoder.decode_times(raw);
+        let events = decoder.decode_times(raw, &mut ());
         let spans = events.iter().flat_map(|event| match event {
             Event::Times(times) => times.spans.clone(),
             other => panic!("{other:?}"),
@@ -205,8 +228,10 @@ mod tests {
             let mut decoder = Decoder::default();
             decoder.decode_opened(&MmRecord::zeroed());
             let holders = vec![(HolderKey { mm: 1, tid: 7 }, holder)];
-            let events =
-                decoder.decode_times(&RawTimes { begin_ns: 1000, end_ns: 2000, holders, holds, ..RawTimes::default() });
+            let events = decoder.decode_times(
+                &RawTimes { begin_ns: 1000, end_ns: 2000, holders, holds, ..RawTimes::default() },
+                &mut (),
+            );
             let holds = events.into_iter().flat_map(|event| match event {
                 Event::Times(times) => times.holds,
                 other => panic!("{other:?}"),
@@ -240,6 +265,6 @@ mod tests {
             (key(Doing::Fault), TimeValue::default()),
         ];
         let raw = RawTimes { records, ..RawTimes::default() };
-        assert_eq!((decoder.decode_times(&raw), decoder.undecodable()), (vec![], 4));
+        assert_eq!((decoder.decode_times(&raw, &mut ()), decoder.undecodable()), (vec![], 4));
     }
 }

@@ -1,7 +1,6 @@
 //! Where threads' time goes, and what they wait for: the events of `memtrace stuck` and of the screen's pane.
 
-use super::MmId;
-use super::StackId;
+use super::{CodeId, MmId, StackId};
 use memtrace_common::{Cause, Doing};
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +53,28 @@ pub struct TimeSpan {
     pub samples: u64,
     /// For faults: the address of the last one.
     pub address: u64,
+}
+
+/// Where samples found the own code of an mm's threads on a CPU, in an interval.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ran {
+    /// The mm.
+    pub mm: MmId,
+    /// When the interval ended.
+    pub ts_ns: u64,
+    /// By thread. What a [`TimeSpan`] of [`Doing::User`] has more samples than these had no room for its place.
+    pub places: Vec<RanAt>,
+}
+
+/// A thread's own code was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RanAt {
+    /// Thread.
+    pub tid: u32,
+    /// Where.
+    pub code: CodeId,
+    /// Samples that found it there.
+    pub samples: u64,
 }
 
 /// A thread held mmap_lock.

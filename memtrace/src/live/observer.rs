@@ -253,7 +253,8 @@ impl Observer {
         self.drain_records(ended, &mut timed)?;
         if self.probes.books_time() {
             let raw = times::take(&mut self.probes, ended)?;
-            timed.extend(self.decoder.decode_times(&raw).into_iter().map(|event| (raw.end_ns, event)));
+            timed
+                .extend(self.decoder.decode_times(&raw, &mut self.stacks).into_iter().map(|event| (raw.end_ns, event)));
         }
         self.learn_paths();
         timed.extend(self.looks.drain(..).map(|wait| (wait.ts_ns, Event::Wait(wait))));

@@ -59,6 +59,8 @@ pub struct Sizes {
     pub copies_bytes: u32,
     /// Records of threads' time per interval; without time hardly any.
     pub times: u32,
+    /// Places in code per interval at which threads were sampled; without time hardly any.
+    pub places: u32,
     /// Threads whose time is booked; without time hardly any.
     pub clocks: u32,
     /// Threads that hold mmap_lock, and as many records of it per interval; without time hardly any.
@@ -78,9 +80,9 @@ impl Sizes {
         // The kernel wants at least a page, and something in the table.
         let (paths, copies_bytes) = if stacks { (paths, copies_bytes) } else { (64, 4096) };
         let threads = 16384;
-        let (times, clocks, holds) = if time { (32768, threads, 4096) } else { (1, 1, 1) };
+        let (times, places, clocks, holds) = if time { (32768, 16384, threads, 4096) } else { (1, 1, 1, 1) };
         let spans = if spans { threads } else { 1 };
-        Self { slots, threads, records, ring_bytes, paths, copies_bytes, times, clocks, holds, spans }
+        Self { slots, threads, records, ring_bytes, paths, copies_bytes, times, places, clocks, holds, spans }
     }
 }
 
@@ -136,6 +138,8 @@ pub struct Probes {
     clocks: HashMap<MapData, u32, Wire<Clock>>,
     /// Threads' time in even and in odd intervals.
     pub times: [MapData; 2],
+    /// Where their own code was sampled in even and in odd intervals.
+    pub places: [MapData; 2],
     /// Who held mmap_lock in even and in odd intervals.
     pub holds: [MapData; 2],
     /// Who holds it.
@@ -239,6 +243,8 @@ impl Probes {
             .map_max_entries("CLOCKS", sizes.clocks)
             .map_max_entries("TIMES_0", sizes.times)
             .map_max_entries("TIMES_1", sizes.times)
+            .map_max_entries("PLACES_0", sizes.places)
+            .map_max_entries("PLACES_1", sizes.places)
             .map_max_entries("HOLDERS", sizes.holds)
             .map_max_entries("HOLDS_0", sizes.holds)
             .map_max_entries("HOLDS_1", sizes.holds)
@@ -263,6 +269,7 @@ impl Probes {
             moments: [map_data(take("MOMENTS_0")?)?, map_data(take("MOMENTS_1")?)?],
             clocks: HashMap::try_from(take("CLOCKS")?)?,
             times: [map_data(take("TIMES_0")?)?, map_data(take("TIMES_1")?)?],
+            places: [map_data(take("PLACES_0")?)?, map_data(take("PLACES_1")?)?],
             holds: [map_data(take("HOLDS_0")?)?, map_data(take("HOLDS_1")?)?],
             holders: map_data(take("HOLDERS")?)?,
             torn: 0,

@@ -6,7 +6,7 @@ use super::probes::{Probes, SAMPLES_PER_SECOND};
 use crate::decode::RawTimes;
 use crate::procfs::monotonic_ns;
 use anyhow::{Context as _, Result};
-use memtrace_common::{HoldKey, HoldValue, TimeKey, TimeValue};
+use memtrace_common::{HoldKey, HoldValue, PlaceKey, TimeKey, TimeValue};
 use std::time::Duration;
 
 /// Begins the first interval. Every thread that lives has its clock then; what was booked before is nobody's.
@@ -38,25 +38,33 @@ pub fn take(probes: &mut Probes, ended: u32) -> Result<RawTimes> {
         probes.forget_clock(clock.key.tid)?;
     }
     let holders = probes.holders()?;
-    let (records, holds) = take_records(probes, parity)?;
+    let Records { records, places, holds } = take_records(probes, parity)?;
     Ok(RawTimes {
         begin_ns: begins[parity],
         end_ns: begins[1 - parity],
         sample_ns: 1_000_000_000 / SAMPLES_PER_SECOND,
         records,
+        places,
         clocks,
         holds,
         holders,
     })
 }
 
-type Records = (Vec<(TimeKey, TimeValue)>, Vec<(HoldKey, HoldValue)>);
+#[derive(Default)]
+struct Records {
+    records: Vec<(TimeKey, TimeValue)>,
+    places: Vec<(PlaceKey, u64)>,
+    holds: Vec<(HoldKey, HoldValue)>,
+}
 
 fn take_records(probes: &Probes, parity: usize) -> Result<Records> {
-    let (mut records, mut holds) = (Vec::new(), Vec::new());
-    batch::drain(&probes.times[parity], |key, value| records.push((*key, *value)))
+    let mut taken = Records::default();
+    batch::drain(&probes.times[parity], |key, value| taken.records.push((*key, *value)))
         .context("failed to drain the threads' time")?;
-    batch::drain(&probes.holds[parity], |key, value| holds.push((*key, *value)))
+    batch::drain(&probes.places[parity], |key, count| taken.places.push((*key, *count)))
+        .context("failed to drain the places in code")?;
+    batch::drain(&probes.holds[parity], |key, value| taken.holds.push((*key, *value)))
         .context("failed to drain the holds of mmap_lock")?;
-    Ok((records, holds))
+    Ok(taken)
 }

@@ -48,6 +48,10 @@ impl CodeTable {
         known
     }
 
+    pub(super) fn frame(&self, id: CodeId) -> Option<&Frame> {
+        self.frames.get(&id).map(|frame| &**frame)
+    }
+
     pub(super) fn stack(&self, id: StackId) -> Option<Arc<Stack>> {
         self.stacks.get(&id).map(|known| Arc::clone(&known.stack))
     }

@@ -135,6 +135,11 @@ impl Model {
                     self.times.times(books.pid, times, &mut books.space);
                 }
             }
+            Event::Ran(ran) => {
+                if let Some(books) = self.books.get(&ran.mm) {
+                    self.times.ran(books.pid, ran);
+                }
+            }
             Event::Wait(wait) => {
                 self.comms.insert(wait.tid, wait.comm.clone());
                 self.times.wait(wait);

@@ -13,8 +13,8 @@ use self::window::{Key, NO_OBJECT, Sum, Thread, Window};
 use super::address_space::AddressSpace;
 use super::code::CodeTable;
 use crate::event::{
-    Backend, Change, LockHold, Lost, MmOpened, Own, StackEnd, StackId, Surroundings, TaskWhat, Times, Wait, WaitObject,
-    Why,
+    Backend, Change, LockHold, Lost, MmOpened, Own, Ran, StackEnd, StackId, Surroundings, TaskWhat, Times, Wait,
+    WaitObject, Why,
 };
 use crate::statement::MappingRef;
 use crate::stuck::{self, EndedThreads, LeftOut, Look, Memory, Share, Span, State, Stuck, ThreadTimes, Verdict};
@@ -124,6 +124,18 @@ impl Timekeeper {
             window.times(times, lives, space, &mut self.details);
         }
         lives.retain(|_, life| life.ended_ns > times.ts_ns);
+    }
+
+    pub(super) fn ran(&mut self, pid: u32, ran: &Ran) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        for window in [&mut process.whole, &mut process.recent] {
+            for place in &ran.places {
+                // Only of threads whose time is known.
+                if let Some(thread) = window.threads.get_mut(&place.tid) {
+                    thread.ran(place, &mut self.details);
+                }
+            }
+        }
     }
 
     pub(super) fn wait(&mut self, wait: &Wait) {
@@ -331,7 +343,9 @@ impl Process {
             }
             let (total_ns, shares) = self.shares(thread, window, ts_ns, context.code);
             if total_ns > 0 {
-                threads.push(ThreadTimes { tid, comm, total_ns, shares, waits });
+                let own_ns = shares.iter().find(|share| share.state == State::CpuUser).map_or(0, |share| share.ns);
+                let ran = thread.functions(own_ns, context.code);
+                threads.push(ThreadTimes { tid, comm, total_ns, shares, ran, waits });
             }
         }
         let mut holds: Vec<LockHold> = window.holds.values().cloned().collect();

@@ -283,4 +283,10 @@ impl StackNumbers for Stacks {
         self.unwinder.only(Frame { ip, exact: true, place });
         Some(self.number_frames(end))
     }
+
+    fn place(&mut self, mm: MmId, pid: u32, ip: u64) -> Option<CodeId> {
+        let place = self.spaces.entry(mm).or_default().find(pid, ip, &mut self.files);
+        self.unwinder.only(Frame { ip, exact: true, place });
+        Some(self.number_code(0))
+    }
 }

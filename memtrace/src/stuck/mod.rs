@@ -17,9 +17,8 @@ pub(crate) use classify::{
     Look, Span, is_about_its_argument, is_memory_wait, of_fault_on_cpu, state_of, takes_descriptor, throttled,
 };
 pub(crate) use sampling::split;
-pub(crate) use verdict::order;
 pub use verdict::verdict;
-pub(crate) use verdict::waiting;
+pub(crate) use verdict::{main_function, order, waiting};
 
 use crate::event::{Backend, LockHold, Lost, Own, StackEnd, Surroundings, WaitObject};
 use crate::statement::{Faults, MappingRef, Stack};
@@ -132,6 +131,21 @@ pub struct Waiting {
     pub looks: u64,
 }
 
+/// A function of a thread's own code, with the time that it took there itself, without what it called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its name, demangled; empty where all that is known is the module. Any bytes.
+    pub name: Vec<u8>,
+    /// The file that holds it, as maps has it; empty for none. Any bytes.
+    pub module: Vec<u8>,
+    /// Samples that found the thread there.
+    pub samples: u64,
+    /// How long in the window.
+    pub ns: u64,
+    /// By how much `ns` may be wrong either way, as far as the samples go.
+    pub bound_ns: u64,
+}
+
 /// A thread's time in the window.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ThreadTimes {
@@ -143,6 +157,8 @@ pub struct ThreadTimes {
     pub total_ns: u64,
     /// Largest first.
     pub shares: Vec<Share>,
+    /// What it ran of its own code, most first; capped.
+    pub ran: Vec<Function>,
     /// Where it waits, most often seen first; capped.
     pub waits: Vec<Waiting>,
 }

@@ -21,6 +21,7 @@ pub(crate) struct Scene {
     pub(super) spans: Vec<TimeSpan>,
     waits: Vec<Wait>,
     code: Vec<Event>,
+    ran: Vec<RanAt>,
     changes: Vec<Change>,
     holds: Vec<LockHold>,
     pub(super) surroundings: Option<(Surroundings, Surroundings)>,
@@ -138,6 +139,23 @@ impl Scene {
             stack,
             at_attach: true,
         });
+        self
+    }
+
+    /// Each second, so many samples of the thread's own code found it in this function of this file; an empty name is none.
+    pub(crate) fn ran(mut self, tid: u32, function: &[u8], module: &[u8], samples: u64) -> Self {
+        let code = CodeId(u32::try_from(self.ran.len()).expect("few"));
+        let symbol = Symbol { name: function.to_vec(), file: Vec::new(), line: 0 };
+        self.code.push(Event::Code(Code {
+            id: code,
+            ip: 0x5600_0000_2000 + u64::from(code.0),
+            module: module.to_vec(),
+            offset: 0x2000 + u64::from(code.0),
+            build_id: Vec::new(),
+            symbols: if function.is_empty() { Vec::new() } else { vec![symbol] },
+            symbol_offset: 0,
+        }));
+        self.ran.push(RanAt { tid, code, samples });
         self
     }
 
@@ -268,6 +286,9 @@ impl Scene {
                 spans: self.spans.iter().chain(last).map(|span| lasting(span, second)).collect(),
                 holds: self.holds.clone(),
             }));
+            if !self.ran.is_empty() {
+                events.push(Event::Ran(Ran { mm: MM, ts_ns, places: self.ran.clone() }));
+            }
             let closings = vec![Closing { mm: MM, counters, virt: Some(100_000) }];
             events.push(Event::Tick(Tick { ts_ns, closings, lost: Lost::default(), own: self.own }));
         }

@@ -372,12 +372,19 @@ pub(super) fn stalls() -> Vec<Stall> {
     stall(
         "spins",
         some(State::CpuUser, false),
-        Scene::default().spans([
-            span(PID, Doing::Running, 998),
-            samples(PID, Doing::User, 990),
-            samples(PID, Doing::Kernel, 5),
-            span(PID, Doing::Runnable, 2),
-        ]),
+        Scene::default()
+            .spans([
+                span(PID, Doing::Running, 998),
+                samples(PID, Doing::User, 990),
+                samples(PID, Doing::Kernel, 5),
+                span(PID, Doing::Runnable, 2),
+            ])
+            .ran(PID, b"sha256_block", b"/usr/lib/libcrypto.so.3", 400)
+            .ran(PID, b"sha256_block", b"/usr/lib/libcrypto.so.3", 300)
+            .ran(PID, b"evil\x1b[2Jname", b"/srv/a\nb", 200)
+            .ran(PID, b"", b"/usr/bin/program", 50)
+            .ran(PID, b"", b"", 30)
+            .ran(PID, b"main", b"/usr/bin/program", 5),
     );
     stall(
         "gives memory back without end",

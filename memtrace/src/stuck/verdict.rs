@@ -7,7 +7,7 @@ mod evidence;
 mod next;
 mod phrase;
 
-pub(crate) use evidence::waiting;
+pub(crate) use evidence::{main_function, waiting};
 
 use super::{Share, State, Stuck, ThreadTimes, Verdict};
 use crate::event::WaitObject;
@@ -515,7 +515,13 @@ fn by_share(case: &Case<'_>) -> Finding {
     }
     let all = case.in_state(top.state);
     let whole = case.stuck.threads.len();
-    let said = format!("{}{} {}", portion(case, top.state, all), since(case, top.state), in_words(case, top.state));
+    let mut said = format!("{}{} {}", portion(case, top.state, all), since(case, top.state), in_words(case, top.state));
+    if top.state == State::CpuUser
+        && all == 1
+        && let Some(function) = main_function(case.lead)
+    {
+        said.push_str(&format!(", most of it in {function}"));
+    }
     let sentence = match case.who() {
         Some(_) if all > 1 && all == whole => format!("All {all} threads: {said}"),
         Some(_) if all > 1 => format!("{all} of {whole} threads: {said}"),

@@ -189,6 +189,16 @@ pub fn frame_name(frame: &Frame) -> String {
     }
 }
 
+/// `hash_search (postgres)`; the file alone where the name is empty. Escaped and capped.
+#[must_use]
+pub fn function_name(name: &[u8], module: &[u8]) -> String {
+    let file = match module {
+        b"" => "code that no file holds".to_owned(),
+        module => escape(basename(module), NAME),
+    };
+    if name.is_empty() { file } else { format!("{} ({file})", symbol_name(name)) }
+}
+
 fn place_name(frame: &Frame) -> String {
     if frame.module.is_empty() {
         return format!("{:#x}", frame.ip);

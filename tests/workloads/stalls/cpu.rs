@@ -4,6 +4,7 @@ use super::{Forked, Ledger, Measure, Stall, direct, goes_first, no_object, nothi
 use crate::Scene;
 use crate::stage::Stage;
 use memtrace_tests::machine::Bound;
+use serde_json::json;
 use std::fs::File;
 use std::io::Read;
 
@@ -19,6 +20,7 @@ const fn goes_on(class: &'static [&'static str], measure: Measure) -> Stall {
 }
 
 /// Computes for ever.
+#[inline(never)]
 fn spin() {
     let mut number = 1_u64;
     loop {
@@ -37,7 +39,8 @@ fn user(stage: &mut Stage) {
         goes_first();
         spins(ledger);
     };
-    direct(stage, &goes_on(&["cpu.user"], Measure::Cpu), act, nothing, no_object);
+    let object = |_: &Ledger| json!({ "kind": "function", "name": "spin" });
+    direct(stage, &goes_on(&["cpu.user"], Measure::Cpu), act, nothing, object);
 }
 
 /// Has the kernel fill a buffer with zeros.

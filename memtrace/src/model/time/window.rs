@@ -2,21 +2,26 @@
 
 use super::shares::Shares;
 use super::{DETAILS, HOLDS, Life, THREADS};
-use crate::event::{LockHold, StackId, Surroundings, TimeSpan, Times, Wait, WaitObject};
+use crate::event::{CodeId, LockHold, RanAt, StackId, Surroundings, TimeSpan, Times, Wait, WaitObject};
 use crate::model::address_space::AddressSpace;
 use crate::model::code::CodeTable;
 use crate::statement::{Kind, MappingRef};
-use crate::stuck::{self, Memory, Share, State, Waiting};
+use crate::stuck::{self, Function, Memory, Share, State, Waiting};
 use crate::units::Amounts;
 use memtrace_common::{Cause, Doing};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Kinds of spans per thread; those beyond are one kind each, without their object.
 const SPANS: usize = 256;
 /// Object of spans without theirs: no descriptor, and no address.
 pub(super) const NO_OBJECT: u64 = u64::MAX;
+/// Places in a thread's own code at which it was sampled; samples at those beyond are of no known place.
+const PLACES: usize = 4_096;
+/// Functions of a thread that are told.
+const FUNCTIONS: usize = 8;
 /// Places where a thread was seen waiting.
 const LOOKS: usize = 32;
 /// Places where a thread waits that are told.
@@ -41,6 +46,8 @@ pub(super) struct Thread {
     pub(super) since_ns: u64,
     pub(super) until_ns: u64,
     pub(super) spans: BTreeMap<Key, Sum>,
+    /// Samples of its own code by place.
+    pub(super) places: BTreeMap<CodeId, u64>,
     pub(super) looks: Vec<Seen>,
     pub(super) looked: u64,
     /// Its end was seen.
@@ -112,7 +119,7 @@ impl Window {
 
     /// How many kinds of spans and places its threads have.
     pub(super) fn details(&self) -> usize {
-        self.threads.values().map(|thread| thread.spans.len() + thread.looks.len()).sum()
+        self.threads.values().map(|thread| thread.spans.len() + thread.places.len() + thread.looks.len()).sum()
     }
 
     pub(super) fn thread(&mut self, tid: u32) -> Option<&mut Thread> {
@@ -195,6 +202,47 @@ impl Thread {
             let address = if span.address == 0 { span.object } else { span.address };
             sum.place = place(address, space).or(sum.place.take());
         }
+    }
+
+    pub(super) fn ran(&mut self, at: &RanAt, details: &mut usize) {
+        let has_room = self.places.len() < PLACES && *details < DETAILS;
+        match self.places.entry(at.code) {
+            Entry::Occupied(mut known) => *known.get_mut() = known.get().saturating_add(at.samples),
+            Entry::Vacant(place) if has_room => {
+                *details += 1;
+                place.insert(at.samples);
+            }
+            Entry::Vacant(_) => {}
+        }
+    }
+
+    /// The functions of its own code that it ran for `own_ns` in all, by samples, most first. Those of no known place count
+    /// as none of them.
+    pub(super) fn functions(&self, own_ns: u64, code: &CodeTable) -> Vec<Function> {
+        let of_own = self.spans.iter().filter(|(key, _)| key.doing == Doing::User).map(|(_, sum)| sum.samples);
+        let all = of_own.fold(0, u64::saturating_add);
+        let mut sums: HashMap<(&[u8], &[u8]), u64> = HashMap::new();
+        for (frame, samples) in self.places.iter().filter_map(|(&id, &n)| Some((code.frame(id)?, n))) {
+            let name = frame.symbols.last().map_or(&[][..], |symbol| &symbol.name);
+            let sum = sums.entry((name, &frame.module)).or_default();
+            *sum = sum.saturating_add(samples);
+        }
+        let mut sums: Vec<_> = sums.into_iter().collect();
+        sums.sort_unstable_by_key(|&(function, samples)| (Reverse(samples), function));
+        sums.truncate(FUNCTIONS);
+        let told = sums.iter().map(|(_, samples)| *samples).fold(0, u64::saturating_add);
+        let samples: Vec<u64> = sums.iter().map(|(_, samples)| *samples).chain([all.saturating_sub(told)]).collect();
+        let parts = stuck::split(own_ns, &samples).unwrap_or_default();
+        let parts = sums.into_iter().zip(parts);
+        parts
+            .map(|(((name, module), samples), part)| Function {
+                name: name.to_vec(),
+                module: module.to_vec(),
+                samples,
+                ns: part.ns,
+                bound_ns: part.bound_ns,
+            })
+            .collect()
     }
 
     pub(super) fn look(&mut self, wait: &Wait, details: &mut usize) {

@@ -3,7 +3,7 @@
 
 use super::{Case, Finding, named};
 use crate::event::{Pressures, WaitObject};
-use crate::stuck::{State, ThreadTimes, Waiting};
+use crate::stuck::{Function, Share, State, ThreadTimes, Waiting};
 use crate::syscalls;
 use crate::units::Amounts;
 use crate::views::escape;
@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 
 /// Groups that are told to be frozen.
 const GROUPS: usize = 3;
+/// Functions that are told of a thread's own code.
+const FUNCTIONS: usize = 4;
 /// Names of a stack.
 const FRAMES: usize = 8;
 /// Pressure below this many thousandths is not worth a word.
@@ -27,6 +29,7 @@ pub(super) fn evidence(case: &Case<'_>, found: &Finding) -> Vec<(&'static str, S
     // Where a thread waits now and then is no place of what it does on a CPU, or would do.
     let on_cpu = [State::CpuUser, State::CpuKernel, State::Cpu, State::Runnable, State::Throttled];
     tell("where", place(case).filter(|_| !is(&on_cpu)));
+    tell("code", code(case).filter(|_| is(&[State::CpuUser, State::Runnable, State::Throttled])));
     tell("object", object(case, &states).filter(|_| !has_client));
     tell("longest", longest(case, &states));
     tell("threads", threads(case));
@@ -55,6 +58,34 @@ pub(super) fn evidence(case: &Case<'_>, found: &Finding) -> Vec<(&'static str, S
     ];
     tell("pressure", pressure(case, &kinds));
     facts
+}
+
+/// What the deciding thread ran of its own code: `hash_search (postgres) 61 % ±3, …`.
+fn code(case: &Case<'_>) -> Option<String> {
+    let own_ns = own_code(case.lead)?.ns;
+    let tell = |function: &Function| {
+        let share = percent(function.ns, own_ns).unwrap_or_default();
+        let bound = u128::from(function.bound_ns) * 100 / u128::from(own_ns.max(1));
+        let bound = if bound == 0 { String::new() } else { format!(" ±{bound}") };
+        format!("{} {share}{bound}", function_name(function))
+    };
+    let told: Vec<String> = case.lead.ran.iter().take(FUNCTIONS).map(tell).collect();
+    (!told.is_empty()).then(|| told.join(", "))
+}
+
+/// The share of a thread's own code.
+fn own_code(thread: &ThreadTimes) -> Option<&Share> {
+    thread.shares.iter().find(|share| share.state == State::CpuUser)
+}
+
+/// The function that the thread's own code spent most of its time in, where the samples leave no doubt that it is most.
+pub(crate) fn main_function(thread: &ThreadTimes) -> Option<String> {
+    let (own, first) = (own_code(thread)?, thread.ran.first()?);
+    (first.ns.saturating_sub(first.bound_ns) > own.ns / 2).then(|| function_name(first))
+}
+
+fn function_name(function: &Function) -> String {
+    fold::function_name(&function.name, &function.module)
 }
 
 /// Where the deciding thread waits.

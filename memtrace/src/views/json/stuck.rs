@@ -7,7 +7,7 @@ use super::fields::{Delta, FaultFields, FrameFields, LostFields, MappingFields, 
 use super::untrusted::{Hex, Text};
 use crate::event::{Backend, Blocker, Cgroup, LockHold, Pressures, StackId, Surroundings};
 use crate::statement::Faults;
-use crate::stuck::{EndedThreads, LeftOut, Memory, Share, Stuck, ThreadTimes, Verdict, Waiting};
+use crate::stuck::{EndedThreads, Function, LeftOut, Memory, Share, Stuck, ThreadTimes, Verdict, Waiting};
 use crate::views::Scale;
 use crate::views::words::syscall_label;
 use serde::Serialize;
@@ -151,6 +151,7 @@ struct ThreadFields<'a> {
     /// What it is in has lasted since before we came.
     since_attach: bool,
     shares: Vec<ShareFields<'a>>,
+    ran: Vec<FunctionFields<'a>>,
     waits: Vec<WaitFields<'a>>,
 }
 
@@ -164,6 +165,7 @@ impl<'a> ThreadFields<'a> {
             states: states(&thread.shares),
             since_attach: thread.shares.first().is_some_and(|share| share.since_attach && share.count == 0),
             shares: thread.shares.iter().map(ShareFields::of).collect(),
+            ran: thread.ran.iter().map(FunctionFields::of).collect(),
             waits: thread.waits.iter().map(WaitFields::of).collect(),
         }
     }
@@ -194,6 +196,33 @@ impl<'a> ShareFields<'a> {
             count: share.count,
             max_ns: share.max_ns,
             since_attach: share.since_attach,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct FunctionFields<'a> {
+    function: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function_hex: Option<Hex<'a>>,
+    module: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    module_hex: Option<Hex<'a>>,
+    samples: u64,
+    ns: u64,
+    bound_ns: u64,
+}
+
+impl<'a> FunctionFields<'a> {
+    fn of(function: &'a Function) -> Self {
+        Self {
+            function: (!function.name.is_empty()).then_some(Text(&function.name)),
+            function_hex: Hex::twin(&function.name),
+            module: Text(&function.module),
+            module_hex: Hex::twin(&function.module),
+            samples: function.samples,
+            ns: function.ns,
+            bound_ns: function.bound_ns,
         }
     }
 }

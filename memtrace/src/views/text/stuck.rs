@@ -1,8 +1,9 @@
 //! Why a process does not move: the verdict with its evidence, a table of threads and their states, where each of them
 //! waits, what to run next.
 
-use super::{Look, Session};
-use crate::stuck::{Share, State, Stuck, ThreadTimes, waiting};
+use super::{Look, Only, Session, process_name};
+use crate::stuck::{Share, State, Stuck, ThreadTimes, main_function, waiting};
+use crate::views::clock::zone_name;
 use crate::views::columns::{columns, left, right};
 use crate::views::escape::escape;
 use crate::views::human::{count, counted, duration, percent};
@@ -30,10 +31,18 @@ impl Session {
             Some(false) => (Look::Strong, "Not memory. "),
             None => (Look::Strong, "Undecided. "),
         };
-        if self.options.only.is_none() {
-            self.sheet.rule(&format!("where the time went, {}", window(stuck)));
-        }
-        let whose = self.whose(stuck.pid, &stuck.comm);
+        let whose = if self.options.only == Some(Only::Stuck) {
+            let zone = self.options.utc_offset;
+            let (date, time) = self.clock().date_and_time(stuck.start_ns, zone);
+            let when = format!(" · {date} {time} {} · {}", zone_name(zone), window(stuck));
+            self.sheet.line(&[(Look::Strong, &process_name(stuck.pid, &stuck.comm)), (Look::Plain, &when)]);
+            String::new()
+        } else {
+            if self.options.only.is_none() {
+                self.sheet.rule(&format!("where the time went, {}", window(stuck)));
+            }
+            self.whose(stuck.pid, &stuck.comm)
+        };
         let sentence = format!("{}.", verdict.sentence);
         self.sheet.wrapped((look, &format!("{whose}{answer}")), 2, (Look::Strong, &sentence));
         for (about, fact) in &verdict.evidence {
@@ -151,7 +160,11 @@ impl Session {
         let mut places: BTreeMap<String, (usize, Vec<&ThreadTimes>)> = BTreeMap::new();
         for thread in self.shown(stuck) {
             let nr = thread.shares.first().and_then(|share| share.nr);
-            if let Some(place) = thread.waits.first().and_then(|wait| waiting(wait, nr)) {
+            let place = match runs(thread) {
+                true => main_function(thread).map(|function| format!("on a CPU in {function}")),
+                false => thread.waits.first().and_then(|wait| waiting(wait, nr)),
+            };
+            if let Some(place) = place {
                 let next = places.len();
                 places.entry(place).or_insert_with(|| (next, Vec::new())).1.push(thread);
             }
@@ -169,8 +182,8 @@ impl Session {
                 n => format!("{first} +{}", n - 1),
             };
             self.fact(Look::Faint, &who, &place);
-            let wait = threads.first().and_then(|thread| thread.waits.first());
-            if let Some(wait) = wait.filter(|_| self.options.verbose) {
+            let waits = threads.first().filter(|thread| self.options.verbose && !runs(thread));
+            if let Some(wait) = waits.and_then(|thread| thread.waits.first()) {
                 for function in wait.kernel.iter().take(KERNEL) {
                     let text = format!("{}{}  kernel", " ".repeat(INDENT), escape(function, 64));
                     self.sheet.line(&[(Look::Faint, &text)]);
@@ -186,6 +199,11 @@ impl Session {
             self.fact(Look::Faint, "stacks", &format!("not complete: {}", ends.join("; ")));
         }
     }
+}
+
+/// Mostly in its own code: where it waits now and then is no place of what it does.
+fn runs(thread: &ThreadTimes) -> bool {
+    thread.shares.first().is_some_and(|share| share.state == State::CpuUser)
 }
 
 fn window(stuck: &Stuck) -> String {
