@@ -55,6 +55,8 @@ numbers! {
 pub mod mmap {
     /// `PROT_READ | PROT_WRITE | PROT_EXEC`
     pub const PROT_MASK: u64 = 7;
+    /// `PROT_EXEC`
+    pub const PROT_EXEC: u64 = 4;
     /// `MAP_SHARED`, also set in `MAP_SHARED_VALIDATE`.
     pub const SHARED: u64 = 0x1;
     /// `MAP_FIXED`: the place is given, what lies there is unmapped first.

@@ -15,9 +15,10 @@ use crate::event::{
 use crate::units::Amounts;
 use memtrace_common::{
     Cause, Head, MOMENT_SHIFT, MmRecord, MomentKey, NO_SLOT, Overflow, RecordKey, RecordValue, STACK_PAGES,
-    StackRecord, SyscallRecord, TaskRecord, kind, place, why,
+    StackRecord, SyscallRecord, TaskRecord, kind, nr, place, why,
 };
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 /// Bits of an address within its page; the probes know x86-64 only.
 const PAGE_MASK: u64 = 0xfff;
@@ -176,6 +177,16 @@ impl Decoder {
     pub fn mm(&self, head: &Head) -> Option<MmId> {
         let occupant = self.occupants.get(&head.slot)?;
         (head.slot != NO_SLOT && occupant.generation == head.generation).then_some(occupant.mm)
+    }
+
+    /// Where the call mapped code, and of which mm.
+    #[must_use]
+    pub fn mapped_code(&self, raw: &Raw) -> Option<(MmId, Range<u64>)> {
+        let Raw::Syscall(call) = raw else { return None };
+        let [_, length, protection, ..] = call.args;
+        let start = u64::try_from(call.ret).ok()?;
+        let maps_code = u32::try_from(call.nr) == Ok(nr::MMAP) && protection & nr::mmap::PROT_EXEC != 0;
+        Some((self.mm(&call.head).filter(|_| maps_code)?, start..start.saturating_add(length)))
     }
 
     /// The mm in a slot.

@@ -144,6 +144,9 @@ impl Observer {
     pub fn read_ring(&mut self) {
         while let Some(item) = self.probes.ring.next() {
             if let Some(raw) = self.decoder.parse_ring(&item) {
+                if let Some((mm, addresses)) = self.decoder.mapped_code(&raw) {
+                    self.stacks.code_mapped(mm, addresses, raw.head().ts_ns);
+                }
                 self.waiting.push(raw);
             }
         }

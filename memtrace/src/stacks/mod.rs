@@ -32,6 +32,7 @@ use module::Files;
 use recent::Recent;
 use space::Space;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use unwind::{Frame, Place, Registers, StackCopy, Unwinder};
 
@@ -150,13 +151,13 @@ impl Stacks {
     fn unwind_with(&mut self, mm: MmId, record: &StackRecord, saved: Saved, bytes: &[u8]) -> StackEnd {
         let Self { spaces, files, unwinder, .. } = self;
         let space = spaces.entry(mm).or_default();
-        let pid = record.head.tgid;
+        let (pid, then_ns) = (record.head.tgid, record.head.ts_ns);
         let [.., ip, cs, _, _, _] = record.regs;
         if cs != CS_64 {
-            unwinder.only(Frame { ip, exact: true, place: space.find(pid, ip, files) });
+            unwinder.only(Frame { ip, exact: true, place: space.find_then(pid, ip, then_ns, files) });
             return StackEnd::Foreign;
         }
-        let find = |address| space.find(pid, address, files);
+        let find = |address| space.find_then(pid, address, then_ns, files);
         let registers = match saved {
             Saved::All => Registers::new(&record.regs),
             Saved::StackAndCode => Registers::stack_and_code(&record.regs),
@@ -176,6 +177,11 @@ impl Stacks {
     /// Somebody has read maps of an mm.
     pub fn maps_read(&mut self, mm: MmId, lines: &[MapsLine]) {
         self.spaces.entry(mm).or_default().update(lines);
+    }
+
+    /// Code was mapped at these addresses of an mm.
+    pub fn code_mapped(&mut self, mm: MmId, addresses: Range<u64>, ts_ns: u64) {
+        self.spaces.entry(mm).or_default().mapped(addresses, ts_ns);
     }
 
     /// `child` is a copy of `parent`: until its own maps are read, and for ever if it is gone by then, it has the same code.

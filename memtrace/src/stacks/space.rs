@@ -4,14 +4,18 @@ use super::module::{Files, Module};
 use super::unwind::Place;
 use crate::event::{MapsLine, permission};
 use crate::procfs::{Error, ProcessFiles, monotonic_ns, parse_maps};
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// After a reading of maps that an unknown address asked for, none for this many times what it cost.
 const WAIT_PER_COST: u64 = 50;
 /// Processes whose files are looked at for one: its own and those before a chain of forks.
 const FOREBEARS: usize = 4;
+/// Mappings of code that are remembered as new: those since the oldest copy that is still to come, by far.
+const NEW: usize = 64;
 /// User space ends here; what lies above, or in the first page, is no address of code.
-const CODE: std::ops::Range<u64> = 0x1000..0x7fff_ffff_f000;
+const CODE: Range<u64> = 0x1000..0x7fff_ffff_f000;
 
 /// An executable mapping.
 #[derive(Clone, Debug)]
@@ -36,6 +40,8 @@ pub struct Space {
     due_ns: u64,
     /// The mm is, or seems to be, in no process any more.
     gone: bool,
+    /// Where code was mapped, and when, the latest last: what lay there before is not known any more.
+    new: VecDeque<(Range<u64>, u64)>,
 }
 
 impl Space {
@@ -62,6 +68,23 @@ impl Space {
                 }
             })
             .collect();
+    }
+
+    /// Code was mapped there then.
+    pub fn mapped(&mut self, addresses: Range<u64>, ts_ns: u64) {
+        if self.new.len() == NEW {
+            self.new.pop_front();
+        }
+        self.new.push_back((addresses, ts_ns));
+    }
+
+    /// What lay at an address at a time that is not long ago: nothing that is known where code was mapped since.
+    pub fn find_then(&mut self, pid: u32, address: u64, then_ns: u64, files: &mut Files) -> Place {
+        let since = self.new.iter().rev().take_while(|(_, ts_ns)| *ts_ns > then_ns);
+        if since.into_iter().any(|(addresses, _)| addresses.contains(&address)) {
+            return Place::Unmapped;
+        }
+        self.find(pid, address, files)
     }
 
     /// What lies at an address. An address that is unknown is looked for in maps, if that is not too often.

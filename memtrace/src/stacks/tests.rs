@@ -239,6 +239,28 @@ fn equal_stacks_have_one_number_and_unknown_ones_one_frame() {
     assert!(matches!(&off.take_events()[..], [Event::Code(_), Event::Stack(Stack { end: StackEnd::Off, .. })]));
 }
 
+/// A library that took another's place is not what a copy went through that was taken before.
+#[test]
+fn code_that_was_mapped_after_a_copy_is_none_of_its_frames() {
+    let mut snapshot = snapshot();
+    snapshot.record.head.ts_ns = 100;
+    let place = |of: &Snapshot, at: usize| of.truth[at].0 & !(PAGE - 1)..(of.truth[at].0 & !(PAGE - 1)) + PAGE;
+    let with = |addresses: Range<u64>, ts_ns| {
+        let mut stacks = Stacks::new();
+        stacks.maps_read(MM, &own_maps());
+        stacks.code_mapped(MM, addresses, ts_ns);
+        stacks.copied(MM, &snapshot.record, &snapshot.bytes);
+        let (ips, end, modules) = told(&mut stacks);
+        (ips.len(), end, modules[0].is_empty())
+    };
+    let whole = snapshot.truth.len();
+    assert_eq!(with(place(&snapshot, 0), 99), (whole, StackEnd::Root, false));
+    assert_eq!(with(place(&snapshot, 0), 101), (1, StackEnd::Unmapped, true));
+    // What leads to it is known.
+    let first = snapshot.truth.iter().position(|(ip, _)| !place(&snapshot, 0).contains(ip)).unwrap();
+    assert_eq!(with(place(&snapshot, first), 101), (first, StackEnd::Unmapped, false));
+}
+
 /// A turn of copies may come between an interval's end and its telling: names asked for too early would never be.
 #[test]
 fn where_names_are_is_told_with_the_code() {
