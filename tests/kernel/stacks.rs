@@ -8,7 +8,7 @@ use memtrace_tests::runner::{self, Test};
 use memtrace_tests::scene::close_stopped;
 use memtrace_tests::source::{build_c, build_rust};
 use memtrace_tests::stacks::{Quality, Stack};
-use memtrace_tests::target::Target;
+use memtrace_tests::target::{Target, stop};
 use memtrace_tests::tool::{Outcome, Record, Tool};
 use serde_json::Value;
 use std::path::Path;
@@ -26,6 +26,7 @@ const TESTS: &[Test] = &[
     ("stacks.deleted_program", deleted_program),
     ("stacks.other_root", other_root),
     ("stacks.honest", honest),
+    ("stacks.replaced_unseen", replaced_unseen),
 ];
 
 fn main() -> ExitCode {
@@ -462,20 +463,48 @@ fn honest() -> Result<()> {
         for end in quality.failures.keys().filter(|end| !allowed.contains(&end.as_str())) {
             wrong.push(format!("{step}: {end}{}", incomplete(&outcome.books)));
         }
-        for told in &truth.paths {
-            let stray = outcome.books.entries.iter().find(|entry| {
-                let stack = outcome.books.stack(entry);
-                let other = |other: &&Told| stack.is_some_and(|stack| stack.began(PROGRAM, &other.path));
-                (entry.pid, &entry.cause) == (told.pid, &told.cause)
-                    && entry.minor >= 16
-                    && stack.is_some_and(|stack| stack.end != "gone" && stack.end != "unmapped")
-                    && !truth.paths.iter().any(|told| other(&told))
-            });
-            if let Some(stack) = stray.and_then(|entry| outcome.books.stack(entry)) {
-                wrong.push(format!("{step}: nobody went {}; told: {:?}", stack.summary(), truth.paths));
-            }
-        }
+        wrong.extend(strays(&truth, &outcome.books).into_iter().map(|stray| format!("{step}: {stray}")));
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// Paths in the books that nobody went, where they do not say that they are not known.
+fn strays(truth: &Truth, books: &Books) -> Vec<String> {
+    let mut strays = Vec::new();
+    for told in &truth.paths {
+        let stray = books.entries.iter().find(|entry| {
+            let stack = books.stack(entry);
+            let other = |other: &&Told| stack.is_some_and(|stack| stack.began(PROGRAM, &other.path));
+            (entry.pid, &entry.cause) == (told.pid, &told.cause)
+                && entry.minor >= 16
+                && stack.is_some_and(|stack| stack.end != "gone" && stack.end != "unmapped")
+                && !truth.paths.iter().any(|told| other(&told))
+        });
+        if let Some(stack) = stray.and_then(|entry| books.stack(entry)) {
+            strays.push(format!("nobody went {}; told: {:?}", stack.summary(), truth.paths));
+        }
+    }
+    strays
+}
+
+/// A library takes another's place before anybody has looked at the first one: what came by the first has no known code,
+/// and is not told to have come by the second.
+fn replaced_unseen() -> Result<()> {
+    let dir = TempDir::new()?;
+    let program = build_c(&dir)?;
+    let mut session = Session::open(&mut Command::new(&program))?;
+    let stopped = stop(session.tool.pid())?;
+    for step in ["swap1", "swap2"] {
+        session.step(step, 1000)?;
+    }
+    drop(stopped);
+    let (truth, outcome) = session.close()?;
+    let quality = Quality::of(&outcome.books);
+    assert_sums(&outcome, &quality)?;
+    let unknown = quality.failures.get("unmapped").copied().unwrap_or(0);
+    ensure!(unknown >= 1000, "{unknown} pages are of unknown code, {:?}", quality.failures);
+    let strays = strays(&truth, &outcome.books);
+    ensure!(strays.is_empty(), "{}", strays.join("\n"));
     Ok(())
 }
