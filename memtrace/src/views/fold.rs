@@ -189,14 +189,11 @@ pub fn frame_name(frame: &Frame) -> String {
     }
 }
 
-/// `hash_search (postgres)`; the file alone where the name is empty. Escaped and capped.
+/// `hash_search (postgres)`, `unnamed code (postgres)`. Escaped and capped.
 #[must_use]
 pub fn function_name(name: &[u8], module: &[u8]) -> String {
-    let file = match module {
-        b"" => "code that no file holds".to_owned(),
-        module => escape(basename(module), NAME),
-    };
-    if name.is_empty() { file } else { format!("{} ({file})", symbol_name(name)) }
+    let name = if name.is_empty() { "unnamed code".to_owned() } else { symbol_name(name) };
+    if module.is_empty() { name } else { format!("{name} ({})", escape(basename(module), NAME)) }
 }
 
 fn place_name(frame: &Frame) -> String {

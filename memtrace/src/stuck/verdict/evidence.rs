@@ -69,7 +69,8 @@ fn code(case: &Case<'_>) -> Option<String> {
         let bound = if bound == 0 { String::new() } else { format!(" ±{bound}") };
         format!("{} {share}{bound}", function_name(function))
     };
-    let told: Vec<String> = case.lead.ran.iter().take(FUNCTIONS).map(tell).collect();
+    let telling = |function: &&Function| u128::from(function.ns) * 100 >= u128::from(own_ns);
+    let told: Vec<String> = case.lead.ran.iter().take(FUNCTIONS).filter(telling).map(tell).collect();
     (!told.is_empty()).then(|| told.join(", "))
 }
 
