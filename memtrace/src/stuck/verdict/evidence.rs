@@ -24,13 +24,14 @@ pub(super) fn evidence(case: &Case<'_>, found: &Finding) -> Vec<(&'static str, S
     let states: Vec<State> = found.state.iter().chain(&found.between).copied().collect();
     let is = |wanted: &[State]| states.iter().any(|state| wanted.contains(state));
     let mut facts = super::database::facts(case);
-    let has_client = facts.iter().any(|(about, _)| *about == "client");
+    // A server's own word says more than the descriptors that it waits on.
+    let has_word = facts.iter().any(|(about, _)| ["client", "waits"].contains(about));
     let mut tell = |about, fact: Option<String>| facts.extend(fact.map(|fact| (about, fact)));
     // Where a thread waits now and then is no place of what it does on a CPU, or would do.
     let on_cpu = [State::CpuUser, State::CpuKernel, State::Cpu, State::Runnable, State::Throttled];
     tell("where", place(case).filter(|_| !is(&on_cpu)));
     tell("code", code(case).filter(|_| is(&[State::CpuUser, State::Runnable, State::Throttled])));
-    tell("object", object(case, &states).filter(|_| !has_client));
+    tell("object", object(case, &states).filter(|_| !has_word));
     tell("longest", longest(case, &states));
     tell("threads", threads(case));
     tell("kept", kept(case));

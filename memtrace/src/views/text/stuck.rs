@@ -145,7 +145,10 @@ impl Session {
         }
         let left_out = states.len() - columns.len();
         if left_out > 0 {
-            let text = format!("  {} smaller states are left out", count(left_out as u64));
+            let text = match left_out {
+                1 => "  1 smaller state is left out".to_owned(),
+                n => format!("  {} smaller states are left out", count(n as u64)),
+            };
             self.sheet.line(&[(Look::Faint, &text)]);
         }
         for (n, what) in [(stuck.left_out.threads, "threads"), (stuck.left_out.processes, "processes")] {
