@@ -43,8 +43,9 @@ pub struct Occupant {
 pub trait StackNumbers {
     /// The stack of a code path of a thread (of process `pid`, with the mm `mm`), `ip` its innermost instruction; `None` for none.
     fn number(&mut self, mm: MmId, pid: u32, tid: u32, stack: u64, ip: u64) -> Option<StackId>;
-    /// The place in code of an instruction of `mm`, of process `pid`; `None` for none.
-    fn place(&mut self, mm: MmId, pid: u32, ip: u64) -> Option<CodeId>;
+    /// The place in code of an instruction of `mm`, of process `pid`, that was carried out at `then_ns` or later; `None` where
+    /// that is not known.
+    fn place(&mut self, mm: MmId, pid: u32, ip: u64, then_ns: u64) -> Option<CodeId>;
 }
 
 /// No stacks.
@@ -53,7 +54,7 @@ impl StackNumbers for () {
         None
     }
 
-    fn place(&mut self, _: MmId, _: u32, _: u64) -> Option<CodeId> {
+    fn place(&mut self, _: MmId, _: u32, _: u64, _: u64) -> Option<CodeId> {
         None
     }
 }
@@ -95,6 +96,16 @@ impl Raw {
             Self::Task(record) => &record.head,
             Self::Span(raw) => &raw.record.head,
         }
+    }
+
+    /// Where the call mapped code.
+    #[must_use]
+    pub fn mapped_code(&self) -> Option<Range<u64>> {
+        let Self::Syscall(call) = self else { return None };
+        let [_, length, protection, ..] = call.args;
+        let start = u64::try_from(call.ret).ok()?;
+        let maps_code = u32::try_from(call.nr) == Ok(nr::MMAP) && protection & nr::mmap::PROT_EXEC != 0;
+        maps_code.then(|| start..start.saturating_add(length))
     }
 }
 
@@ -177,16 +188,6 @@ impl Decoder {
     pub fn mm(&self, head: &Head) -> Option<MmId> {
         let occupant = self.occupants.get(&head.slot)?;
         (head.slot != NO_SLOT && occupant.generation == head.generation).then_some(occupant.mm)
-    }
-
-    /// Where the call mapped code, and of which mm.
-    #[must_use]
-    pub fn mapped_code(&self, raw: &Raw) -> Option<(MmId, Range<u64>)> {
-        let Raw::Syscall(call) = raw else { return None };
-        let [_, length, protection, ..] = call.args;
-        let start = u64::try_from(call.ret).ok()?;
-        let maps_code = u32::try_from(call.nr) == Ok(nr::MMAP) && protection & nr::mmap::PROT_EXEC != 0;
-        Some((self.mm(&call.head).filter(|_| maps_code)?, start..start.saturating_add(length)))
     }
 
     /// The mm in a slot.

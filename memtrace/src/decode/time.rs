@@ -89,7 +89,7 @@ impl Decoder {
                 self.undecodable += 1;
                 continue;
             };
-            if let Some(code) = stacks.place(mm, pid, ip) {
+            if let Some(code) = stacks.place(mm, pid, ip, raw.begin_ns) {
                 all.entry(mm).or_default().push(RanAt { tid, code, samples });
             }
         }
@@ -174,6 +174,7 @@ fn hold(key: &HoldKey, value: &HoldValue) -> LockHold {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{CodeId, StackId};
     use bytemuck::Zeroable;
     use memtrace_common::MmRecord;
 
@@ -250,6 +251,33 @@ mod tests {
         let key = |write| HoldKey { tid: 7, slot: 0, write };
         let all = told(held(1500, 1), vec![(key(1), ended), (key(0), ended)]);
         assert_eq!(all, [(7, false, 90, 700, 3), (7, true, 590, 700, 3)]);
+    }
+
+    /// Knows the places above 100, from the begin of the interval on.
+    struct Places;
+
+    impl StackNumbers for Places {
+        fn number(&mut self, _: MmId, _: u32, _: u32, _: u64, _: u64) -> Option<StackId> {
+            None
+        }
+
+        fn place(&mut self, _: MmId, pid: u32, ip: u64, then_ns: u64) -> Option<CodeId> {
+            assert_eq!((pid, then_ns), (0, 1000));
+            (ip > 100).then(|| CodeId(ip as u32))
+        }
+    }
+
+    #[test]
+    fn samples_are_told_by_thread_and_place() {
+        let mut decoder = Decoder::default();
+        decoder.decode_opened(&MmRecord::zeroed());
+        let at = |tid, ip, slot, samples| (PlaceKey { ip, tid, slot }, samples);
+        let places = vec![at(8, 300, 0, 1), at(7, 300, 0, 2), at(7, 200, 0, 3), at(7, 50, 0, 4), at(7, 300, 9, 5)];
+        let raw = RawTimes { begin_ns: 1000, end_ns: 2000, places, ..RawTimes::default() };
+        let ran = |tid, code, samples| RanAt { tid, code: CodeId(code), samples };
+        let places = vec![ran(7, 200, 3), ran(7, 300, 2), ran(8, 300, 1)];
+        let told = Event::Ran(Ran { mm: MmId(0), ts_ns: 2000, places });
+        assert_eq!((decoder.decode_times(&raw, &mut Places), decoder.undecodable()), (vec![told], 1));
     }
 
     #[test]

@@ -142,11 +142,10 @@ impl Observer {
 
     /// Takes what waits in the rings. To be called when one is readable, so that it does not run full between ticks.
     pub fn read_ring(&mut self) {
+        let mut code = Vec::new();
         while let Some(item) = self.probes.ring.next() {
             if let Some(raw) = self.decoder.parse_ring(&item) {
-                if let Some((mm, addresses)) = self.decoder.mapped_code(&raw) {
-                    self.stacks.code_mapped(mm, addresses, raw.head().ts_ns);
-                }
+                code.extend(raw.mapped_code().map(|addresses| (*raw.head(), addresses)));
                 self.waiting.push(raw);
             }
         }
@@ -154,6 +153,11 @@ impl Observer {
         let opened = self.decode_openings();
         self.open_new_processes(&opened);
         self.opened.extend(opened);
+        for (head, addresses) in code {
+            if let Some(mm) = self.decoder.mm(&head) {
+                self.stacks.code_mapped(mm, addresses, head.ts_ns);
+            }
+        }
         self.copies.read(&mut self.probes.copies, &mut self.decoder, &mut self.stacks);
         self.learn_paths();
     }
@@ -251,6 +255,9 @@ impl Observer {
         self.want_maps_of_calls(now);
         let mut maps = Vec::new();
         self.read_wanted_maps(&mut maps);
+        for (mm, process) in &self.processes {
+            self.stacks.keep_from_maps(*mm, self.lock.hangs(process.files.pid()));
+        }
         self.copies.hand_over(now, &self.decoder, &mut self.stacks);
         self.decode_ring_until(before, now, &mut timed);
         self.drain_records(ended, &mut timed)?;

@@ -28,7 +28,7 @@ use names::NewCode;
 use crate::decode::StackNumbers;
 use crate::event::{Code, CodeId, Event, MapsLine, MmId, Stack, StackEnd, StackId};
 use memtrace_common::{StackKey, StackPath, StackRecord};
-use module::Files;
+use module::{Files, Module};
 use recent::Recent;
 use space::Space;
 use std::collections::HashMap;
@@ -39,6 +39,8 @@ use unwind::{Frame, Place, Registers, StackCopy, Unwinder};
 /// Stacks, code paths and places in code that are known at once. What was not used while half as many new ones came is
 /// forgotten, and would have a new number: numbers are never used again.
 const KNOWN_MAX: usize = 1 << 17;
+/// Places in code of a session that only samples found: each is named and kept. Those beyond are of no known place.
+const PLACED_MAX: usize = 1 << 15;
 /// The code segment of 64-bit programs.
 const CS_64: u64 = 0x33;
 
@@ -70,6 +72,8 @@ pub struct Stacks {
     codes: Recent<CodeKey, CodeId>,
     next_stack: u32,
     next_code: u32,
+    /// Places that samples found first.
+    placed: usize,
     /// How a stack ends of which nothing but the innermost frame is known.
     unknown: StackEnd,
     events: Vec<Event>,
@@ -111,6 +115,7 @@ impl Stacks {
             codes: Recent::new(KNOWN_MAX),
             next_stack: 0,
             next_code: 0,
+            placed: 0,
             unknown,
             events: Vec::new(),
             new_code: HashMap::new(),
@@ -179,6 +184,11 @@ impl Stacks {
         self.spaces.entry(mm).or_default().update(lines);
     }
 
+    /// Maps is not to be read for an unknown address: who holds the lock that a reading takes keeps it.
+    pub fn keep_from_maps(&mut self, mm: MmId, keep: bool) {
+        self.spaces.entry(mm).or_default().keep_from_maps(keep);
+    }
+
     /// Code was mapped at these addresses of an mm.
     pub fn code_mapped(&mut self, mm: MmId, addresses: Range<u64>, ts_ns: u64) {
         self.spaces.entry(mm).or_default().mapped(addresses, ts_ns);
@@ -245,15 +255,9 @@ impl Stacks {
     }
 
     fn number_code(&mut self, at: usize) -> CodeId {
-        let Frame { ip, exact, place } = &self.unwinder.frames[at];
-        let (ip, exact) = (*ip, *exact);
-        let (module, offset) = match place {
-            Place::Code(module, offset) => (Some(module), offset.wrapping_add(u64::from(!exact))),
-            Place::Jit(module) => (Some(module), 0),
-            Place::Unmapped | Place::Gone => (None, 0),
-        };
-        // A file can be mapped at several places, and several of its pages at one in turn: both addresses are the key.
-        let key = (module.map_or(0, |module| module.code()), ip, offset, exact);
+        let Frame { ip, exact, ref place } = self.unwinder.frames[at];
+        let (module, offset) = module_of(place, exact);
+        let key = code_key(&self.unwinder.frames[at]);
         if let Some(id) = self.codes.get(&key) {
             return id;
         }
@@ -276,6 +280,21 @@ impl Stacks {
     }
 }
 
+/// The module of a place, and where in its file.
+fn module_of(place: &Place, exact: bool) -> (Option<&Module>, u64) {
+    match place {
+        Place::Code(module, offset) => (Some(module), offset.wrapping_add(u64::from(!exact))),
+        Place::Jit(module) => (Some(module), 0),
+        Place::Unmapped | Place::Gone => (None, 0),
+    }
+}
+
+/// A file can be mapped at several places, and several of its pages at one in turn: both addresses are the key.
+fn code_key(&Frame { ip, exact, ref place }: &Frame) -> CodeKey {
+    let (module, offset) = module_of(place, exact);
+    (module.map_or(0, Module::code), ip, offset, exact)
+}
+
 impl StackNumbers for Stacks {
     fn number(&mut self, mm: MmId, pid: u32, tid: u32, stack: u64, ip: u64) -> Option<StackId> {
         if stack == 0 {
@@ -290,9 +309,18 @@ impl StackNumbers for Stacks {
         Some(self.number_frames(end))
     }
 
-    fn place(&mut self, mm: MmId, pid: u32, ip: u64) -> Option<CodeId> {
-        let place = self.spaces.entry(mm).or_default().find(pid, ip, &mut self.files);
+    fn place(&mut self, mm: MmId, pid: u32, ip: u64, then_ns: u64) -> Option<CodeId> {
+        let place = self.spaces.entry(mm).or_default().find_then(pid, ip, then_ns, &mut self.files);
+        if matches!(place, Place::Unmapped | Place::Gone) {
+            return None;
+        }
         self.unwinder.only(Frame { ip, exact: true, place });
-        Some(self.number_code(0))
+        let known = self.next_code;
+        if self.placed >= PLACED_MAX {
+            return self.codes.get(&code_key(&self.unwinder.frames[0]));
+        }
+        let id = self.number_code(0);
+        self.placed += usize::from(self.next_code != known);
+        Some(id)
     }
 }

@@ -12,8 +12,9 @@ use std::sync::Arc;
 const WAIT_PER_COST: u64 = 50;
 /// Processes whose files are looked at for one: its own and those before a chain of forks.
 const FOREBEARS: usize = 4;
-/// Mappings of code that are remembered as new: those since the oldest copy that is still to come, by far.
-const NEW: usize = 64;
+/// Mappings of code that are remembered as new. A program that maps more libraries than that in an interval has older ones
+/// forgotten.
+const NEW: usize = 256;
 /// User space ends here; what lies above, or in the first page, is no address of code.
 const CODE: Range<u64> = 0x1000..0x7fff_ffff_f000;
 
@@ -40,7 +41,9 @@ pub struct Space {
     due_ns: u64,
     /// The mm is, or seems to be, in no process any more.
     gone: bool,
-    /// Where code was mapped, and when, the latest last: what lay there before is not known any more.
+    /// A reading of maps would hang.
+    kept_from_maps: bool,
+    /// Where code was mapped, and when: what lay there before is not known any more.
     new: VecDeque<(Range<u64>, u64)>,
 }
 
@@ -70,6 +73,11 @@ impl Space {
             .collect();
     }
 
+    /// See [`Stacks::keep_from_maps`](super::Stacks::keep_from_maps).
+    pub const fn keep_from_maps(&mut self, keep: bool) {
+        self.kept_from_maps = keep;
+    }
+
     /// Code was mapped there then.
     pub fn mapped(&mut self, addresses: Range<u64>, ts_ns: u64) {
         if self.new.len() == NEW {
@@ -80,8 +88,7 @@ impl Space {
 
     /// What lay at an address at a time that is not long ago: nothing that is known where code was mapped since.
     pub fn find_then(&mut self, pid: u32, address: u64, then_ns: u64, files: &mut Files) -> Place {
-        let since = self.new.iter().rev().take_while(|(_, ts_ns)| *ts_ns > then_ns);
-        if since.into_iter().any(|(addresses, _)| addresses.contains(&address)) {
+        if self.new.iter().any(|(addresses, ts_ns)| *ts_ns > then_ns && addresses.contains(&address)) {
             return Place::Unmapped;
         }
         self.find(pid, address, files)
@@ -115,7 +122,7 @@ impl Space {
     /// Reads maps; whether that was done.
     fn read(&mut self, pid: u32) -> bool {
         let begin = monotonic_ns();
-        if self.gone || begin < self.due_ns {
+        if self.gone || self.kept_from_maps || begin < self.due_ns {
             return false;
         }
         let mut lines = Vec::new();

@@ -248,7 +248,9 @@ fn code_that_was_mapped_after_a_copy_is_none_of_its_frames() {
     let with = |addresses: Range<u64>, ts_ns| {
         let mut stacks = Stacks::new();
         stacks.maps_read(MM, &own_maps());
+        // CPUs tell out of order.
         stacks.code_mapped(MM, addresses, ts_ns);
+        stacks.code_mapped(MM, 0x1000..0x2000, 50);
         stacks.copied(MM, &snapshot.record, &snapshot.bytes);
         let (ips, end, modules) = told(&mut stacks);
         (ips.len(), end, modules[0].is_empty())

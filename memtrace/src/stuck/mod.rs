@@ -131,7 +131,8 @@ pub struct Waiting {
     pub looks: u64,
 }
 
-/// A function of a thread's own code, with the time that it took there itself, without what it called.
+/// A function of a thread's own code, with the time that it took there itself: with what was inlined into it, without what
+/// it called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
     /// Its name, demangled; empty where all that is known is the module. Any bytes.
@@ -142,7 +143,7 @@ pub struct Function {
     pub samples: u64,
     /// How long in the window.
     pub ns: u64,
-    /// By how much `ns` may be wrong either way, as far as the samples go.
+    /// By how much `ns` may be wrong either way: by chance, and because some samples' places are not known.
     pub bound_ns: u64,
 }
 

@@ -328,3 +328,21 @@ fn a_session_that_no_longer_blocks_is_not_to_be_ended() {
     let old = verdict(&|backend| (backend.asked_ns, backend.in_lock) = (Some(BEGIN - 3_000 * MS), false));
     assert!(!old.sentence.contains("4710") && fact(&old, "was blocked by").is_empty(), "{}", old.sentence);
 }
+
+#[test]
+fn samples_without_a_place_may_be_any_functions() {
+    let spins = |placed: u64| {
+        let scene = Scene::default().spans([span(PID, Doing::Running, 1000), samples(PID, Doing::User, 1000)]);
+        let stuck = scene.ran(PID, b"first", b"/usr/bin/program", placed).ran(PID, b"second", b"", 100).stuck();
+        let bound = |at: usize| stuck.threads[0].ran[at].bound_ns * 1000 / stuck.threads[0].total_ns;
+        (stuck.threads[0].ran.iter().map(|f| f.samples).collect::<Vec<_>>(), bound(0), stuck.verdict.sentence)
+    };
+    // 5,000 samples in all: what chance leaves is a percent.
+    let (counts, bound, sentence) = spins(900);
+    assert_eq!((counts, bound < 10), (vec![4500, 500], true), "{bound}");
+    assert!(sentence.contains("most of it in first (program)"), "{sentence}");
+    // A fourth of them is nowhere.
+    let (counts, bound, sentence) = spins(650);
+    assert_eq!((counts, bound), (vec![3250, 500], 263), "{bound}");
+    assert!(!sentence.contains("most of it"), "{sentence}");
+}

@@ -192,7 +192,11 @@ pub fn frame_name(frame: &Frame) -> String {
 /// `hash_search (postgres)`, `unnamed code (postgres)`. Escaped and capped.
 #[must_use]
 pub fn function_name(name: &[u8], module: &[u8]) -> String {
-    let name = if name.is_empty() { "unnamed code".to_owned() } else { symbol_name(name) };
+    let name = match name {
+        b"" if module.is_empty() => "code that no file holds".to_owned(),
+        b"" => "unnamed code".to_owned(),
+        name => symbol_name(name),
+    };
     if module.is_empty() { name } else { format!("{name} ({})", escape(basename(module), NAME)) }
 }
 

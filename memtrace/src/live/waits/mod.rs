@@ -284,7 +284,7 @@ impl Waits {
             && let Some(process) = self.processes.get(&wait.mm)
             && let Some(stacks) = stacks
         {
-            wait.stack = stack::read(wait.mm, process, wait.tid, &call, registers.get(&wait.tid), stacks);
+            wait.stack = stack::read(wait.mm, process, wait.tid, wait.ts_ns, &call, registers.get(&wait.tid), stacks);
         }
         // What is missing is asked for at the next look again.
         let read_ns = if missing { 0 } else { wait.ts_ns };

@@ -3,7 +3,7 @@
 
 use super::process::Process;
 use crate::event::{MmId, StackId};
-use crate::procfs::{CurrentCall, monotonic_ns};
+use crate::procfs::CurrentCall;
 use crate::stacks::{Saved, Stacks};
 use memtrace_common::{Head, RED_ZONE, STACK_PAGES, StackRecord};
 
@@ -26,6 +26,7 @@ pub fn read(
     mm: MmId,
     process: &Process,
     tid: u32,
+    then_ns: u64,
     call: &CurrentCall,
     registers: Option<&Registers>,
     stacks: &mut Stacks,
@@ -49,7 +50,7 @@ pub fn read(
     let needed = usize::try_from(end.saturating_sub(start).div_ceil(PAGE)).unwrap_or(usize::MAX);
     let pages = needed.min(2 * STACK_PAGES);
     let (bytes, absent) = memory.read_pages(start, pages);
-    let head = Head { ts_ns: monotonic_ns(), tgid: process.pid, tid, ..bytemuck::Zeroable::zeroed() };
+    let head = Head { ts_ns: then_ns, tgid: process.pid, tid, ..bytemuck::Zeroable::zeroed() };
     let record = StackRecord { head, stack: 0, regs, start, end, pages: pages as u32, absent };
     Some(stacks.waits(mm, &record, saved, &bytes))
 }

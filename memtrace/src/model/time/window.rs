@@ -216,8 +216,8 @@ impl Thread {
         }
     }
 
-    /// The functions of its own code that it ran for `own_ns` in all, by samples, most first. Those of no known place count
-    /// as none of them.
+    /// The functions of its own code that it ran for `own_ns` in all, by samples, most first. Those of no known place are in
+    /// none of them and in the bound of each: they may be any one's.
     pub(super) fn functions(&self, own_ns: u64, code: &CodeTable) -> Vec<Function> {
         let of_own = self.spans.iter().filter(|(key, _)| key.doing == Doing::User).map(|(_, sum)| sum.samples);
         let all = of_own.fold(0, u64::saturating_add);
@@ -227,11 +227,14 @@ impl Thread {
             let sum = sums.entry((name, &frame.module)).or_default();
             *sum = sum.saturating_add(samples);
         }
+        let placed = sums.values().copied().fold(0, u64::saturating_add);
         let mut sums: Vec<_> = sums.into_iter().collect();
         sums.sort_unstable_by_key(|&(function, samples)| (Reverse(samples), function));
         sums.truncate(FUNCTIONS);
         let told = sums.iter().map(|(_, samples)| *samples).fold(0, u64::saturating_add);
         let samples: Vec<u64> = sums.iter().map(|(_, samples)| *samples).chain([all.saturating_sub(told)]).collect();
+        let missing = u128::from(all.saturating_sub(placed)) * u128::from(own_ns) / u128::from(all.max(1));
+        let missing_ns = u64::try_from(missing).unwrap_or(own_ns);
         let parts = stuck::split(own_ns, &samples).unwrap_or_default();
         let parts = sums.into_iter().zip(parts);
         parts
@@ -240,7 +243,7 @@ impl Thread {
                 module: module.to_vec(),
                 samples,
                 ns: part.ns,
-                bound_ns: part.bound_ns,
+                bound_ns: part.bound_ns.saturating_add(missing_ns),
             })
             .collect()
     }

@@ -61,8 +61,8 @@ pub(super) fn evidence(case: &Case<'_>, found: &Finding) -> Vec<(&'static str, S
     facts
 }
 
-/// What the deciding thread ran of its own code: `hash_search (postgres) 61 % ±3, …`.
-fn code(case: &Case<'_>) -> Option<String> {
+/// What the deciding thread ran: `of its own code: hash_search (postgres) 61 % ±3, …`.
+pub(super) fn code(case: &Case<'_>) -> Option<String> {
     let own_ns = own_code(case.lead)?.ns;
     let tell = |function: &Function| {
         let share = percent(function.ns, own_ns).unwrap_or_default();
@@ -72,7 +72,7 @@ fn code(case: &Case<'_>) -> Option<String> {
     };
     let telling = |function: &&Function| u128::from(function.ns) * 100 >= u128::from(own_ns);
     let told: Vec<String> = case.lead.ran.iter().take(FUNCTIONS).filter(telling).map(tell).collect();
-    (!told.is_empty()).then(|| told.join(", "))
+    (!told.is_empty()).then(|| format!("of its own code: {}", told.join(", ")))
 }
 
 /// The share of a thread's own code.

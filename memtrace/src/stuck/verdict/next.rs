@@ -37,7 +37,7 @@ fn for_state(case: &Case<'_>, state: State, share: Option<&Share>) -> Vec<String
     let object = share.map_or(&WaitObject::Unknown, |share| &share.object);
     match (state, object) {
         (State::CpuUser | State::CpuKernel | State::Cpu, _) => {
-            let known = state == State::CpuUser && !case.lead.ran.is_empty();
+            let known = state == State::CpuUser && super::evidence::code(case).is_some();
             let which = if known { "who calls that code" } else { "which code" };
             vec![
                 format!("perf top -g -t {tid}        {which}"),
