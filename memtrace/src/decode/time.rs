@@ -263,7 +263,7 @@ mod tests {
 
         fn place(&mut self, _: MmId, pid: u32, ip: u64, then_ns: u64) -> Option<CodeId> {
             assert_eq!((pid, then_ns), (0, 1000));
-            (ip > 100).then(|| CodeId(ip as u32))
+            (ip > 100).then_some(CodeId(ip as u32))
         }
     }
 
