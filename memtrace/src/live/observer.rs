@@ -255,9 +255,6 @@ impl Observer {
         self.want_maps_of_calls(now);
         let mut maps = Vec::new();
         self.read_wanted_maps(&mut maps);
-        for (mm, process) in &self.processes {
-            self.stacks.keep_from_maps(*mm, self.lock.hangs(process.files.pid()));
-        }
         self.copies.hand_over(now, &self.decoder, &mut self.stacks);
         self.decode_ring_until(before, now, &mut timed);
         self.drain_records(ended, &mut timed)?;
@@ -513,6 +510,7 @@ impl Observer {
         for (mm, process) in &mut self.processes {
             let begin_ns = monotonic_ns();
             let hangs = self.lock.hangs(process.files.pid());
+            self.stacks.keep_from_maps(*mm, hangs);
             if !process.wants_maps || hangs || begin_ns < process.maps_due_ns || closed.contains(mm) {
                 continue;
             }

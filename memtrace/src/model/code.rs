@@ -12,8 +12,8 @@ use std::sync::Arc;
 pub const CODE_ROWS: usize = 1024;
 
 /// The code that a session has named so far: all of it, for an event may refer to any number that was explained before.
-/// Not bounded: it grows by each stack that no one had before, 8 bytes a frame, and by each new place in code with its names (of places that
-/// only samples found, who observes bounds the number).
+/// Not bounded: it grows by each stack that no one had before, 8 bytes a frame, and by each new place in code with its names.
+/// (Of places that only samples found, who observes bounds the number.)
 #[derive(Debug, Default)]
 pub(super) struct CodeTable {
     frames: HashMap<CodeId, Arc<Frame>>,

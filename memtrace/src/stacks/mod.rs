@@ -255,12 +255,12 @@ impl Stacks {
     }
 
     fn number_code(&mut self, at: usize) -> CodeId {
-        let Frame { ip, exact, ref place } = self.unwinder.frames[at];
-        let (module, offset) = module_of(place, exact);
-        let key = code_key(&self.unwinder.frames[at]);
+        let key = self.unwinder.frames[at].key();
         if let Some(id) = self.codes.get(&key) {
             return id;
         }
+        let (_, ip, offset, exact) = key;
+        let module = self.unwinder.frames[at].place.module();
         let id = CodeId(self.next_code);
         self.next_code = self.next_code.wrapping_add(1);
         if let Some(named) = module.and_then(|module| module.named()) {
@@ -280,19 +280,24 @@ impl Stacks {
     }
 }
 
-/// The module of a place, and where in its file.
-fn module_of(place: &Place, exact: bool) -> (Option<&Module>, u64) {
-    match place {
-        Place::Code(module, offset) => (Some(module), offset.wrapping_add(u64::from(!exact))),
-        Place::Jit(module) => (Some(module), 0),
-        Place::Unmapped | Place::Gone => (None, 0),
+impl Frame {
+    /// A file can be mapped at several places, and several of its pages at one in turn: both addresses are the key.
+    fn key(&self) -> CodeKey {
+        let offset = match self.place {
+            Place::Code(_, offset) => offset.wrapping_add(u64::from(!self.exact)),
+            _ => 0,
+        };
+        (self.place.module().map_or(0, Module::code), self.ip, offset, self.exact)
     }
 }
 
-/// A file can be mapped at several places, and several of its pages at one in turn: both addresses are the key.
-fn code_key(&Frame { ip, exact, ref place }: &Frame) -> CodeKey {
-    let (module, offset) = module_of(place, exact);
-    (module.map_or(0, Module::code), ip, offset, exact)
+impl Place {
+    fn module(&self) -> Option<&Module> {
+        match self {
+            Self::Code(module, _) | Self::Jit(module) => Some(module),
+            Self::Unmapped | Self::Gone => None,
+        }
+    }
 }
 
 impl StackNumbers for Stacks {
@@ -311,14 +316,13 @@ impl StackNumbers for Stacks {
 
     fn place(&mut self, mm: MmId, pid: u32, ip: u64, then_ns: u64) -> Option<CodeId> {
         let place = self.spaces.entry(mm).or_default().find_then(pid, ip, then_ns, &mut self.files);
-        if matches!(place, Place::Unmapped | Place::Gone) {
-            return None;
-        }
-        self.unwinder.only(Frame { ip, exact: true, place });
-        let known = self.next_code;
+        place.module()?;
+        let frame = Frame { ip, exact: true, place };
         if self.placed >= PLACED_MAX {
-            return self.codes.get(&code_key(&self.unwinder.frames[0]));
+            return self.codes.get(&frame.key());
         }
+        self.unwinder.only(frame);
+        let known = self.next_code;
         let id = self.number_code(0);
         self.placed += usize::from(self.next_code != known);
         Some(id)

@@ -43,7 +43,7 @@ pub struct Space {
     gone: bool,
     /// A reading of maps would hang.
     kept_from_maps: bool,
-    /// Where code was mapped, and when: what lay there before is not known any more.
+    /// Where code was mapped, and when, the latest last: what lay there before is not known any more.
     new: VecDeque<(Range<u64>, u64)>,
 }
 
@@ -83,12 +83,15 @@ impl Space {
         if self.new.len() == NEW {
             self.new.pop_front();
         }
-        self.new.push_back((addresses, ts_ns));
+        // CPUs tell a little out of order.
+        let at = self.new.partition_point(|(_, known_ns)| *known_ns <= ts_ns);
+        self.new.insert(at, (addresses, ts_ns));
     }
 
     /// What lay at an address at a time that is not long ago: nothing that is known where code was mapped since.
     pub fn find_then(&mut self, pid: u32, address: u64, then_ns: u64, files: &mut Files) -> Place {
-        if self.new.iter().any(|(addresses, ts_ns)| *ts_ns > then_ns && addresses.contains(&address)) {
+        let mut since = self.new.iter().rev().take_while(|(_, ts_ns)| *ts_ns > then_ns);
+        if since.any(|(addresses, _)| addresses.contains(&address)) {
             return Place::Unmapped;
         }
         self.find(pid, address, files)

@@ -164,6 +164,14 @@ pub struct ThreadTimes {
     pub waits: Vec<Waiting>,
 }
 
+impl ThreadTimes {
+    /// Its largest share of a state.
+    #[must_use]
+    pub fn share(&self, state: State) -> Option<&Share> {
+        self.shares.iter().find(|share| share.state == state)
+    }
+}
+
 /// Threads of a process of many that ended and have no row of their own: their time, added up.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndedThreads {

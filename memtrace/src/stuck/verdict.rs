@@ -96,7 +96,7 @@ impl<'a> Case<'a> {
 
     /// The lead's largest share of a state.
     fn share(&self, state: State) -> Option<&'a Share> {
-        self.lead.shares.iter().find(|share| share.state == state)
+        self.lead.share(state)
     }
 
     fn thread(&self, tid: u32) -> Option<&'a ThreadTimes> {

@@ -39,6 +39,12 @@ impl Clock {
         format!("{}T{:02}:{:02}:{:02}.{:09}Z", date(t), t.hour(), t.minute(), t.second(), t.nanosecond())
     }
 
+    /// `2026-01-31 12:00:00.000 UTC`, in the given zone.
+    pub(crate) fn date_time_and_zone(self, ts_ns: u64, offset: UtcOffset) -> String {
+        let (date, time) = self.date_and_time(ts_ns, offset);
+        format!("{date} {time} {}", zone_name(offset))
+    }
+
     /// Date and `12:00:03.120` in the given zone.
     pub(crate) fn date_and_time(self, ts_ns: u64, offset: UtcOffset) -> (String, String) {
         let t = self.wall(ts_ns).to_offset(offset);

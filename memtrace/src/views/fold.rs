@@ -17,6 +17,7 @@ mod tests;
 use super::escape::{basename, escape};
 use crate::event::{StackEnd, Symbol};
 use crate::statement::{Frame, Stack};
+use crate::stuck::Function;
 use std::borrow::Cow;
 use tables::{ALLOCATORS, ENTRY, Family, PLUMBING, RUNTIMES, TRUNK};
 
@@ -191,8 +192,8 @@ pub fn frame_name(frame: &Frame) -> String {
 
 /// `hash_search (postgres)`, `unnamed code (postgres)`. Escaped and capped.
 #[must_use]
-pub fn function_name(name: &[u8], module: &[u8]) -> String {
-    let name = match name {
+pub fn function_name(Function { name, module, .. }: &Function) -> String {
+    let name = match name.as_slice() {
         b"" if module.is_empty() => "code that no file holds".to_owned(),
         b"" => "unnamed code".to_owned(),
         name => symbol_name(name),

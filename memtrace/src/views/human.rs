@@ -140,6 +140,13 @@ pub(crate) fn percent(part: u64, whole: u64) -> Option<String> {
     })
 }
 
+/// The same with the bound that it is known to: `31 % ±2`; without one below a percent. Empty when there is no whole.
+pub(crate) fn percent_within(part: u64, bound: u64, whole: u64) -> String {
+    let share = percent(part, whole).unwrap_or_default();
+    let bound = u128::from(bound) * 100 / u128::from(whole.max(1));
+    if bound == 0 { share } else { format!("{share} ±{bound}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,12 +3,12 @@
 
 use super::{Case, Finding, named};
 use crate::event::{Pressures, WaitObject};
-use crate::stuck::{Function, Share, State, ThreadTimes, Waiting};
+use crate::stuck::{Function, State, ThreadTimes, Waiting};
 use crate::syscalls;
 use crate::units::Amounts;
 use crate::views::escape;
 use crate::views::fold;
-use crate::views::human::{count, counted, duration, percent, signed_size, size};
+use crate::views::human::{count, counted, duration, percent, percent_within, signed_size, size};
 use std::collections::BTreeMap;
 
 /// Groups that are told to be frozen.
@@ -63,31 +63,19 @@ pub(super) fn evidence(case: &Case<'_>, found: &Finding) -> Vec<(&'static str, S
 
 /// What the deciding thread ran: `of its own code: hash_search (postgres) 61 % ±3, …`.
 pub(super) fn code(case: &Case<'_>) -> Option<String> {
-    let own_ns = own_code(case.lead)?.ns;
+    let own_ns = case.share(State::CpuUser)?.ns;
     let tell = |function: &Function| {
-        let share = percent(function.ns, own_ns).unwrap_or_default();
-        let bound = u128::from(function.bound_ns) * 100 / u128::from(own_ns.max(1));
-        let bound = if bound == 0 { String::new() } else { format!(" ±{bound}") };
-        format!("{} {share}{bound}", function_name(function))
+        format!("{} {}", fold::function_name(function), percent_within(function.ns, function.bound_ns, own_ns))
     };
     let telling = |function: &&Function| u128::from(function.ns) * 100 >= u128::from(own_ns);
     let told: Vec<String> = case.lead.ran.iter().take(FUNCTIONS).filter(telling).map(tell).collect();
     (!told.is_empty()).then(|| format!("of its own code: {}", told.join(", ")))
 }
 
-/// The share of a thread's own code.
-fn own_code(thread: &ThreadTimes) -> Option<&Share> {
-    thread.shares.iter().find(|share| share.state == State::CpuUser)
-}
-
 /// The function that the thread's own code spent most of its time in, where the samples leave no doubt that it is most.
 pub(crate) fn main_function(thread: &ThreadTimes) -> Option<String> {
-    let (own, first) = (own_code(thread)?, thread.ran.first()?);
-    (first.ns.saturating_sub(first.bound_ns) > own.ns / 2).then(|| function_name(first))
-}
-
-fn function_name(function: &Function) -> String {
-    fold::function_name(&function.name, &function.module)
+    let (own, first) = (thread.share(State::CpuUser)?, thread.ran.first()?);
+    (first.ns.saturating_sub(first.bound_ns) > own.ns / 2).then(|| fold::function_name(first))
 }
 
 /// Where the deciding thread waits.

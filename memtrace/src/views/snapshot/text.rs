@@ -11,7 +11,6 @@ use crate::snapshot::diff::difference;
 use crate::snapshot::rows::Sums;
 use crate::snapshot::{Counters, Group, Mapping, Process, Snapshot};
 use crate::statement::Kind;
-use crate::views::clock::zone_name;
 use crate::views::escape::escape;
 use crate::views::human::{count, counted, or_unknown, percent, signed_size, size};
 use crate::views::sheet::{Look, Sheet};
@@ -139,8 +138,7 @@ pub(super) fn header(process: &Process, sheet: &mut Sheet) {
 }
 
 pub(super) fn time(time_ns: i64) -> String {
-    let (date, time) = Clock::at(time_ns).date_and_time(0, UtcOffset::UTC);
-    format!("{date} {time} {}", zone_name(UtcOffset::UTC))
+    Clock::at(time_ns).date_time_and_zone(0, UtcOffset::UTC)
 }
 
 /// `postgres[4711]`

@@ -3,10 +3,9 @@
 
 use super::{Look, Only, Session, process_name};
 use crate::stuck::{Share, State, Stuck, ThreadTimes, main_function, waiting};
-use crate::views::clock::zone_name;
 use crate::views::columns::{columns, left, right};
 use crate::views::escape::escape;
-use crate::views::human::{count, counted, duration, percent};
+use crate::views::human::{count, counted, duration, percent, percent_within};
 use crate::views::words::{losses, stack_end_phrase};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -32,9 +31,8 @@ impl Session {
             None => (Look::Strong, "Undecided. "),
         };
         let whose = if self.options.only == Some(Only::Stuck) {
-            let zone = self.options.utc_offset;
-            let (date, time) = self.clock().date_and_time(stuck.start_ns, zone);
-            let when = format!(" · {date} {time} {} · {}", zone_name(zone), window(stuck));
+            let when = self.clock().date_time_and_zone(stuck.start_ns, self.options.utc_offset);
+            let when = format!(" · {when} · {}", window(stuck));
             self.sheet.line(&[(Look::Strong, &process_name(stuck.pid, &stuck.comm)), (Look::Plain, &when)]);
             String::new()
         } else {
@@ -239,10 +237,8 @@ fn cell(shares: &[Share], total_ns: u64, state: State) -> String {
     if ns == 0 {
         return "·".to_owned();
     }
-    // A column has no room for a word.
-    let share = percent(ns, total_ns).unwrap_or_default().replace("under ", "<");
     // The system calls of one state are split by the same samples.
     let bound = of_state().map(|share| share.bound_ns).max().unwrap_or(0);
-    let bound = u128::from(bound) * 100 / u128::from(total_ns.max(1));
-    if bound == 0 { share } else { format!("{share} ±{bound}") }
+    // A column has no room for a word.
+    percent_within(ns, bound, total_ns).replace("under ", "<")
 }
